@@ -1,0 +1,4 @@
+//! Rescind: a Redis-protocol invalidation proxy.
+
+pub mod resp;
+pub mod rules;

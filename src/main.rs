@@ -1,0 +1,3 @@
+//! The `rescind` binary.
+
+fn main() {}
