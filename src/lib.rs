@@ -1,4 +1,48 @@
 //! Rescind: a Redis-protocol invalidation proxy.
+//!
+//! Clients talk to it as to Redis. It forwards every command, notices the writes that make cached values stale,
+//! deletes every key that depends on them before the writer gets its answer, and counts what the cache does.
+//!
+//! Pure, tested with plain values, knowing no sockets and no clock:
+//!
+//! - [`resp`]: framing of requests and replies
+//! - [`command`]: the command table: keys, kinds, what a reply tells
+//! - [`rules`]: patterns, tags, families, triggers; [`explain`]: what they make of a command
+//! - [`index`]: which key depends on which tag
+//! - [`session`]: the protocol state of one client
+//! - [`accounting`]: what a reply means for hits, misses and triggers
+//!
+//! One thread per worker, moving bytes:
+//!
+//! - [`worker`]: accepts clients; [`client`]: one client's task; [`outbox`]: what a client is still to get
+//! - [`upstream`]: shared and pinned connections to Redis; [`context`]: what the parts of a worker share
+//!
+//! The control thread:
+//!
+//! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
+//! - [`admin`], [`status`], [`metrics`]: what is shown
+//!
+//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`].
 
+pub mod accounting;
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod context;
+pub mod control;
+pub mod explain;
+pub mod fanout;
+pub mod index;
+pub mod metrics;
+pub mod net;
+pub mod outbox;
 pub mod resp;
 pub mod rules;
+pub mod session;
+pub mod spawn;
+pub mod status;
+pub mod upstream;
+pub mod worker;

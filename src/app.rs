@@ -1,0 +1,295 @@
+//! Assembly: from a configuration to running threads, and back to nothing.
+//!
+//! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin;
+use crate::command::Commands;
+use crate::config::{Config, Endpoint, UpstreamUrl};
+use crate::context::Process;
+use crate::control::{self, Credentials, Knowledge};
+use crate::fanout;
+use crate::metrics::Metrics;
+use crate::net::{self, Address, Bound};
+use crate::rules::Rules;
+use crate::spawn::Spawned;
+use crate::status::Status;
+use crate::worker;
+
+/// How long clients may take to finish after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What is run: everything is bound, nothing has started.
+pub struct App {
+    config: Config,
+    rules: Arc<Rules>,
+    dry_run: bool,
+    sockets: Vec<Vec<Bound>>,
+    admin: std::net::TcpListener,
+    spawned: Option<Spawned>,
+    address: Address,
+    credentials: Credentials,
+    /// Reads the rules again: new ones, or what is wrong with them.
+    reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
+}
+
+impl From<&Endpoint> for Address {
+    fn from(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Tcp(host) => Address::Tcp(host.to_string()),
+            Endpoint::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+}
+
+impl App {
+    /// Binds the sockets and, if asked to, starts a Redis. The error is one line for the user.
+    pub fn build(
+        config: Config,
+        rules: Rules,
+        dry_run: bool,
+        reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
+    ) -> Result<Self, String> {
+        let workers = match config.listen.workers {
+            0 => default_workers(),
+            n => n,
+        };
+        let sockets = bind(&config, workers)?;
+        let admin = bind_admin(&config)?;
+        let (spawned, address, credentials) = match &config.upstream.url {
+            UpstreamUrl::Spawn => {
+                let spawned = Spawned::start()?;
+                let address = spawned.address();
+                (Some(spawned), address, None)
+            }
+            UpstreamUrl::Server(server) => {
+                let own = server.credentials.as_ref();
+                let credentials = own.map(|own| (own.user.clone(), own.password.expose().to_owned()));
+                (None, Address::from(&server.address), credentials)
+            }
+        };
+        Ok(Self {
+            config,
+            rules: Arc::new(rules),
+            dry_run,
+            sockets,
+            admin,
+            spawned,
+            address,
+            credentials,
+            reload,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT. The error is one line for the user.
+    pub fn run(self) -> Result<(), String> {
+        let started = Instant::now();
+        let (handle, orders) = fanout::Handle::new();
+        let process = Arc::new(self.process(handle));
+        let commands = Arc::new(Commands::builtin());
+        let (knowledge, known) = watch::channel(Knowledge { rules: Arc::clone(&self.rules), commands });
+        let (drain, draining) = watch::channel(false);
+        let (reload_to, reloads) = mpsc::unbounded_channel();
+        self.announce();
+        let mut threads = vec![];
+        for (number, sockets) in self.sockets.into_iter().enumerate() {
+            let parts = worker::Parts {
+                process: Arc::clone(&process),
+                sockets,
+                knowledge: known.clone(),
+                drain: draining.clone(),
+            };
+            threads.push(start(&format!("worker-{number}"), move || worker::run(parts, DRAIN))?);
+        }
+        let control = control::Parts {
+            process: Arc::clone(&process),
+            credentials: self.credentials,
+            dry_run: self.dry_run,
+            knowledge,
+            orders,
+            reloads,
+        };
+        let status = Arc::new(Status::new(Arc::clone(&process), known, started, self.dry_run));
+        let served = Served {
+            process: Arc::clone(&process),
+            listener: self.admin,
+            admin: admin::Config {
+                address: self.config.admin.address.to_string(),
+                token: self.config.admin.token.as_ref().map(|token| token.expose().to_owned()),
+            },
+            status,
+            reload: self.reload,
+            reload_to,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .map_err(|error| format!("the runtime cannot be made: {error}"))?;
+        runtime.block_on(async move {
+            tokio::task::spawn_local(control::run(control));
+            serve(served, drain, threads).await
+        })?;
+        drop(self.spawned);
+        Ok(())
+    }
+
+    fn process(&self, fanout: fanout::Handle) -> Process {
+        let metrics = Metrics::new();
+        let names: Vec<&str> = self.rules.families().iter().map(|f| f.name.as_str()).collect();
+        metrics.register_families(&names);
+        let labels: Vec<&str> = self.rules.triggers().iter().map(|t| t.label.as_str()).collect();
+        metrics.register_triggers(&labels);
+        Process {
+            upstream: self.address.clone(),
+            max_clients: self.config.listen.max_clients,
+            clients: Default::default(),
+            idle_timeout: self.config.listen.idle_timeout,
+            metrics,
+            index: Default::default(),
+            own_writes: AtomicBool::new(false),
+            auth_required: AtomicBool::new(false),
+            own_triggers: Default::default(),
+            log: Default::default(),
+            fanout,
+            warmed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn announce(&self) {
+        for address in &self.config.listen.address {
+            let url = match address {
+                Endpoint::Tcp(host) => format!("redis://{host}"),
+                Endpoint::Unix(path) => format!("unix://{}", path.display()),
+            };
+            tracing::info!("clients: REDIS_URL={url}");
+        }
+        tracing::info!("metrics: http://{0}/metrics  status page: http://{0}/", self.config.admin.address);
+        let private = if self.spawned.is_some() { " (private, ends with this process)" } else { "" };
+        tracing::info!("upstream: {}{private}", self.address);
+        if self.dry_run {
+            tracing::warn!("dry run: nothing is deleted");
+        }
+        for left_out in self.rules.tracking_prefixes().left_out {
+            let trigger = &self.rules.triggers()[usize::from(left_out.trigger.0)].label;
+            tracing::info!(
+                "trigger \"{trigger}\": its keys cannot be told from cached keys by a prefix; writes of them \
+                 past the proxy are not seen"
+            );
+        }
+    }
+}
+
+/// One thread serves a small machine best: it competes with Redis and the application for the cores.
+fn default_workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 4).clamp(1, 8)
+}
+
+/// One socket per worker and address; the kernel spreads connections over them. Unix sockets have no such
+/// spreading: the workers share one.
+fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
+    let mut sockets: Vec<Vec<Bound>> = (0..workers).map(|_| vec![]).collect();
+    for endpoint in &config.listen.address {
+        let address = Address::from(endpoint);
+        let failed = |error: std::io::Error| format!("cannot listen at {address}: {error}");
+        // Alone first: with SO_REUSEPORT a port that another process serves would be shared silently.
+        if matches!(address, Address::Tcp(_)) && workers > 1 {
+            drop(net::bind(&address, false).map_err(failed)?);
+        }
+        let first = net::bind(&address, workers > 1).map_err(failed)?;
+        for slot in sockets.iter_mut().skip(1) {
+            slot.push(match address {
+                Address::Tcp(_) => net::bind(&address, true).map_err(failed)?,
+                Address::Unix(_) => first.try_clone().map_err(failed)?,
+            });
+        }
+        if let Some(slot) = sockets.first_mut() {
+            slot.push(first);
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind_admin(config: &Config) -> Result<std::net::TcpListener, String> {
+    let address = Address::Tcp(config.admin.address.to_string());
+    match net::bind(&address, false) {
+        Ok(Bound::Tcp(listener)) => Ok(listener),
+        Ok(Bound::Unix(_)) => Err(format!("cannot serve metrics at {address}")),
+        Err(error) => Err(format!("cannot serve metrics at {address}: {error}")),
+    }
+}
+
+fn start(
+    name: &str,
+    body: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<std::io::Result<()>>, String> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(body).map_err(|error| format!("a thread cannot be started: {error}"))
+}
+
+struct Served {
+    process: Arc<Process>,
+    listener: std::net::TcpListener,
+    admin: admin::Config,
+    status: Arc<Status>,
+    reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
+    reload_to: mpsc::UnboundedSender<Arc<Rules>>,
+}
+
+/// The main thread: admin address, signals, and at the end the orderly retreat.
+async fn serve(
+    served: Served,
+    drain: watch::Sender<bool>,
+    threads: Vec<JoinHandle<std::io::Result<()>>>,
+) -> Result<(), String> {
+    let (stop_admin, admin_stopped) = oneshot::channel::<()>();
+    let listener = tokio::net::TcpListener::from_std(served.listener)
+        .map_err(|error| format!("the admin address cannot be served: {error}"))?;
+    let shutdown = async move {
+        let _ = admin_stopped.await;
+    };
+    let admin = tokio::task::spawn_local(admin::serve(listener, served.status, served.admin, shutdown));
+    let failed = |error: std::io::Error| format!("signals cannot be handled: {error}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => match (served.reload)() {
+                Ok(rules) => {
+                    let _ = served.reload_to.send(Arc::new(rules));
+                    served.process.metrics.config_reloads(true);
+                    tracing::info!("rules reloaded");
+                }
+                Err(error) => {
+                    served.process.metrics.config_reloads(false);
+                    tracing::error!("rules not reloaded, the old ones stay:\n{error}");
+                }
+            },
+        }
+    }
+    tracing::info!("draining");
+    served.process.draining.store(true, Ordering::Relaxed);
+    let _ = drain.send(true);
+    // Fan-outs of the last writers still run on this thread.
+    let joined = tokio::task::spawn_blocking(move || {
+        threads.into_iter().filter_map(|thread| thread.join().ok()).find_map(Result::err)
+    });
+    let result = joined.await;
+    let _ = stop_admin.send(());
+    let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+    match result {
+        Ok(Some(error)) => Err(format!("a worker failed: {error}")),
+        _ => Ok(()),
+    }
+}

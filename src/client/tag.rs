@@ -1,0 +1,506 @@
+//! The commands that the proxy adds.
+//!
+//! Whether a client may use a tag is Redis's to judge: each command first asks something of the key
+//! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::forward::{Extra, encoded};
+use super::{After, Client, Pause, Step};
+use crate::accounting::{Account, Firing, Queued, TriggerLabel};
+use crate::command::{Command, FireCondition, Kind, TagCommand};
+use crate::context::Context;
+use crate::explain;
+use crate::fanout::{Cause, Order};
+use crate::index::LabelState;
+use crate::resp::request::number;
+use crate::resp::{Args, Head, OwnedArgs, encode};
+use crate::rules::Tag;
+use crate::session::Route;
+use crate::upstream::{Key, Pending};
+
+/// What the names of the label sets begin with.
+const PREFIX: &[u8] = b"rescind:tag:";
+
+/// Labels given to one key by a write that is under way.
+pub(super) struct Labelled {
+    db: u32,
+    key: Box<[u8]>,
+    tags: Vec<Tag>,
+    /// Those that were not in Redis before.
+    added: Vec<Tag>,
+    /// When the write counts as done.
+    condition: FireCondition,
+}
+
+/// An error reply, with or without its `-` and CRLF: the client gets it.
+struct Refusal(Vec<u8>);
+
+impl From<&str> for Refusal {
+    fn from(text: &str) -> Self {
+        Refusal(format!("-{text}\r\n").into_bytes())
+    }
+}
+
+type Answer<T> = Result<T, Refusal>;
+
+/// `TAG.WITH n tag… command arg…` for what TAG.NEXT announced.
+pub(super) fn with_of(next: &[Tag], args: Args<'_>) -> OwnedArgs {
+    let count = next.len().to_string();
+    let head = [b"TAG.WITH".as_slice(), count.as_bytes()];
+    head.into_iter().chain(next.iter().map(|tag| &**tag)).chain(args.iter()).collect()
+}
+
+/// Answers one command.
+pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArgs) {
+    let started = client.context.now();
+    let commands = Rc::clone(&client.context);
+    let commands = commands.commands.borrow().clone();
+    let Some(row) = commands.find(args.as_args()).filter(|row| matches!(row.kind, Kind::Tag(_))) else {
+        // What TAG.NEXT made of a plain command.
+        return answer(client, command, args.as_args()).await;
+    };
+    let in_multi = client.outbox.session.borrow().in_multi();
+    if !row.arity_ok(args.as_args().len()) {
+        refuse(client, in_multi, &format!("ERR wrong number of arguments for '{}' command", row.name));
+    } else if in_multi && !matches!(command, TagCommand::With | TagCommand::Next) {
+        refuse(client, in_multi, &format!("ERR '{}' is not allowed inside MULTI", row.name));
+    } else {
+        answer(client, command, args.as_args()).await;
+    }
+    client.context.command_done(Some(row.metric), started, false);
+}
+
+async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) {
+    let result = match command {
+        TagCommand::With => with(client, args).await,
+        TagCommand::Next => next(client, args).await,
+        TagCommand::Add => add(client, args).await,
+        TagCommand::Rem => rem(client, args).await,
+        TagCommand::Invalidate => invalidate(client, args).await,
+        TagCommand::Keys => keys(client, args).await,
+        TagCommand::Of => of(client, args).await,
+        TagCommand::Explain => explain(client, args).await,
+        TagCommand::Log => log(client, args).await,
+        TagCommand::Info => info(client).await,
+    };
+    if let Err(Refusal(reply)) = result {
+        let in_multi = client.outbox.session.borrow().in_multi();
+        let text = String::from_utf8_lossy(&reply).trim_start_matches('-').trim_end().to_owned();
+        refuse(client, in_multi, &text);
+    }
+}
+
+/// Answers with an error; inside MULTI the transaction is aborted, as Redis does with what it cannot queue.
+fn refuse(client: &mut Client, in_multi: bool, text: &str) {
+    if !in_multi {
+        client.outbox.with_buffer(|out| encode::error(out, text));
+        return;
+    }
+    // Redis does not know this one, so it refuses it and remembers to abort.
+    let bad: OwnedArgs = ["RESCIND.ABORT"].into_iter().collect();
+    let pending = pending_of(client, Some(text));
+    client.conn().send(&encoded(bad.as_args()), Some(pending));
+}
+
+fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
+    Pending {
+        client: Rc::clone(&client.outbox),
+        metric: None,
+        started: client.context.now(),
+        account: Account::Nothing,
+        effect: None,
+        hold: instead.is_none(),
+        silent: false,
+        instead: instead.map(Into::into),
+    }
+}
+
+/// Asks Redis as the client, and keeps the reply.
+async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
+    let in_multi = client.outbox.session.borrow().in_multi();
+    let conn = match in_multi {
+        // The client's own connection would queue it.
+        true => client.pool.shared(&Key::of(&client.outbox.session.borrow())),
+        false => client.conn(),
+    };
+    let mut request = BytesMut::new();
+    encode::request(&mut request, args);
+    conn.send(&request, Some(pending_of(client, None)));
+    let verdict = loop {
+        match client.until(|outbox| outbox.take_verdict()).await {
+            Some(verdict) => break Some(verdict),
+            None if client.outbox.pending() == 0 => break None,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let reply = client.outbox.take_held().to_vec();
+    match verdict {
+        Some(verdict) if !verdict.error => Ok(Reply(verdict.head)),
+        Some(_) if reply.first() == Some(&b'-') => Err(Refusal(reply)),
+        _ => Err("ERR the connection was lost".into()),
+    }
+}
+
+/// What Redis answered.
+struct Reply(Head<'static>);
+
+impl Reply {
+    fn is(&self, number: i64) -> bool {
+        self.0 == Head::Int(number)
+    }
+}
+
+fn set_of(tag: &[u8]) -> Vec<u8> {
+    [PREFIX, tag].concat()
+}
+
+/// May the client write these tags? Removing a member that cannot be there asks without changing anything.
+async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
+    for tag in tags {
+        ask(client, &[b"ZREM", &set_of(tag), b""]).await?;
+    }
+    Ok(())
+}
+
+/// May the client read these tags? Without any: tags at all?
+async fn may_read(client: &mut Client, tags: &[Tag]) -> Answer<()> {
+    if tags.is_empty() {
+        ask(client, &[b"EXISTS", PREFIX]).await?;
+    }
+    for tag in tags {
+        ask(client, &[b"EXISTS", &set_of(tag)]).await?;
+    }
+    Ok(())
+}
+
+fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
+    let mut tags: Vec<Tag> = vec![];
+    for arg in args {
+        if arg.is_empty() {
+            return Err("ERR a tag must not be empty".into());
+        }
+        if !tags.iter().any(|tag| **tag == *arg) {
+            tags.push(arg.into());
+        }
+    }
+    Ok(tags)
+}
+
+async fn with(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let count = args.get(1).and_then(number).ok_or("ERR value is not an integer or out of range")?;
+    let count =
+        usize::try_from(count).ok().filter(|n| *n > 0).ok_or("ERR numtags should be greater than 0")?;
+    if args.len() < count.saturating_add(3) {
+        return Err("ERR Number of tags can't be greater than number of args".into());
+    }
+    let tags = tags_of(args.iter().skip(2).take(count))?;
+    let inner = args.tail(2 + count);
+    let commands = client.context.commands.borrow().clone();
+    let command = commands.find(inner);
+    if let Some(command) = command.filter(|c| !may_be_labelled(c.kind)) {
+        return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
+    }
+    let labelled = label_writes(client, command, inner, &tags).await?;
+    dispatch(client, command, inner, labelled).await;
+    Ok(())
+}
+
+/// Commands that write cached values; not those that change the connection.
+fn may_be_labelled(kind: Kind) -> bool {
+    matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
+}
+
+/// Labels the keys that `inner` writes: in the index first, then in Redis, and only then it may be sent.
+async fn label_writes(
+    client: &mut Client,
+    command: Option<&Command>,
+    inner: Args<'_>,
+    tags: &[Tag],
+) -> Answer<Vec<Labelled>> {
+    let own_db = client.outbox.session.borrow().db;
+    let mut keys: Vec<Box<[u8]>> = vec![];
+    if let Some(command) = command.filter(|c| c.is_write()) {
+        command.keys(inner, |used| {
+            if used.writes && !used.deletes {
+                keys.push(used.key.into());
+            }
+        });
+    }
+    if keys.is_empty() {
+        may_write(client, tags).await?;
+    }
+    let condition = command.map_or(FireCondition::NoError, |c| c.fire_condition(inner));
+    let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
+    let mut all: Vec<Labelled> = vec![];
+    for key in keys {
+        client.context.process.index.lock().label(db, &key, tags, LabelState::InFlight);
+        let mut labelled = Labelled { db, key, tags: tags.to_vec(), added: vec![], condition };
+        for tag in tags {
+            match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", &labelled.key]).await {
+                Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
+                Ok(_) => {}
+                Err(refusal) => {
+                    all.push(labelled);
+                    undo(&client.context, all);
+                    return Err(refusal);
+                }
+            }
+        }
+        all.push(labelled);
+    }
+    Ok(all)
+}
+
+/// Sends the labelled command.
+async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_>, labelled: Vec<Labelled>) {
+    let context = Rc::clone(&client.context);
+    let blocks = command.is_some_and(|c| c.blocks(inner));
+    let kind = command.map_or(Kind::Plain, |c| c.kind);
+    let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
+    let Route::Forward(forward) = route else { return };
+    let mut extra = Extra::default();
+    if forward.queued {
+        client.labels_queued.extend(labelled);
+    } else {
+        extra = Extra { hold: true, after: After { labelled, ..After::default() } };
+    }
+    if let Step::Then(Pause::Verdict(after)) = client.forward(&context, command, inner, None, forward, extra)
+    {
+        client.verdict(after).await;
+    }
+}
+
+/// The labelled writes are done, with this reply: their labels are good, or are taken back.
+pub(super) async fn settle(context: &Rc<Context>, labelled: Vec<Labelled>, reply: &Head<'_>) {
+    if labelled.is_empty() {
+        return;
+    }
+    // EXEC answers an array; nil means that it did not run.
+    let (good, bad): (Vec<_>, Vec<_>) =
+        labelled.into_iter().partition(|one| *reply != Head::Null && one.condition.fired(reply));
+    undo(context, bad);
+    if good.is_empty() {
+        return;
+    }
+    // The events of these writes have been seen behind the barrier; later ones mean that the key was deleted.
+    context.process.fanout.ask(Order::Barrier).await;
+    for one in good {
+        context.process.index.lock().settle(one.db, &one.key, &one.tags);
+        context.process.fanout.order(Order::Score(one.db, one.key.into_vec(), one.tags));
+    }
+}
+
+/// Takes labels back whose write did not take place.
+pub(super) fn undo(context: &Rc<Context>, labelled: Vec<Labelled>) {
+    for one in labelled {
+        context.process.index.lock().cancel(one.db, &one.key, &one.tags);
+        context.process.fanout.forget(one.db, &one.key, one.added);
+    }
+}
+
+async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let tags = tags_of(args.iter().skip(1))?;
+    may_write(client, &tags).await?;
+    client.next.extend(tags);
+    let in_multi = client.outbox.session.borrow().in_multi();
+    if in_multi {
+        // Queued, UNWATCH does nothing and answers OK, as TAG.NEXT is to.
+        let unwatch: OwnedArgs = ["UNWATCH"].into_iter().collect();
+        client.outbox.queued.borrow_mut().push(Queued::default());
+        let conn = client.conn();
+        conn.send(&encoded(unwatch.as_args()), Some(Pending { hold: false, ..pending_of(client, None) }));
+    } else {
+        client.outbox.with_buffer(|out| encode::simple(out, "OK"));
+    }
+    Ok(())
+}
+
+async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let key = args.get(1).unwrap_or_default();
+    let tags = tags_of(args.iter().skip(2))?;
+    may_write(client, &tags).await?;
+    let mut added = 0;
+    if !ask(client, &[b"EXISTS", key]).await?.is(0) {
+        let db = client.outbox.session.borrow().db;
+        added = client.context.process.index.lock().label(db, key, &tags, LabelState::InFlight);
+        let mut labelled = Labelled {
+            db,
+            key: key.into(),
+            tags: tags.clone(),
+            added: vec![],
+            condition: FireCondition::NoError,
+        };
+        for tag in &tags {
+            match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", key]).await {
+                Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
+                Ok(_) => {}
+                Err(refusal) => {
+                    undo(&client.context, vec![labelled]);
+                    return Err(refusal);
+                }
+            }
+        }
+        settle(&Rc::clone(&client.context), vec![labelled], &Head::Simple(b"OK")).await;
+    }
+    client.outbox.with_buffer(|out| encode::int(out, added as i64));
+    Ok(())
+}
+
+async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let key = args.get(1).unwrap_or_default();
+    let tags = tags_of(args.iter().skip(2))?;
+    for tag in &tags {
+        ask(client, &[b"ZREM", &set_of(tag), key]).await?;
+    }
+    let db = client.outbox.session.borrow().db;
+    let removed = client.context.process.index.lock().unlabel(db, key, &tags);
+    client.outbox.with_buffer(|out| encode::int(out, removed as i64));
+    Ok(())
+}
+
+async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let tags = tags_of(args.iter().skip(1))?;
+    may_write(client, &tags).await?;
+    let fired = vec![Firing {
+        condition: FireCondition::NoError,
+        triggers: smallvec::smallvec![TriggerLabel::Command],
+        tags,
+        keys: vec![],
+        what: "TAG.INVALIDATE".to_owned(),
+    }];
+    let cause = Cause::of(&client.who(), &fired);
+    let keys = client.context.process.fanout.request(cause, fired).await;
+    let keys = keys.map_err(|_| Refusal::from("ERR the proxy is going down"))?;
+    client.outbox.with_buffer(|out| encode::int(out, keys as i64));
+    Ok(())
+}
+
+async fn keys(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let tags = tags_of(args.iter().skip(1).take(1))?;
+    let most = match (args.get(2), args.get(3)) {
+        (None, _) => usize::MAX,
+        (Some(word), Some(count)) if args.len() == 4 && word.eq_ignore_ascii_case(b"count") => {
+            let count = number(count).ok_or("ERR value is not an integer or out of range")?;
+            usize::try_from(count).map_err(|_| "ERR COUNT should not be negative")?
+        }
+        _ => return Err("ERR syntax error".into()),
+    };
+    may_read(client, &tags).await?;
+    let db = client.outbox.session.borrow().db;
+    let tag = Tag::clone(&tags[0]);
+    let found = client.context.process.fanout.ask(|reply| Order::Keys(db, tag, most, reply)).await;
+    push_array(client, &found.unwrap_or_default());
+    Ok(())
+}
+
+async fn of(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let key = args.get(1).unwrap_or_default().to_vec();
+    may_read(client, &[]).await.or_else(|refusal| no_permission(&refusal).then_some(()).ok_or(refusal))?;
+    let db = client.outbox.session.borrow().db;
+    let found =
+        client.context.process.fanout.ask(|reply| Order::Tags(db, key, reply)).await.unwrap_or_default();
+    may_read(client, &found).await?;
+    push_array(client, &found);
+    Ok(())
+}
+
+/// A client that may read some tags only has no right to "tags at all".
+fn no_permission(refusal: &Refusal) -> bool {
+    refusal.0.starts_with(b"-NOPERM")
+}
+
+fn push_array<A: AsRef<[u8]>>(client: &Client, items: &[A]) {
+    client.outbox.with_buffer(|out| {
+        encode::array(out, items.len());
+        items.iter().for_each(|item| encode::bulk(out, item.as_ref()));
+    });
+}
+
+async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    may_read(client, &[]).await?;
+    let db = client.outbox.session.borrow().db;
+    let commands = client.context.commands.borrow().clone();
+    let explained = explain::explain(&commands, &mut client.context.matcher.borrow_mut(), db, args.tail(1));
+    let mut lines = explained.lines;
+    if !explained.invalidated.is_empty() {
+        lines.extend(would_delete(client, &explained.invalidated));
+    }
+    push_array(client, &lines);
+    Ok(())
+}
+
+/// How many keys a fan-out of these tags would delete, and the first few.
+fn would_delete(client: &Client, tags: &[Tag]) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let mut keys = std::collections::BTreeSet::new();
+    for tag in tags {
+        let mut cursor = Some(usize::MAX);
+        while let Some(at) = cursor {
+            cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
+                keys.insert((one.db, one.key.to_vec()));
+            });
+        }
+    }
+    let mut lines = vec![format!("would delete {} keys", keys.len())];
+    let shown = keys.iter().take(SHOWN);
+    lines.extend(shown.map(|(db, key)| format!("would delete: db {db} {}", String::from_utf8_lossy(key))));
+    lines
+}
+
+async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let most = match args.get(1) {
+        None => 10,
+        Some(count) if args.len() == 2 => number(count)
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or("ERR value is not an integer or out of range")?,
+        Some(_) => return Err("ERR syntax error".into()),
+    };
+    may_read(client, &[]).await?;
+    let entries = client.context.process.log.latest(most);
+    client.outbox.with_buffer(|out| {
+        encode::array(out, entries.len());
+        for entry in &entries {
+            encode::array(out, 6);
+            encode::int(out, entry.unix_ms as i64);
+            encode::bulk(out, format!("{} {}", entry.cause.client, entry.cause.what).trim_end().as_bytes());
+            encode::bulk(out, entry.trigger.as_bytes());
+            encode::array(out, entry.tags.len());
+            entry.tags.iter().for_each(|tag| encode::bulk(out, tag));
+            encode::int(out, entry.keys as i64);
+            encode::int(out, entry.duration.as_micros() as i64);
+        }
+    });
+    Ok(())
+}
+
+async fn info(client: &mut Client) -> Answer<()> {
+    ask(client, &[b"PING"]).await?;
+    let process = &client.context.process;
+    let (keys, tags, labels, bytes) = {
+        let index = process.index.lock();
+        (index.len(), index.tag_count(), index.explicit_count(), index.bytes())
+    };
+    let snapshot = process.metrics.snapshot();
+    let feed = snapshot.feeds.first();
+    let complete = process.index.is_complete();
+    let reason = if complete { "" } else { process.index.reason() };
+    let text = format!(
+        "# Index\r\nindex_keys:{keys}\r\nindex_tags:{tags}\r\nindex_labels:{labels}\r\nindex_bytes:{bytes}\r\n\
+         index_complete:{}\r\nindex_incomplete_reason:{reason}\r\n\r\n\
+         # Feed\r\nfeed_connected:{}\r\nfeed_gaps:{}\r\nfeed_mode:{}\r\n\r\n\
+         # Journal\r\njournal_pending:{}\r\n\r\n\
+         # Proxy\r\nrescind_version:{}\r\nclients:{}\r\n",
+        u8::from(complete),
+        u8::from(feed.is_some_and(|feed| feed.connected)),
+        feed.map_or(0, |feed| feed.gaps),
+        if process.own_writes() { "own writes" } else { "keyspace events" },
+        snapshot.journal_pending,
+        env!("CARGO_PKG_VERSION"),
+        snapshot.clients,
+    );
+    client.outbox.with_buffer(|out| encode::bulk(out, text.as_bytes()));
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! What a request reads, writes and fires.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::forward::Extra;
+use super::{Client, Deleted, FANOUT_PATIENCE};
+use crate::accounting::{Account, Families, Firing, Queued, Reading, TriggerLabel};
+use crate::command::{Command, FireCondition, KeyUse, Kind, Reads};
+use crate::context::Context;
+use crate::fanout::{CHANNEL, Cause};
+use crate::outbox::Outbox;
+use crate::resp::Args;
+use crate::rules::{Fired, Matcher, Tag};
+
+/// Finds out what to look for in the reply to a request.
+#[inline]
+pub(super) fn account(
+    context: &Rc<Context>,
+    outbox: &Outbox,
+    command: &Command,
+    args: Args<'_>,
+    queued: bool,
+    extra: &mut Extra,
+) -> Account {
+    let publish = command.kind == Kind::Publish && args.get(1) == Some(CHANNEL);
+    let nothing = !command.has_keys() && !publish;
+    if nothing && !queued {
+        return Account::Nothing;
+    }
+    let db = outbox.session.borrow().db;
+    let reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
+    let firing = match publish {
+        true => published(args),
+        false if command.is_write() => written(context, db, command, args, queued, extra),
+        false => None,
+    };
+    if queued {
+        // Two of them: the reply `QUEUED` is checked, EXEC's element is counted.
+        let entry = Queued { reading, firing };
+        let check = entry.firing.is_some().then(|| Queued { reading: None, firing: entry.firing.clone() });
+        outbox.queued.borrow_mut().push(entry);
+        return check.map_or(Account::Nothing, |entry| Account::Queued(Box::new(entry)));
+    }
+    match (firing, reading) {
+        (Some(firing), _) => Account::Write(Box::new(firing)),
+        (None, Some(reading)) => Account::Read(reading),
+        (None, None) => Account::Nothing,
+    }
+}
+
+fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Reading {
+    let mut matcher = context.matcher.borrow_mut();
+    let mut families = Families::new();
+    command.keys(args, |used| {
+        if used.reads {
+            families.push(matcher.classify(db, used.key).family);
+        }
+    });
+    Reading { reads: command.reads, families }
+}
+
+/// What writing the keys of the request fires. Also tells the index, where it has no other way to know.
+fn written(
+    context: &Context,
+    db: u32,
+    command: &Command,
+    args: Args<'_>,
+    queued: bool,
+    extra: &mut Extra,
+) -> Option<Firing> {
+    let process = &context.process;
+    let mut matcher = context.matcher.borrow_mut();
+    let mut fired: Vec<Fired> = vec![];
+    let mut keys = vec![];
+    let labels = process.index.has_labels();
+    let own_writes = process.own_writes();
+    let other_db = command.other_db(args).and_then(|db| u32::try_from(db).ok());
+    command.keys(args, |used: KeyUse<'_>| {
+        if !used.writes {
+            return;
+        }
+        let class = matcher.classify(db, used.key);
+        if class.has_triggers {
+            let before = fired.len();
+            matcher.fired(db, used.key, Some(&command.name), &mut fired);
+            if fired.len() > before {
+                keys.push((db, used.key.into()));
+            }
+        }
+        if own_writes && (class.has_tags || other_db.is_some()) {
+            index_write(context, &mut matcher, db, used.key);
+            other_db.into_iter().for_each(|db| index_write(context, &mut matcher, db, used.key));
+        }
+        if labels && used.deletes && !queued {
+            let found = process.index.lock().with_labels(db, used.key);
+            extra.hold |= found.is_some();
+            extra.after.deleted.extend(found.map(|(id, generation)| Deleted {
+                db,
+                key: used.key.into(),
+                id,
+                generation,
+            }));
+        }
+    });
+    drop(matcher);
+    if fired.is_empty() {
+        return None;
+    }
+    Some(firing(command, command.fire_condition(args), fired, keys))
+}
+
+/// Where Redis sends no events, the index learns of a dependent from its write, before it happens.
+fn index_write(context: &Context, matcher: &mut Matcher, db: u32, key: &[u8]) {
+    let mut tags = vec![];
+    matcher.tags(db, key, &mut tags);
+    if !tags.is_empty() {
+        context.process.index.lock().add(db, key, &tags);
+    }
+}
+
+fn firing(
+    command: &Command,
+    condition: FireCondition,
+    fired: Vec<Fired>,
+    keys: Vec<(u32, Box<[u8]>)>,
+) -> Firing {
+    let mut tags: Vec<Tag> = vec![];
+    let mut triggers = SmallVec::new();
+    for one in fired {
+        if !triggers.contains(&TriggerLabel::Rule(one.trigger)) {
+            triggers.push(TriggerLabel::Rule(one.trigger));
+        }
+        one.tags.into_iter().for_each(|tag| {
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        });
+    }
+    let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
+    let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
+    Firing { condition, triggers, tags, keys, what }
+}
+
+/// `PUBLISH rescind:invalidate "tag tag"`.
+fn published(args: Args<'_>) -> Option<Firing> {
+    let payload = args.get(2).filter(|_| args.len() == 3)?;
+    let tags = crate::fanout::tags_of_message(payload);
+    (!tags.is_empty()).then(|| Firing {
+        condition: FireCondition::NoError,
+        triggers: SmallVec::from_slice(&[TriggerLabel::Publish]),
+        tags,
+        keys: vec![(0, payload.into())],
+        what: format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
+    })
+}
+
+/// The writes are about to be sent: what the feed shows of their keys is ours.
+pub(super) fn enter(context: &Context, account: &Account) {
+    let own = &context.process.own_triggers;
+    match account {
+        Account::Write(firing) => own.enter(firing),
+        Account::Exec(queued) => queued.iter().filter_map(|q| q.firing.as_ref()).for_each(|f| own.enter(f)),
+        _ => {}
+    }
+}
+
+/// These writes did not take place. If the feed showed one all the same, it was somebody else's.
+pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
+    let process = &client.context.process;
+    let others = idle.into_iter().filter(|firing| process.own_triggers.leave(firing)).collect();
+    client.context.fan_out_detached("direct", others);
+}
+
+/// Fans out what fired, and waits for it.
+pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) {
+    let process = &client.context.process;
+    let cause = Cause::of(&client.who(), &fired);
+    let done = process.fanout.request(cause, fired);
+    match tokio::time::timeout(FANOUT_PATIENCE, done).await {
+        Ok(_) => {}
+        Err(_) => tracing::warn!(
+            client = %client.outbox.peer,
+            "a fan-out takes too long: the writer gets its reply before dependents are deleted"
+        ),
+    }
+}

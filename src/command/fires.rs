@@ -1,0 +1,177 @@
+//! Whether a write took place, told from its request and its reply: only then do triggers fire.
+
+use crate::resp::{Args, Head};
+
+/// How a command's reply says that it did nothing although it is no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fires {
+    /// It does not: any reply but an error fires. A DEL of a missing key fires too.
+    Always,
+    /// SET: its options decide.
+    Set,
+    /// 0 says that nothing was done (SETNX, COPY, LPUSHX).
+    UnlessZero,
+    /// The same, if there are options behind the key (DELEX).
+    UnlessZeroWithOptions,
+}
+
+/// What the reply to one request must be for triggers to fire. Taken from the request when it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FireCondition {
+    /// Anything but an error.
+    NoError,
+    /// Neither an error nor nil.
+    NotNil,
+    /// Nil: the old value of a `SET … NX GET` that was performed.
+    Nil,
+    /// Neither an error nor 0 nor nil.
+    NotZero,
+}
+
+impl Fires {
+    pub(super) fn of(name: &str) -> Fires {
+        match name {
+            "set" => Fires::Set,
+            "setnx" | "msetnx" | "hsetnx" | "renamenx" | "copy" | "move" | "lpushx" | "rpushx" => {
+                Fires::UnlessZero
+            }
+            "msetex" | "hsetex" | "delifeq" => Fires::UnlessZero,
+            "delex" => Fires::UnlessZeroWithOptions,
+            _ => Fires::Always,
+        }
+    }
+
+    /// The condition for the request `args`.
+    #[inline]
+    pub(super) fn condition(self, args: Args<'_>) -> FireCondition {
+        match self {
+            Fires::Always => FireCondition::NoError,
+            Fires::Set if args.len() <= 3 => FireCondition::NoError,
+            Fires::Set => SetOptions::parse(args).condition(),
+            Fires::UnlessZero => FireCondition::NotZero,
+            Fires::UnlessZeroWithOptions if args.len() > 2 => FireCondition::NotZero,
+            Fires::UnlessZeroWithOptions => FireCondition::NoError,
+        }
+    }
+}
+
+impl FireCondition {
+    /// Whether triggers fire, given the head of the reply.
+    pub fn fired(self, reply: &Head<'_>) -> bool {
+        if reply.is_error() {
+            return false;
+        }
+        match self {
+            FireCondition::NoError => true,
+            FireCondition::NotNil => *reply != Head::Null,
+            FireCondition::Nil => *reply == Head::Null,
+            FireCondition::NotZero => !matches!(reply, Head::Int(0) | Head::Null | Head::Bool(false)),
+        }
+    }
+}
+
+/// The options of a SET, as far as they matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SetOptions {
+    pub(super) get: bool,
+    nx: bool,
+    xx: bool,
+    /// IFEQ and its kin.
+    compares: bool,
+}
+
+impl SetOptions {
+    /// Reads `SET key value [option [value]]…`.
+    pub(super) fn parse(args: Args<'_>) -> SetOptions {
+        let mut options = SetOptions::default();
+        let mut i = 3;
+        while let Some(arg) = args.get(i) {
+            let is = |word: &[u8]| arg.eq_ignore_ascii_case(word);
+            // Values are stepped over: `IFEQ get` does not get.
+            i += match (arg.len(), arg.first().map(u8::to_ascii_lowercase)) {
+                (2, Some(b'e' | b'p')) if is(b"ex") || is(b"px") => 2,
+                (4, Some(b'e' | b'p')) if is(b"exat") || is(b"pxat") => 2,
+                (4, Some(b'i')) if is(b"ifeq") || is(b"ifne") => options.set_compares(),
+                (5, Some(b'i')) if is(b"ifdeq") || is(b"ifdne") => options.set_compares(),
+                (length, _) => {
+                    options.nx |= length == 2 && is(b"nx");
+                    options.xx |= length == 2 && is(b"xx");
+                    options.get |= length == 3 && is(b"get");
+                    1
+                }
+            };
+        }
+        options
+    }
+
+    /// Notes a comparison; answers how many arguments it takes.
+    fn set_compares(&mut self) -> usize {
+        self.compares = true;
+        2
+    }
+
+    fn condition(self) -> FireCondition {
+        match self {
+            // The old value does not tell whether it compared equal, so this one fires always.
+            SetOptions { compares: true, get: true, .. } => FireCondition::NoError,
+            SetOptions { nx: true, get: true, .. } => FireCondition::Nil,
+            SetOptions { xx: true, .. } | SetOptions { nx: true, .. } => FireCondition::NotNil,
+            SetOptions { compares: true, .. } => FireCondition::NotNil,
+            _ => FireCondition::NoError,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Commands;
+    use crate::resp::OwnedArgs;
+
+    const OK: Head<'static> = Head::Simple(b"OK");
+    const ERROR: Head<'static> = Head::Error(b"ERR no");
+
+    fn fires(request: &str, reply: Head<'_>) -> bool {
+        let commands = Commands::builtin();
+        let owned: OwnedArgs = request.split(' ').collect();
+        let args = owned.as_args();
+        let command = commands.find(args).unwrap();
+        command.fired(command.fire_condition(args), &reply)
+    }
+
+    #[test]
+    fn set_without_get() {
+        for request in ["SET k v NX", "set k v ex 5 xx", "SET k v IFEQ nx", "SET k v IFDNE 5"] {
+            assert!(fires(request, OK), "{request}");
+            assert!(!fires(request, Head::Null), "{request}");
+            assert!(!fires(request, ERROR), "{request}");
+        }
+        assert!(fires("SET k v", OK));
+        assert!(fires("SET k nx", OK));
+        assert!(!fires("SET k v", ERROR));
+    }
+
+    #[test]
+    fn set_with_get_answers_the_old_value() {
+        assert!(fires("SET k v GET", Head::Null));
+        assert!(fires("SET k v GET", Head::Bulk(3)));
+        assert!(fires("SET k v NX GET", Head::Null));
+        assert!(!fires("SET k v GET NX", Head::Bulk(0)));
+        assert!(fires("SET k v GET XX PX 5", Head::Bulk(3)));
+        assert!(!fires("SET k v XX GET", Head::Null));
+        assert!(fires("SET k v IFEQ a GET", Head::Null));
+        assert!(fires("SET k v IFEQ a GET", Head::Bulk(3)));
+        assert!(!fires("SET k v GET", Head::BlobError(3)));
+    }
+
+    #[test]
+    fn zero_says_no_only_where_it_means_no() {
+        for request in ["SETNX k v", "COPY a b", "MOVE a 1", "LPUSHX a 1", "DELIFEQ a b", "DELEX a IFEQ b"] {
+            assert!(!fires(request, Head::Int(0)), "{request}");
+            assert!(fires(request, Head::Int(1)), "{request}");
+        }
+        assert!(fires("DEL a", Head::Int(0)));
+        assert!(fires("DELEX a", Head::Int(0)));
+        assert!(fires("HSET a f v", Head::Int(0)));
+    }
+}

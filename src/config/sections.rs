@@ -1,0 +1,136 @@
+//! What each section means: its keys, their defaults and their limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::duration::parse_duration;
+use super::reader::{Context, Kind, Section, Wants};
+use super::secret::shown;
+use super::{
+    Admin, Config, Endpoint, Fsync, HostPort, Journal, Listen, Secret, Upstream, UpstreamUrl, rules,
+};
+
+/// More threads than any machine has cores is a mistake.
+const MOST_WORKERS: usize = 1024;
+
+const ENDPOINT: Kind<Endpoint> =
+    Kind { wants: Wants::Text, example: r#""127.0.0.1:6380""#, parse: Endpoint::parse };
+const COUNT: Kind<usize> = Kind { wants: Wants::Number, example: "10000", parse: max_clients };
+const WORKERS: Kind<usize> = Kind { wants: Wants::Number, example: "0", parse: workers };
+const URL: Kind<UpstreamUrl> =
+    Kind { wants: Wants::Text, example: r#""redis://127.0.0.1:6379""#, parse: UpstreamUrl::parse };
+const ADMIN: Kind<HostPort> =
+    Kind { wants: Wants::Text, example: r#""127.0.0.1:9380""#, parse: HostPort::parse };
+const TOKEN: Kind<Secret> = Kind { wants: Wants::Text, example: r#""a long random word""#, parse: token };
+const PATH: Kind<PathBuf> = Kind { wants: Wants::Text, example: r#""data/journal""#, parse: path };
+const FSYNC: Kind<Fsync> = Kind { wants: Wants::Text, example: r#""always""#, parse: fsync };
+
+/// A time, also zero.
+pub(super) const DURATION: Kind<Duration> =
+    Kind { wants: Wants::Text, example: r#""5s""#, parse: parse_duration };
+
+/// Second stage: what the tables of a file mean, together with the variables.
+pub(super) fn config<'a>(root: &'a DeTable<'a>, context: &'a Context) -> Config {
+    let mut top = Section::top(context, root);
+    let config = Config {
+        listen: listen(top.table("listen", "[listen]", Some("LISTEN"))),
+        upstream: upstream(top.table("upstream", "[upstream]", Some("UPSTREAM"))),
+        admin: admin(top.table("admin", "[admin]", Some("ADMIN"))),
+        rules: rules::rules(&mut top),
+        journal: journal(top.table("journal", "[journal]", Some("JOURNAL"))),
+    };
+    top.finish();
+    config
+}
+
+fn listen(mut section: Section<'_>) -> Listen {
+    let default = Listen::default();
+    let address = section.many("address", &ENDPOINT, true);
+    let listen = Listen {
+        address: address.map_or(default.address, |list| list.into_iter().map(|a| a.value).collect()),
+        max_clients: section.one("max_clients", &COUNT).map_or(default.max_clients, |n| n.value),
+        idle_timeout: section.one("idle_timeout", &DURATION).map(|d| d.value).filter(|d| !d.is_zero()),
+        workers: section.one("workers", &WORKERS).map_or(default.workers, |n| n.value),
+    };
+    section.finish();
+    listen
+}
+
+fn upstream(mut section: Section<'_>) -> Upstream {
+    let url = section.one("url", &URL).map(|url| url.value).unwrap_or_default();
+    section.finish();
+    Upstream { url }
+}
+
+fn admin(mut section: Section<'_>) -> Admin {
+    let default = Admin::default();
+    let admin = Admin {
+        address: section.one("address", &ADMIN).map_or(default.address, |a| a.value),
+        token: section.one("token", &TOKEN).map(|token| token.value),
+    };
+    section.finish();
+    admin
+}
+
+fn journal(mut section: Section<'_>) -> Journal {
+    let default = Journal::default();
+    let journal = Journal {
+        path: section.one("path", &PATH).map_or(default.path, |path| path.value),
+        fsync: section.one("fsync", &FSYNC).map_or(default.fsync, |fsync| fsync.value),
+    };
+    section.finish();
+    journal
+}
+
+/// A whole number without a sign.
+pub(super) fn whole(text: &str) -> Result<u64, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("{} is not a whole number from 0 on; write digits only", shown(text)));
+    }
+    text.parse().map_err(|_| format!("{} is too large; write a smaller number", shown(text)))
+}
+
+fn max_clients(text: &str) -> Result<usize, String> {
+    match usize::try_from(whole(text)?) {
+        Ok(0) => Err("0 would let no client in; write 1 or more".to_owned()),
+        Ok(count) if count <= 10_000_000 => Ok(count),
+        _ => Err(format!("{text} is too many; write at most 10000000")),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match usize::try_from(whole(text)?) {
+        Ok(count) if count <= MOST_WORKERS => Ok(count),
+        _ => Err(format!("{text} is too many; write at most {MOST_WORKERS}, or 0 for one per core")),
+    }
+}
+
+/// A bearer token: it travels in an HTTP header, so visible ASCII only. The error does not repeat it.
+fn token(text: &str) -> Result<Secret, String> {
+    if text.is_empty() {
+        Err("the token is empty; write a long random word, or leave the key out".to_owned())
+    } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        Err("the token has spaces or characters outside ASCII; write letters and digits".to_owned())
+    } else {
+        Ok(Secret::new(text))
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        Err(format!("{} is not a path; write one such as \"data/journal\"", shown(text)))
+    } else {
+        Ok(PathBuf::from(text))
+    }
+}
+
+fn fsync(text: &str) -> Result<Fsync, String> {
+    match text {
+        "always" => Ok(Fsync::Always),
+        "everysec" => Ok(Fsync::EverySec),
+        "never" => Ok(Fsync::Never),
+        _ => Err(format!("{} is unknown; write \"always\", \"everysec\" or \"never\"", shown(text))),
+    }
+}

@@ -1,0 +1,178 @@
+//! What the parts of one worker thread share: counters, rules, clock, the clients to be flushed.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Instant;
+
+use crate::accounting::Firing;
+use crate::command::Commands;
+use crate::fanout;
+use crate::index::SharedIndex;
+use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
+use crate::net::Address;
+use crate::outbox::Outbox;
+use crate::rules::{FamilyId, Matcher, Rules};
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Process {
+    /// Address of the Redis behind the proxy.
+    pub upstream: Address,
+    /// Most clients at a time.
+    pub max_clients: usize,
+    /// Clients connected now.
+    pub clients: AtomicUsize,
+    /// Clients are cut after this much silence; `None`: never.
+    pub idle_timeout: Option<std::time::Duration>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Tags and their keys.
+    pub index: SharedIndex,
+    /// Whether the proxy's own writes must keep the index, because Redis sends no events.
+    pub own_writes: AtomicBool,
+    /// Redis wants authentication: clients without it get tighter limits.
+    pub auth_required: AtomicBool,
+    /// Trigger writes on their way, so that the feed does not take them for somebody else's.
+    pub own_triggers: fanout::OwnTriggers,
+    /// The latest invalidations.
+    pub log: Arc<fanout::Log>,
+    /// Where fan-outs are asked for.
+    pub fanout: fanout::Handle,
+    /// The index has been built once: the proxy is warm.
+    pub warmed: AtomicBool,
+    /// The server is going down: clients are let go when they are idle.
+    pub draining: AtomicBool,
+}
+
+impl Process {
+    /// Whether the index learns of keys only from what is written through this proxy.
+    pub fn own_writes(&self) -> bool {
+        self.own_writes.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+/// What one worker thread's clients and upstream connections share.
+#[derive(Debug)]
+pub struct Context {
+    /// What all threads share.
+    pub process: Arc<Process>,
+    /// This thread's counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// The command table.
+    pub commands: RefCell<Arc<Commands>>,
+    command_counters: RefCell<Vec<Arc<CommandCounters>>>,
+    family_counters: RefCell<Vec<Arc<FamilyCounters>>>,
+    /// The rules and this thread's cache of them.
+    pub matcher: RefCell<Matcher>,
+    /// Whether there are rules at all.
+    pub has_rules: Cell<bool>,
+    now: Cell<Instant>,
+    dirty: RefCell<Vec<Rc<Outbox>>>,
+    /// What sockets are read into.
+    pub scratch: RefCell<Vec<u8>>,
+}
+
+/// Bytes read from a socket at once.
+const SCRATCH: usize = 64 * 1024;
+
+impl Context {
+    /// The context of one worker.
+    pub fn new(process: Arc<Process>, commands: Arc<Commands>, rules: &Arc<Rules>) -> Rc<Self> {
+        let metrics = process.metrics.worker();
+        let context = Self {
+            process,
+            metrics,
+            commands: RefCell::new(Arc::clone(&commands)),
+            command_counters: RefCell::default(),
+            family_counters: RefCell::default(),
+            matcher: RefCell::new(rules.matcher()),
+            has_rules: Cell::new(false),
+            now: Cell::new(Instant::now()),
+            dirty: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH]),
+        };
+        context.set_commands(commands);
+        context.set_rules(rules);
+        Rc::new(context)
+    }
+
+    /// Takes over new rules.
+    pub fn set_rules(&self, rules: &Arc<Rules>) {
+        let names: Vec<&str> = rules.families().iter().map(|f| &*f.name).collect();
+        *self.family_counters.borrow_mut() = self.metrics.families(&names);
+        *self.matcher.borrow_mut() = rules.matcher();
+        self.has_rules.set(rules.families().len() > 1);
+    }
+
+    /// Takes over a command table that knows more.
+    pub fn set_commands(&self, commands: Arc<Commands>) {
+        let mut labels: Vec<&str> = commands.labels().collect();
+        // Behind the labels of the table: what the table does not know.
+        labels.push("unknown");
+        *self.command_counters.borrow_mut() = self.metrics.commands(&labels);
+        *self.commands.borrow_mut() = commands;
+    }
+
+    /// Counts one finished command. `metric` is its label's index in the table, or beyond for an unknown one;
+    /// `None` for what the proxy asks itself.
+    pub fn command_done(&self, metric: Option<u16>, started: Instant, error: bool) {
+        let Some(metric) = metric else { return };
+        let counters = self.command_counters.borrow();
+        if let Some(counter) = counters.get(usize::from(metric)).or(counters.last()) {
+            counter.done(self.now.get().saturating_duration_since(started), error);
+        }
+    }
+
+    /// Counts one key of a read.
+    pub fn count_read(&self, family: FamilyId, hit: bool) {
+        // After a reload an old family may be gone; its last reads are not worth an entry.
+        if let Some(counter) = self.family_counters.borrow().get(usize::from(family.0)) {
+            if hit { counter.hit(1) } else { counter.miss(1) }
+        }
+    }
+
+    /// The time, as of the last event of this thread.
+    pub fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Reads the clock: once per event, not once per command.
+    pub fn tick(&self) {
+        self.now.set(Instant::now());
+    }
+
+    /// Remembers that `outbox` has bytes to write.
+    pub fn mark_dirty(&self, outbox: &Rc<Outbox>) {
+        if !outbox.dirty.replace(true) {
+            self.dirty.borrow_mut().push(Rc::clone(outbox));
+        }
+    }
+
+    /// Writes what clients are to get.
+    pub fn flush_dirty(&self) {
+        let mut dirty = self.dirty.take();
+        for outbox in dirty.drain(..) {
+            outbox.dirty.set(false);
+            self.metrics.bytes_out(outbox.flush());
+        }
+        // Keeps the allocation, unless somebody was marked meanwhile.
+        let mut slot = self.dirty.borrow_mut();
+        if slot.is_empty() {
+            *slot = dirty;
+        }
+    }
+
+    /// Asks for fan-outs whose reply nobody waits for: the writer is gone, or its upstream connection is.
+    pub fn fan_out_detached(&self, client: &str, fired: Vec<Firing>) {
+        if !fired.is_empty() {
+            self.process.fanout.detached(fanout::Cause::of(client, &fired), fired);
+        }
+    }
+
+    /// The gauge of this worker's upstream connections.
+    pub fn upstream_gauge(&self, mode: ConnectionMode) -> prometheus::IntGauge {
+        self.process.metrics.upstream_connections(mode)
+    }
+}

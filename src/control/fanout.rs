@@ -1,0 +1,269 @@
+//! One fan-out: barrier, collect, delete, answer.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_slot::Slot;
+
+use super::gc::{Entries, Entry};
+use super::link::Batch;
+use super::rebuild::Scan;
+use super::{Engine, wire};
+use crate::accounting::TriggerLabel;
+use crate::fanout::{LogEntry, Request};
+use crate::rules::spec::OnInvalidate;
+use crate::rules::{FamilyId, Tag};
+
+/// Keys in one UNLINK. Bounded, so that Redis serves others in between.
+const BATCH: usize = 512;
+/// Batches on their way at once.
+const WINDOW: usize = 3;
+/// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Does one fan-out; it does not end before everything is deleted.
+pub(super) async fn run(engine: Rc<Engine>, request: Request) {
+    let started = Instant::now();
+    let (tags, labels) = closure(&engine, &request);
+    engine.process.metrics.journal_pending.inc();
+    let mut own = request.fired;
+    let mut pause = FIRST_PAUSE;
+    let mut deletion = Deletion::new(&engine, &tags);
+    let mut phase = Duration::ZERO;
+    loop {
+        // Nothing written before the trigger is missing in the index behind the barrier.
+        let passed = engine.feed.barrier(std::mem::take(&mut own), &engine).await;
+        phase = phase.max(started.elapsed());
+        let scan = !passed || !engine.process.index.is_complete();
+        match deletion.run(scan).await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::warn!(%error, "a fan-out failed; it is tried again");
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    let duration = started.elapsed();
+    let keys = deletion.total;
+    engine.process.metrics.journal_pending.dec();
+    engine.process.metrics.fanout(duration, keys);
+    labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
+    let entry = LogEntry {
+        unix_ms: unix_ms(),
+        cause: request.cause,
+        trigger: labels.join(", "),
+        tags,
+        keys,
+        duration,
+    };
+    tracing::info!(
+        client = %entry.cause.client,
+        cause = %entry.cause.what,
+        trigger = %entry.trigger,
+        tags = ?entry.tags.iter().map(|t| String::from_utf8_lossy(t)).collect::<Vec<_>>(),
+        keys,
+        barrier_us = phase.as_micros() as u64,
+        duration_us = duration.as_micros() as u64,
+        dry_run = engine.dry_run,
+        "invalidated"
+    );
+    engine.process.log.push(entry);
+    // The writer may be gone.
+    let _ = request.done.send(keys);
+}
+
+/// All tags to invalidate, cascades included, and the labels of what fired.
+fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
+    let rules = engine.rules.borrow();
+    let mut tags: Vec<Tag> = vec![];
+    let mut seen = HashSet::new();
+    let mut labels: Vec<String> = vec![];
+    let mut label = |text: &str| {
+        if !labels.iter().any(|known| known == text) {
+            labels.push(text.to_owned());
+        }
+    };
+    for firing in &request.fired {
+        tags.extend(firing.tags.iter().filter(|tag| seen.insert(Tag::clone(tag))).cloned());
+        for trigger in &firing.triggers {
+            match trigger {
+                // After a reload the number may mean nothing any more.
+                TriggerLabel::Rule(id) => {
+                    label(rules.triggers().get(usize::from(id.0)).map_or("", |t| t.label.as_str()));
+                }
+                TriggerLabel::Publish => label("publish"),
+                TriggerLabel::Command => label("TAG.INVALIDATE"),
+                TriggerLabel::Http => label("http"),
+            }
+        }
+    }
+    let cascaded = rules.cascade(&mut tags);
+    if cascaded.cut_short {
+        tracing::warn!(cause = %request.cause.what, "a cascade of tags would never end and was cut short");
+    }
+    for id in cascaded.triggers {
+        label(&rules.triggers()[usize::from(id.0)].label);
+    }
+    (tags, labels)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The deletion of all dependents of some tags.
+struct Deletion<'a> {
+    engine: &'a Rc<Engine>,
+    tags: &'a [Tag],
+    /// Collected and not sent.
+    open: HashMap<(u32, FamilyId), Entries>,
+    /// Sent and not answered.
+    sent: VecDeque<Sent>,
+    total: u64,
+}
+
+struct Sent {
+    family: String,
+    expires: bool,
+    entries: Entries,
+    reply: Slot,
+}
+
+impl<'a> Deletion<'a> {
+    fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
+        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), total: 0 }
+    }
+
+    /// Deletes what the index knows and, with `scan`, what a scan finds.
+    async fn run(&mut self, scan: bool) -> Result<(), String> {
+        self.open.clear();
+        self.sent.clear();
+        for tag in self.tags {
+            let mut cursor = Some(usize::MAX);
+            while let Some(at) = cursor {
+                let mut chunk = Entries::default();
+                cursor = self.engine.process.index.lock().collect(tag, at, BATCH, &mut |one| chunk.push(one));
+                for entry in chunk.0 {
+                    self.add(entry).await?;
+                }
+            }
+        }
+        if scan {
+            self.scan().await?;
+        }
+        let open: Vec<_> = self.open.drain().collect();
+        for ((db, family), entries) in open {
+            self.send(db, family, entries).await?;
+        }
+        while !self.sent.is_empty() {
+            self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for dependents that the index does not know.
+    async fn scan(&mut self) -> Result<(), String> {
+        let wanted: HashSet<Tag> = self.tags.iter().cloned().collect();
+        let Some(glob) = self.engine.rules.borrow().scan_glob() else { return Ok(()) };
+        for db in self.engine.databases().await? {
+            let mut scan = Scan::new(db, &glob);
+            while let Some(keys) = scan.next(&self.engine.scans).await? {
+                for key in keys {
+                    let mut tags = vec![];
+                    self.engine.matcher.borrow_mut().tags(db, &key, &mut tags);
+                    if tags.iter().any(|tag| wanted.contains(tag)) {
+                        self.add(Entry { place: None, db, key: key[..].into() }).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
+        let slot = (entry.db, family);
+        let entries = self.open.entry(slot).or_default();
+        entries.0.push(entry);
+        if entries.0.len() >= BATCH
+            && let Some(entries) = self.open.remove(&slot)
+        {
+            self.send(slot.0, family, entries).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, db: u32, family: FamilyId, entries: Entries) -> Result<(), String> {
+        let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
+        let family = rules.family(family);
+        let expires = family.on_invalidate == OnInvalidate::Expire;
+        let mut batch = Batch::default();
+        if self.engine.dry_run {
+            let keys: Vec<_> = entries.0.iter().map(|e| String::from_utf8_lossy(&e.key)).collect();
+            tracing::info!(db, ?keys, "dry run: these would be deleted");
+            return Ok(());
+        }
+        if expires {
+            let grace = family.grace.as_millis().to_string();
+            for entry in &entries.0 {
+                batch.push([b"PEXPIRE".as_slice(), &entry.key, grace.as_bytes(), b"LT"]);
+            }
+        } else {
+            let mut request: Vec<&[u8]> = vec![b"UNLINK"];
+            request.extend(entries.0.iter().map(|e| &*e.key));
+            batch.push(request);
+        }
+        let reply = Slot::new(self.engine.deletes.call(db, batch));
+        self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
+        while self.sent.len() >= WINDOW {
+            self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest answer.
+    async fn answered(&mut self) -> Result<(), String> {
+        let Some(sent) = self.sent.pop_front() else { return Ok(()) };
+        let mut deleted = 0;
+        for frame in sent.reply.await? {
+            let frame = wire::into_result(frame)?;
+            deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
+        }
+        self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
+        self.total += deleted;
+        if !sent.expires {
+            super::gc::drop_entries(self.engine, sent.entries);
+        }
+        Ok(())
+    }
+}
+
+/// Replies that are under way need a name.
+mod futures_slot {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use redis_protocol::resp3::types::BytesFrame;
+
+    type Frames = Result<Vec<BytesFrame>, String>;
+
+    /// A boxed future of a reply.
+    pub struct Slot(Pin<Box<dyn Future<Output = Frames>>>);
+
+    impl Slot {
+        pub fn new(future: impl Future<Output = Frames> + 'static) -> Self {
+            Self(Box::pin(future))
+        }
+    }
+
+    impl Future for Slot {
+        type Output = Frames;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Frames> {
+            self.0.as_mut().poll(cx)
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Dropping entries of keys that are gone, and watching that events still come.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::link::Batch;
+use super::wire;
+use crate::index::{Collected, Generation, KeyId};
+
+/// The keys whose events show that the feed works. They expire by themselves.
+pub(super) const CANARY: &[u8] = b"rescind:canary:";
+/// How often the feed is tested and the index sampled.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Entries looked at in one go.
+const SAMPLE: usize = 1000;
+/// If more of a sample than one in this many is dead, the next sample follows at once.
+const MANY_DEAD: usize = 8;
+/// How long an entry must have stood still before EXISTS may drop it where Redis sends no events: its write
+/// may still be under way.
+const REST: Duration = Duration::from_secs(20);
+
+/// A key and, if it comes from the index, where it is there.
+pub(super) struct Entry {
+    pub place: Option<(KeyId, Generation)>,
+    pub db: u32,
+    pub key: Box<[u8]>,
+}
+
+/// Keys to ask Redis about.
+#[derive(Default)]
+pub(super) struct Entries(pub Vec<Entry>);
+
+impl Entries {
+    pub fn push(&mut self, one: Collected<'_>) {
+        self.0.push(Entry { place: Some((one.id, one.generation)), db: one.db, key: one.key.into() });
+    }
+}
+
+/// The keys are gone as of a reply: their entries go, unless something has happened to them since.
+pub(super) fn drop_entries(engine: &Engine, entries: Entries) {
+    for entry in entries.0 {
+        if let Some((id, generation)) = entry.place {
+            let dropped = engine.process.index.lock().drop_if(id, generation);
+            engine.process.fanout.forget(entry.db, &entry.key, dropped.explicit);
+        }
+    }
+}
+
+/// Runs for ever.
+pub(super) async fn run(engine: Rc<Engine>) {
+    let mut suspects: Option<(Instant, Entries)> = None;
+    let mut tick = 0u64;
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        tick += 1;
+        if !engine.feed.is_connected() {
+            continue;
+        }
+        canary(&engine, tick).await;
+        if engine.process.own_writes() {
+            suspects = collect_slowly(&engine, suspects).await;
+        } else {
+            collect(&engine).await;
+        }
+        let index = engine.process.index.lock();
+        let (keys, bytes) = (index.len(), index.bytes());
+        drop(index);
+        let metrics = &engine.process.metrics;
+        metrics.index_keys.set(keys as i64);
+        metrics.index_bytes.set(bytes as i64);
+    }
+}
+
+/// Makes a key and waits for its event: somebody may have changed the settings.
+async fn canary(engine: &Rc<Engine>, tick: u64) {
+    let db = engine.rules.borrow().databases().and_then(|all| all.first().copied()).unwrap_or(0);
+    let key = format!("{}{}:{tick}", String::from_utf8_lossy(CANARY), std::process::id());
+    engine.feed.take_canary();
+    let session = engine.feed.session();
+    if let Err(error) = engine.scans.one(db, ["SET", &key, "1", "PX", "5000"]).await {
+        // A full or read-only Redis says nothing about the feed.
+        tracing::debug!(%error, "the canary key cannot be written");
+        return;
+    }
+    if !engine.feed.barrier(vec![], engine).await || engine.feed.session() != session {
+        return;
+    }
+    match (engine.feed.take_canary(), engine.process.own_writes()) {
+        (false, false) => engine.feed.reconnect("keyspace events do not come any more"),
+        (true, true) => {
+            tracing::info!("keyspace events come although they cannot be configured");
+            engine.process.own_writes.store(false, std::sync::atomic::Ordering::Release);
+            engine.rebuild("keyspace events come");
+        }
+        _ => {}
+    }
+}
+
+/// Samples until few of the entries are dead.
+async fn collect(engine: &Rc<Engine>) {
+    loop {
+        let entries = sample(engine);
+        let asked = entries.0.len();
+        let Ok(alive) = engine.check(entries).await else { return };
+        if asked == 0 || (asked - alive.len()) * MANY_DEAD < asked {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Where writes are known before they happen, one that is under way looks like a dead entry: only what was
+/// dead and has stood still for a while goes.
+async fn collect_slowly(
+    engine: &Rc<Engine>,
+    suspects: Option<(Instant, Entries)>,
+) -> Option<(Instant, Entries)> {
+    match suspects {
+        None => Some((Instant::now(), sample(engine))),
+        Some((since, entries)) if since.elapsed() >= REST => {
+            let _ = engine.check(entries).await;
+            None
+        }
+        waiting => waiting,
+    }
+}
+
+fn sample(engine: &Engine) -> Entries {
+    let mut entries = Entries::default();
+    engine.process.index.lock().sample(SAMPLE, &mut |one| entries.push(one));
+    entries
+}
+
+impl Engine {
+    /// Asks Redis which of the keys exist; returns those, and drops the entries of the others.
+    pub(super) async fn check(&self, entries: Entries) -> Result<Vec<Vec<u8>>, String> {
+        let mut by_db: std::collections::BTreeMap<u32, Entries> = Default::default();
+        for entry in entries.0 {
+            by_db.entry(entry.db).or_default().0.push(entry);
+        }
+        let mut alive = vec![];
+        for (db, entries) in by_db {
+            let mut batch = Batch::default();
+            entries.0.iter().for_each(|entry| batch.push([b"EXISTS".as_slice(), &entry.key]));
+            let frames = self.scans.call(db, batch).await?;
+            let mut dead = Entries::default();
+            for (entry, frame) in entries.0.into_iter().zip(frames) {
+                match wire::int_of(&frame) {
+                    Some(0) => dead.0.push(entry),
+                    Some(_) => alive.push(entry.key.into_vec()),
+                    None => {}
+                }
+            }
+            drop_entries(self, dead);
+        }
+        Ok(alive)
+    }
+
+    /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling
+    /// finds them.
+    pub(super) fn flushed(self: &Rc<Self>) {
+        let engine = Rc::clone(self);
+        tokio::task::spawn_local(async move { collect(&engine).await });
+    }
+}

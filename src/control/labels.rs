@@ -1,0 +1,109 @@
+//! Explicit labels as they are kept in Redis: per tag and database a sorted set `rescind:tag:<tag>`, whose
+//! members are keys and whose scores are their expiry in milliseconds since 1970 (`inf`: none).
+
+use std::rc::Rc;
+
+use redis_protocol::resp3::types::BytesFrame;
+
+use super::Engine;
+use super::link::Batch;
+use super::rebuild::Scan;
+use super::wire::{array_of, bytes_of, int_of};
+use crate::index::LabelState;
+use crate::rules::Tag;
+
+/// What the names of the sets begin with.
+pub const PREFIX: &[u8] = b"rescind:tag:";
+/// Members read at once.
+const COUNT: &str = "1000";
+
+/// The name of a tag's set.
+pub fn set_of(tag: &[u8]) -> Vec<u8> {
+    [PREFIX, tag].concat()
+}
+
+/// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead when it
+/// is loaded.
+pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
+    let mut batch = Batch::default();
+    // A label given anew in the meantime stays.
+    let kept = engine.process.index.lock().explicit_of(db, key);
+    for tag in tags.iter().filter(|tag| !kept.contains(tag)) {
+        batch.push([b"ZREM".as_slice(), &set_of(tag), key]);
+    }
+    if !batch.is_empty() && !engine.dry_run {
+        tokio::task::spawn_local(engine.scans.call(db, batch));
+    }
+}
+
+/// Brings the scores of a key's labels up to its expiry.
+pub(super) async fn score(engine: Rc<Engine>, db: u32, key: Vec<u8>, tags: Vec<Tag>) {
+    let expiry = engine.scans.one(db, [b"PEXPIRETIME".as_slice(), &key]).await;
+    let Ok(Some(expiry)) = expiry.as_ref().map(int_of) else { return };
+    if expiry < 0 {
+        return;
+    }
+    let mut batch = Batch::default();
+    for tag in &tags {
+        batch.push([b"ZADD".as_slice(), &set_of(tag), b"XX", expiry.to_string().as_bytes(), &key]);
+    }
+    let _ = engine.scans.call(db, batch).await;
+}
+
+/// Reads all label sets into the index.
+pub(super) async fn load(engine: &Engine) -> Result<(), String> {
+    let glob = [PREFIX, b"*"].concat();
+    for db in engine.databases().await? {
+        let mut scan = Scan::new(db, &glob);
+        while let Some(sets) = scan.next(&engine.scans).await? {
+            for set in sets {
+                load_set(engine, db, &set).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn load_set(engine: &Engine, db: u32, set: &[u8]) -> Result<(), String> {
+    let Some(tag) = set.strip_prefix(PREFIX).map(Tag::from) else { return Ok(()) };
+    let mut cursor = b"0".to_vec();
+    loop {
+        let reply =
+            engine.scans.one(db, [b"ZSCAN".as_slice(), set, &cursor, b"COUNT", COUNT.as_bytes()]).await;
+        let mut parts = match reply {
+            Ok(frame) => array_of(frame).into_iter(),
+            // Somebody's key of another type that happens to have such a name.
+            Err(error) if error.starts_with("WRONGTYPE") => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let next = parts.next().as_ref().and_then(bytes_of).cloned().unwrap_or_default();
+        let members = parts.next().map(array_of).unwrap_or_default();
+        load_members(engine, db, &tag, &members).await?;
+        if *next == *b"0" || next.is_empty() {
+            return Ok(());
+        }
+        cursor = next.to_vec();
+    }
+}
+
+async fn load_members(engine: &Engine, db: u32, tag: &Tag, members: &[BytesFrame]) -> Result<(), String> {
+    let keys: Vec<_> = members.chunks(2).filter_map(|pair| bytes_of(&pair[0])).cloned().collect();
+    let mut batch = Batch::default();
+    keys.iter().for_each(|key| batch.push([b"EXISTS".as_slice(), key]));
+    if keys.is_empty() {
+        return Ok(());
+    }
+    // Labelled before it is asked, so that a key made meanwhile keeps its label.
+    for key in &keys {
+        engine.process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
+    }
+    let places: Vec<_> = keys.iter().map(|key| engine.process.index.lock().get(db, key)).collect();
+    let frames = engine.scans.call(db, batch).await?;
+    for ((key, place), frame) in keys.iter().zip(places).zip(frames) {
+        if let (Some((id, generation)), Some(0)) = (place, int_of(&frame)) {
+            let dropped = engine.process.index.lock().drop_if(id, generation);
+            engine.process.fanout.forget(db, key, dropped.explicit);
+        }
+    }
+    Ok(())
+}

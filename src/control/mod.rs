@@ -1,0 +1,237 @@
+//! The control thread: keeps the index by the feed, and does fan-outs.
+//!
+//! - `feed`: the stream of key changes, and the barrier
+//! - `fanout`: the life of an invalidation
+//! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
+//! - `labels`: explicit labels as they are kept in Redis
+//! - `described`: commands that the server has and the table has not
+//! - `link`, `wire`: the connections for all that
+
+mod described;
+mod fanout;
+mod feed;
+mod gc;
+mod labels;
+mod link;
+mod rebuild;
+mod wire;
+
+pub use wire::Credentials;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::command::Commands;
+use crate::context::Process;
+use crate::fanout::Order;
+use crate::metrics::ConnectionMode;
+use crate::rules::{Matcher, Rules, Tag};
+use feed::Feed;
+use link::Link;
+
+/// What workers must know and what may change while they run.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    /// The rules.
+    pub rules: Arc<Rules>,
+    /// The command table.
+    pub commands: Arc<Commands>,
+}
+
+/// What the control thread is made from.
+pub struct Parts {
+    /// What all threads share.
+    pub process: Arc<Process>,
+    /// The proxy's own user.
+    pub credentials: Credentials,
+    /// Nothing is deleted.
+    pub dry_run: bool,
+    /// Tells the workers.
+    pub knowledge: watch::Sender<Knowledge>,
+    /// What it is asked for.
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// New rules, and where to say that they are in force.
+    pub reloads: mpsc::UnboundedReceiver<Arc<Rules>>,
+}
+
+struct Engine {
+    process: Arc<Process>,
+    credentials: Credentials,
+    dry_run: bool,
+    knowledge: watch::Sender<Knowledge>,
+    rules: RefCell<Arc<Rules>>,
+    matcher: RefCell<Matcher>,
+    feed: Feed,
+    /// Deletions: nothing slow may stand before them.
+    deletes: Link,
+    /// Scans, samples, label sets.
+    scans: Link,
+    /// The rebuild that counts: an older one must not declare the index complete.
+    rebuild: Cell<u64>,
+}
+
+/// Runs the control thread until the process ends.
+pub async fn run(parts: Parts) {
+    let Parts { process, credentials, dry_run, knowledge, mut orders, mut reloads } = parts;
+    let rules = Arc::clone(&knowledge.borrow().rules);
+    let connections = || process.metrics.upstream_connections(ConnectionMode::Control);
+    let link = || Link::new(process.upstream.clone(), credentials.clone(), connections());
+    let engine = Rc::new(Engine {
+        deletes: link(),
+        scans: link(),
+        credentials: credentials.clone(),
+        dry_run,
+        knowledge,
+        matcher: RefCell::new(rules.matcher()),
+        rules: RefCell::new(rules),
+        feed: Feed::default(),
+        rebuild: Cell::new(0),
+        process: Arc::clone(&process),
+    });
+    tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
+    tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => engine.obey(order),
+                None => return,
+            },
+            Some(rules) = reloads.recv() => engine.set_rules(rules),
+        }
+    }
+}
+
+impl Engine {
+    fn obey(self: &Rc<Self>, order: Order) {
+        let engine = Rc::clone(self);
+        match order {
+            Order::FanOut(request) => {
+                tokio::task::spawn_local(fanout::run(engine, request));
+            }
+            Order::Keys(db, tag, most, reply) => {
+                tokio::task::spawn_local(async move {
+                    let _ = reply.send(engine.existing_keys(db, &tag, most).await);
+                });
+            }
+            Order::Tags(db, key, reply) => {
+                tokio::task::spawn_local(async move { engine.tags_of(db, key, reply).await });
+            }
+            Order::Barrier(reply) => {
+                tokio::task::spawn_local(async move {
+                    engine.feed.barrier(vec![], &engine).await;
+                    let _ = reply.send(());
+                });
+            }
+            Order::Rebuild(why) => self.rebuild(why),
+            Order::Forget(db, key, tags) => labels::forget(self, db, &key, tags),
+            Order::Score(db, key, tags) => {
+                tokio::task::spawn_local(labels::score(engine, db, key, tags));
+            }
+        }
+    }
+
+    /// New rules: the index has the old ones' tags until it is rebuilt.
+    fn set_rules(self: &Rc<Self>, rules: Arc<Rules>) {
+        self.process.index.set_incomplete("the rules were reloaded");
+        let names: Vec<&str> = rules.families().iter().map(|f| f.name.as_str()).collect();
+        self.process.metrics.register_families(&names);
+        let labels: Vec<&str> = rules.triggers().iter().map(|t| t.label.as_str()).collect();
+        self.process.metrics.register_triggers(&labels);
+        *self.matcher.borrow_mut() = rules.matcher();
+        *self.rules.borrow_mut() = Arc::clone(&rules);
+        self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
+        // The subscriptions follow the rules (databases, prefixes): everything is set up anew.
+        self.feed.reconnect("the rules were reloaded");
+    }
+
+    /// Whether Redis sends events, as far as its settings say; the canary has the last word.
+    fn events_enabled(&self, enabled: Result<(), String>) {
+        let missing = enabled.is_err();
+        if let Err(error) = enabled {
+            tracing::warn!(
+                %error,
+                "notify-keyspace-events cannot be set: unless events come all the same, the index has only \
+                 what is written through this proxy, rescind_index_complete stays 0, and every fan-out scans"
+            );
+        }
+        self.process.own_writes.store(missing, Ordering::Release);
+    }
+
+    /// The feed shows that a key came to exist.
+    fn created(&self, db: u32, key: &[u8]) {
+        let mut tags = vec![];
+        self.matcher.borrow_mut().tags(db, key, &mut tags);
+        if tags.is_empty() && !self.process.index.has_labels() {
+            return;
+        }
+        let gone = self.process.index.lock().created(db, key, &tags);
+        self.process.fanout.forget(db, key, gone);
+    }
+
+    /// The feed shows that a key expired or was evicted.
+    fn gone(&self, db: u32, key: &[u8]) {
+        let dropped = self.process.index.lock().gone(db, key);
+        self.process.fanout.forget(db, key, dropped.explicit);
+    }
+
+    fn family_of(&self, db: u32, key: &[u8]) -> String {
+        let family = self.matcher.borrow_mut().classify(db, key).family;
+        self.rules.borrow().family(family).name.clone()
+    }
+
+    /// The databases that the rules apply to and that hold keys.
+    async fn databases(&self) -> Result<Vec<u32>, String> {
+        if let Some(databases) = self.rules.borrow().databases() {
+            return Ok(databases.to_vec());
+        }
+        let info = self.scans.one(0, ["INFO", "keyspace"]).await?;
+        let text = match &info {
+            redis_protocol::resp3::types::BytesFrame::VerbatimString { data, .. } => data.clone(),
+            other => wire::bytes_of(other).cloned().unwrap_or_default(),
+        };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let number = |line: &str| line.strip_prefix("db")?.split_once(':')?.0.parse().ok();
+        Ok(text.lines().filter_map(number).collect())
+    }
+
+    /// The keys of a tag that exist; those that do not are dropped from the index.
+    async fn existing_keys(&self, db: u32, tag: &Tag, most: usize) -> Vec<Vec<u8>> {
+        self.feed.barrier(vec![], self).await;
+        let mut found = vec![];
+        let mut cursor = Some(usize::MAX);
+        while let Some(at) = cursor
+            && found.len() < most
+        {
+            let mut entries = gc::Entries::default();
+            cursor = self.process.index.lock().collect(tag, at, 512, &mut |one| {
+                if one.db == db {
+                    entries.push(one);
+                }
+            });
+            let Ok(alive) = self.check(entries).await else { return found };
+            found.extend(alive);
+        }
+        found.truncate(most);
+        found
+    }
+
+    async fn tags_of(&self, db: u32, key: Vec<u8>, reply: oneshot::Sender<Vec<Tag>>) {
+        self.feed.barrier(vec![], self).await;
+        let exists = self.scans.one(db, [b"EXISTS".as_slice(), &key]).await;
+        let exists = !matches!(exists.as_ref().map(wire::int_of), Ok(Some(0)));
+        let mut tags = vec![];
+        if exists {
+            // The rules say more than the index where the index is not complete.
+            self.matcher.borrow_mut().tags(db, &key, &mut tags);
+            let known: HashSet<Tag> = tags.iter().cloned().collect();
+            let explicit = self.process.index.lock().explicit_of(db, &key);
+            tags.extend(explicit.into_iter().filter(|tag| !known.contains(tag)));
+        }
+        let _ = reply.send(tags);
+    }
+}

@@ -1,0 +1,292 @@
+//! Asking for fan-outs from any thread, and what is remembered about them.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::accounting::{Firing, TriggerLabel};
+use crate::rules::Tag;
+
+/// The channel whose messages invalidate the tags in their payload.
+pub const CHANNEL: &[u8] = b"rescind:invalidate";
+/// How many invalidations TAG.LOG remembers.
+const LOG_LENGTH: usize = 1000;
+
+/// The tags in the payload of a message on [`CHANNEL`]: separated by white space.
+pub fn tags_of_message(payload: &[u8]) -> Vec<Tag> {
+    let words = payload.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut tags: Vec<Tag> = vec![];
+    for word in words {
+        if !tags.iter().any(|tag| **tag == *word) {
+            tags.push(word.into());
+        }
+    }
+    tags
+}
+
+/// Who and what caused a fan-out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The client: address, and name if it has one; or where else it came from.
+    pub client: String,
+    /// The command and its key.
+    pub what: String,
+}
+
+impl Cause {
+    /// What `fired` says about it.
+    pub fn of(client: &str, fired: &[Firing]) -> Self {
+        Self { client: client.to_owned(), what: fired.first().map(|f| f.what.clone()).unwrap_or_default() }
+    }
+}
+
+/// One fan-out to do.
+#[derive(Debug)]
+pub struct Request {
+    /// Who and what.
+    pub cause: Cause,
+    /// What fired.
+    pub fired: Vec<Firing>,
+    /// Gets the number of deleted keys once all are deleted.
+    pub done: oneshot::Sender<u64>,
+}
+
+/// What the control thread is asked to do.
+#[derive(Debug)]
+pub enum Order {
+    /// A fan-out.
+    FanOut(Request),
+    /// The keys of a tag that exist: database, tag, most.
+    Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
+    /// The tags of a key, if it exists.
+    Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
+    /// Resolves once the index reflects every write executed before.
+    Barrier(oneshot::Sender<()>),
+    /// The index must be rebuilt, because of this.
+    Rebuild(&'static str),
+    /// These explicit labels of a key are gone from the index: they must go from Redis.
+    Forget(u32, Box<[u8]>, Vec<Tag>),
+    /// The expiry of a labelled key: the score of its labels in Redis is to follow.
+    Score(u32, Vec<u8>, Vec<Tag>),
+}
+
+/// Sends orders to the control thread. Orders are few: every client waits for its own.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Handle {
+    /// A handle and where its orders arrive.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
+        let (orders, received) = mpsc::unbounded_channel();
+        (Self { orders }, received)
+    }
+
+    /// Gives an order. After the control thread has ended nothing happens: the process is going down.
+    pub fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+
+    /// Asks for a fan-out; resolves with the number of deleted keys once all are deleted.
+    pub fn request(&self, cause: Cause, fired: Vec<Firing>) -> oneshot::Receiver<u64> {
+        let (done, result) = oneshot::channel();
+        self.order(Order::FanOut(Request { cause, fired, done }));
+        result
+    }
+
+    /// Asks for a fan-out that nobody waits for.
+    pub fn detached(&self, cause: Cause, fired: Vec<Firing>) {
+        drop(self.request(cause, fired));
+    }
+
+    /// The index must be rebuilt.
+    pub fn rebuild(&self, why: &'static str) {
+        self.order(Order::Rebuild(why));
+    }
+
+    /// Labels went with index entries.
+    pub fn forget(&self, db: u32, key: &[u8], labels: Vec<Tag>) {
+        if !labels.is_empty() {
+            self.order(Order::Forget(db, key.into(), labels));
+        }
+    }
+
+    /// Asks a question; `None` if the control thread has ended.
+    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (reply, result) = oneshot::channel();
+        self.order(order(reply));
+        result.await.ok()
+    }
+}
+
+/// Trigger writes that clients of this proxy have under way. The feed shows them too; without this, each would
+/// be fanned out twice. A key counts from before its write is sent until the barrier of its fan-out: what the
+/// feed shows of the key in between is covered by that fan-out, whoever wrote.
+#[derive(Debug, Default)]
+pub struct OwnTriggers {
+    keys: DashMap<Box<[u8]>, OwnKey>,
+    messages: DashMap<Box<[u8]>, OwnMessage>,
+}
+
+#[derive(Debug, Default)]
+struct OwnKey {
+    under_way: u32,
+    seen: bool,
+}
+
+#[derive(Debug, Default)]
+struct OwnMessage {
+    under_way: u32,
+    unseen: u32,
+}
+
+impl OwnTriggers {
+    /// The writes of `firing` are about to be sent.
+    pub fn enter(&self, firing: &Firing) {
+        for (_, key) in &firing.keys {
+            if is_message(firing) {
+                let mut message = self.messages.entry(key.clone()).or_default();
+                message.under_way += 1;
+                message.unseen += 1;
+            } else {
+                self.keys.entry(key.clone()).or_default().under_way += 1;
+            }
+        }
+    }
+
+    /// The barrier of its fan-out has passed, or it did not fire. True: the feed showed a write of its keys
+    /// meanwhile, which is somebody else's if this one did not take place.
+    pub fn leave(&self, firing: &Firing) -> bool {
+        let mut seen = false;
+        for (_, key) in &firing.keys {
+            if is_message(firing) {
+                self.messages.remove_if_mut(key, |_, message| {
+                    message.under_way = message.under_way.saturating_sub(1);
+                    message.under_way == 0
+                });
+            } else {
+                self.keys.remove_if_mut(key, |_, own| {
+                    seen |= own.seen;
+                    own.under_way = own.under_way.saturating_sub(1);
+                    own.under_way == 0
+                });
+            }
+        }
+        seen
+    }
+
+    /// The feed shows a write of `key`: is it covered by a fan-out to come?
+    pub fn covers_key(&self, key: &[u8]) -> bool {
+        match self.keys.get_mut(key) {
+            Some(mut own) => {
+                own.seen = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The feed shows a message: is it one of our clients', and covered by a fan-out to come?
+    pub fn covers_message(&self, payload: &[u8]) -> bool {
+        match self.messages.get_mut(payload) {
+            Some(mut own) if own.unseen > 0 => {
+                own.unseen -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_message(firing: &Firing) -> bool {
+    firing.triggers.contains(&TriggerLabel::Publish)
+}
+
+/// One invalidation that has taken place.
+#[derive(Clone, Debug)]
+pub struct LogEntry {
+    /// When it began, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Who and what.
+    pub cause: Cause,
+    /// The labels of its triggers, joined.
+    pub trigger: String,
+    /// The tags, cascades included.
+    pub tags: Vec<Tag>,
+    /// Keys deleted.
+    pub keys: u64,
+    /// From the order to the last deletion.
+    pub duration: Duration,
+}
+
+/// The latest invalidations, newest last.
+#[derive(Debug, Default)]
+pub struct Log(Mutex<VecDeque<LogEntry>>);
+
+impl Log {
+    /// Adds one.
+    pub fn push(&self, entry: LogEntry) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == LOG_LENGTH {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+    }
+
+    /// At most the latest `n`, newest first.
+    pub fn latest(&self, n: usize) -> Vec<LogEntry> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().rev().take(n).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::FireCondition;
+
+    fn firing(key: &[u8], label: TriggerLabel) -> Firing {
+        Firing {
+            condition: FireCondition::NoError,
+            triggers: smallvec::smallvec![label],
+            tags: vec![],
+            keys: vec![(0, key.into())],
+            what: String::new(),
+        }
+    }
+
+    #[test]
+    fn own_writes_are_covered_while_they_are_under_way() {
+        let own = OwnTriggers::default();
+        let one = firing(b"k", TriggerLabel::Rule(crate::rules::TriggerId(0)));
+        assert!(!own.covers_key(b"k"));
+        own.enter(&one);
+        own.enter(&one);
+        assert!(own.covers_key(b"k"));
+        assert!(own.leave(&one));
+        assert!(own.covers_key(b"k"), "the other one is still under way");
+        own.leave(&one);
+        assert!(!own.covers_key(b"k"));
+    }
+
+    #[test]
+    fn each_own_message_covers_one() {
+        let own = OwnTriggers::default();
+        let one = firing(b"a b", TriggerLabel::Publish);
+        own.enter(&one);
+        assert!(own.covers_message(b"a b"));
+        assert!(!own.covers_message(b"a b"), "the second is somebody else's");
+        own.leave(&one);
+        assert!(!own.covers_message(b"a b"));
+    }
+
+    #[test]
+    fn payloads() {
+        let tags = tags_of_message(b" post:42  Post\npost:42 ");
+        assert_eq!(tags, [Tag::from(b"post:42".as_slice()), Tag::from(b"Post".as_slice())]);
+    }
+}

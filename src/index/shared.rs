@@ -1,0 +1,102 @@
+//! The index as all threads share it, and what is known about its completeness.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Generation, Index, KeyId};
+
+/// The one index of the process. The lock is held for microseconds: long walks go in chunks.
+#[derive(Default)]
+pub struct SharedIndex {
+    index: Mutex<Index>,
+    /// A copy of the number of explicit labels, to be looked at without the lock.
+    labels: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    complete: bool,
+    /// Counts the times that it was found incomplete.
+    version: u64,
+    why: &'static str,
+}
+
+impl std::fmt::Debug for SharedIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedIndex").field("complete", &self.is_complete()).finish_non_exhaustive()
+    }
+}
+
+/// The locked index; on release the copies are brought up to date.
+pub struct Guard<'a> {
+    index: MutexGuard<'a, Index>,
+    labels: &'a AtomicUsize,
+}
+
+impl std::ops::Deref for Guard<'_> {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl std::ops::DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut Index {
+        &mut self.index
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.labels.store(self.index.explicit_count(), Ordering::Release);
+    }
+}
+
+impl Guard<'_> {
+    /// Where the key is, if it has explicit labels.
+    pub fn with_labels(&self, db: u32, key: &[u8]) -> Option<(KeyId, Generation)> {
+        if self.explicit_of(db, key).is_empty() { None } else { self.get(db, key) }
+    }
+}
+
+impl SharedIndex {
+    /// Locks it.
+    pub fn lock(&self) -> Guard<'_> {
+        Guard { index: self.index.lock().unwrap_or_else(PoisonError::into_inner), labels: &self.labels }
+    }
+
+    /// Whether there are explicit labels at all.
+    pub fn has_labels(&self) -> bool {
+        self.labels.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether every dependent is known to be in it.
+    pub fn is_complete(&self) -> bool {
+        self.state().complete
+    }
+
+    /// Why it is not complete.
+    pub fn reason(&self) -> &'static str {
+        self.state().why
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on fan-outs must also scan. Returns the version of this finding, for [`Self::set_complete`].
+    pub fn set_incomplete(&self, why: &'static str) -> u64 {
+        let mut state = self.state();
+        *state = State { complete: false, version: state.version + 1, why };
+        state.version
+    }
+
+    /// Every dependent is in it, unless it was found incomplete again after `version`.
+    pub fn set_complete(&self, version: u64) -> bool {
+        let mut state = self.state();
+        state.complete |= state.version == version;
+        state.complete
+    }
+}

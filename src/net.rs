@@ -1,0 +1,182 @@
+//! TCP and Unix streams under one roof: listening, dialing, and halves that read and write.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
+
+/// Seconds of silence before the kernel asks whether the peer is still there (Redis's `tcp-keepalive`).
+const KEEPALIVE: Duration = Duration::from_secs(300);
+/// Connections that wait to be accepted (Redis's `tcp-backlog`).
+const BACKLOG: i32 = 511;
+
+/// An address to listen at or to dial.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `host:port`
+    Tcp(String),
+    /// A path in the file system.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The reading half of a stream.
+#[derive(Debug)]
+pub enum ReadHalf {
+    /// TCP
+    Tcp(tcp::OwnedReadHalf),
+    /// Unix
+    Unix(unix::OwnedReadHalf),
+}
+
+/// The writing half of a stream; writing needs no `&mut`, so that whoever has bytes for a peer can write.
+#[derive(Debug)]
+pub enum WriteHalf {
+    /// TCP
+    Tcp(tcp::OwnedWriteHalf),
+    /// Unix
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        }
+    }
+}
+
+impl WriteHalf {
+    /// Writes what the kernel takes now.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write(buf),
+            Self::Unix(half) => half.try_write(buf),
+        }
+    }
+
+    /// Ready once the kernel may take more.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Self::Unix(half) => half.as_ref().poll_write_ready(cx),
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP
+    Tcp(TcpListener),
+    /// Unix
+    Unix(UnixListener),
+}
+
+/// A socket bound by the assembly, before the worker's runtime exists.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP
+    Tcp(std::net::TcpListener),
+    /// Unix
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Bound {
+    /// Registers the socket with the runtime of the calling thread.
+    pub fn listen(self) -> io::Result<Listener> {
+        Ok(match self {
+            Self::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    /// Another handle to the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        })
+    }
+}
+
+impl Listener {
+    /// The next client: its halves and its address as Redis would print it.
+    pub async fn accept(&self) -> io::Result<(ReadHalf, WriteHalf, String)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                tune(&stream)?;
+                let (read, write) = stream.into_split();
+                Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write), peer.to_string()))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (read, write) = stream.into_split();
+                Ok((ReadHalf::Unix(read), WriteHalf::Unix(write), "unix".to_owned()))
+            }
+        }
+    }
+}
+
+/// Binds `address`. With `share`, several sockets can be bound to one TCP address and the kernel spreads the
+/// connections over them (`SO_REUSEPORT`); the first socket must be bound without a peer already there.
+pub fn bind(address: &Address, share: bool) -> io::Result<Bound> {
+    match address {
+        Address::Tcp(text) => {
+            use std::net::ToSocketAddrs;
+            let address = text.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(share)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(Bound::Tcp(socket.into()))
+        }
+        Address::Unix(path) => {
+            // A socket file that nobody listens at is left over from an earlier run.
+            if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+                std::fs::remove_file(path)?;
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Unix(listener))
+        }
+    }
+}
+
+/// Dials `address`. The name is resolved anew each time, so a server that moved is found.
+pub async fn dial(address: &Address) -> io::Result<(ReadHalf, WriteHalf)> {
+    match address {
+        Address::Tcp(text) => {
+            let stream = TcpStream::connect(text.as_str()).await?;
+            tune(&stream)?;
+            let (read, write) = stream.into_split();
+            Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
+        }
+        Address::Unix(path) => {
+            let (read, write) = UnixStream::connect(path).await?.into_split();
+            Ok((ReadHalf::Unix(read), WriteHalf::Unix(write)))
+        }
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}

@@ -1,0 +1,256 @@
+//! What a client is still to get: the bytes of replies, in order, bounded; and what its task waits for.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use crate::accounting::{Queued, Verdict};
+use crate::net::WriteHalf;
+use crate::session::Session;
+
+/// Unsent bytes beyond which no more of the client's requests are read, and its own upstream connection is
+/// not read either.
+pub const SOFT_LIMIT: usize = 1024 * 1024;
+/// Unsent bytes beyond which the client is cut: it asks on a shared connection and does not read.
+pub const HARD_LIMIT: usize = 256 * 1024 * 1024;
+/// Buffers above this are given back once they are empty.
+const KEEP: usize = 16 * 1024;
+
+/// One client as the upstream side sees it. Lives on one thread.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Unique in the process.
+    pub id: u64,
+    /// Its address.
+    pub peer: String,
+    /// Its protocol state.
+    pub session: RefCell<Session>,
+    /// What it has queued since MULTI.
+    pub queued: RefCell<Vec<Queued>>,
+    /// Listed to be flushed.
+    pub dirty: Cell<bool>,
+    writer: WriteHalf,
+    out: RefCell<BytesMut>,
+    /// Replies that wait for a fan-out, and what follows them.
+    held: RefCell<Option<BytesMut>>,
+    verdict: RefCell<Option<Verdict>>,
+    pending: Cell<u32>,
+    closing: Cell<bool>,
+    blocked_since: Cell<Option<Instant>>,
+    waker: RefCell<Option<Waker>>,
+    average: Cell<usize>,
+    paused: Cell<bool>,
+}
+
+impl Outbox {
+    /// The outbox of a client that has just connected.
+    pub fn new(id: u64, peer: String, writer: WriteHalf) -> Self {
+        Self {
+            id,
+            peer,
+            session: RefCell::default(),
+            queued: RefCell::default(),
+            dirty: Cell::new(false),
+            writer,
+            out: RefCell::default(),
+            held: RefCell::default(),
+            verdict: RefCell::default(),
+            pending: Cell::new(0),
+            closing: Cell::new(false),
+            blocked_since: Cell::new(None),
+            waker: RefCell::default(),
+            average: Cell::new(64),
+            paused: Cell::new(false),
+        }
+    }
+
+    /// Appends bytes of a reply. A client that does not read is cut at [`HARD_LIMIT`].
+    pub fn push(&self, bytes: &[u8]) {
+        self.with_buffer(|out| out.extend_from_slice(bytes));
+    }
+
+    /// Lets `write` append to what the client is to get.
+    pub fn with_buffer(&self, write: impl FnOnce(&mut BytesMut)) {
+        if self.closing.get() {
+            return;
+        }
+        let mut held = self.held.borrow_mut();
+        let mut out = self.out.borrow_mut();
+        write(held.as_mut().unwrap_or(&mut out));
+        let waiting = out.len() + held.as_ref().map_or(0, BytesMut::len);
+        drop((held, out));
+        if waiting > HARD_LIMIT {
+            tracing::warn!(client = %self.peer, bytes = waiting, "client reads too slowly: output limit reached");
+            self.close();
+        }
+    }
+
+    /// From here on replies are kept back until [`Outbox::release`].
+    pub fn hold(&self) {
+        self.held.borrow_mut().get_or_insert_default();
+    }
+
+    /// Lets go what was held back.
+    pub fn release(&self) {
+        if let Some(held) = self.held.take() {
+            self.push(&held);
+        }
+    }
+
+    /// Takes what was held back for the proxy's own use: the client never gets it.
+    pub fn take_held(&self) -> BytesMut {
+        self.held.take().unwrap_or_default()
+    }
+
+    /// What a held reply told; there is at most one at a time that matters.
+    pub fn judge(&self, verdict: Verdict) {
+        let mut slot = self.verdict.borrow_mut();
+        match &mut *slot {
+            Some(earlier) => {
+                earlier.fired.extend(verdict.fired);
+                earlier.idle.extend(verdict.idle);
+            }
+            None => *slot = Some(verdict),
+        }
+        drop(slot);
+        self.wake();
+    }
+
+    /// The verdict on a held reply, if it has arrived.
+    pub fn take_verdict(&self) -> Option<Verdict> {
+        self.verdict.take()
+    }
+
+    /// Writes as much as the kernel takes; returns how many bytes that were. What remains is written by the
+    /// client's task once the socket is writable.
+    pub fn flush(&self) -> u64 {
+        let mut out = self.out.borrow_mut();
+        let mut written = 0;
+        while !out.is_empty() {
+            match self.writer.try_write(&out) {
+                Ok(n) => {
+                    out.advance(n);
+                    written += n as u64;
+                    self.blocked_since.set(None);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if self.blocked_since.get().is_none() {
+                        self.blocked_since.set(Some(Instant::now()));
+                    }
+                    self.wake();
+                    return written;
+                }
+                Err(_) => {
+                    drop(out);
+                    self.close();
+                    return written;
+                }
+            }
+        }
+        if out.capacity() > KEEP {
+            *out = BytesMut::new();
+        } else {
+            out.clear();
+        }
+        written
+    }
+
+    /// Gives back the buffer of a client that has nothing to say.
+    pub fn shrink(&self) {
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            *out = BytesMut::new();
+        }
+    }
+
+    /// Unsent bytes.
+    pub fn unsent(&self) -> usize {
+        self.out.borrow().len()
+    }
+
+    /// Since when the client has taken no byte although there were some.
+    pub fn stuck_since(&self) -> Option<Instant> {
+        self.blocked_since.get()
+    }
+
+    /// Ready once the socket takes bytes, if there are any.
+    pub fn poll_writable(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.out.borrow().is_empty() {
+            return Poll::Pending;
+        }
+        match self.writer.poll_write_ready(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(_)) => {
+                self.close();
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// One more reply is expected.
+    pub fn expect(&self) {
+        self.pending.set(self.pending.get() + 1);
+    }
+
+    /// One of `bytes` has arrived whole.
+    pub fn arrived(&self, bytes: usize) {
+        let left = self.pending.get().saturating_sub(1);
+        self.pending.set(left);
+        self.average.set((self.average.get() * 7 + bytes) / 8);
+        // The task looks again when there is room for half of what may be on its way, or for a change of
+        // connection when there is none.
+        if self.paused.get() && (left == 0 || left == self.most_pending() / 2) {
+            self.wake();
+        }
+    }
+
+    /// Whether the client's task waits for replies before it goes on.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.set(paused);
+    }
+
+    /// Replies that are expected.
+    pub fn pending(&self) -> u32 {
+        self.pending.get()
+    }
+
+    /// How many replies may be on their way at once: fewer where they are big, so that a client that does not
+    /// read cannot have much more than [`SOFT_LIMIT`] sent to it.
+    pub fn most_pending(&self) -> u32 {
+        (SOFT_LIMIT / self.average.get().max(1)).clamp(4, 1024) as u32
+    }
+
+    /// Whether the client may send more.
+    pub fn has_room(&self) -> bool {
+        self.pending.get() < self.most_pending() && self.out.borrow().len() < SOFT_LIMIT
+    }
+
+    /// The connection is to be closed; its task does it.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.wake();
+    }
+
+    /// Whether [`Outbox::close`] was called.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Wakes the client's task.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whom [`Outbox::wake`] wakes.
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+}

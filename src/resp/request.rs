@@ -1,0 +1,352 @@
+//! Framing of what clients send: multibulk and inline requests, resumable at any byte.
+//!
+//! Limits and error texts are those of Redis 7 (`processMultibulkBuffer` and `processInlineBuffer`
+//! in its `networking.c`), so that a client that misbehaves cannot tell the difference.
+
+use super::args::{Args, Span};
+
+/// Longest header line or inline request, as `PROTO_INLINE_MAX_SIZE` of Redis.
+const MAX_LINE: usize = 64 * 1024;
+
+/// What a client may send before the framer refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most arguments of one request.
+    pub max_args: i64,
+    /// Longest argument, bytes.
+    pub max_bulk: i64,
+    /// The client has not authenticated although it must: errors say so.
+    pub unauthenticated: bool,
+}
+
+impl Limits {
+    /// The limits of an ordinary Redis client: 512 MB per argument (`proto-max-bulk-len`).
+    pub const NORMAL: Limits =
+        Limits { max_args: i32::MAX as i64, max_bulk: 512 * 1024 * 1024, unauthenticated: false };
+    /// The limits that Redis sets before AUTH.
+    pub const UNAUTHENTICATED: Limits = Limits { max_args: 10, max_bulk: 16384, unauthenticated: true };
+}
+
+/// What the bytes at the start of the buffer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A whole request of `len` bytes; its arguments are at [`RequestParser::spans`].
+    Request {
+        /// Bytes that it takes up.
+        len: usize,
+        /// It came as an inline request: forward it re-encoded.
+        inline: bool,
+    },
+    /// `len` bytes that ask for nothing: a blank line, `*0`, `*-1`.
+    Nothing {
+        /// Bytes to skip.
+        len: usize,
+    },
+    /// The request goes on behind the end of the buffer.
+    Incomplete,
+    /// The client broke the protocol: answer and close.
+    Error(ProtocolError),
+}
+
+/// How a client broke the protocol. [`std::fmt::Display`] gives the text that Redis sends after `ERR `.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// An endless inline request.
+    InlineTooBig,
+    /// Quotes that do not close.
+    UnbalancedQuotes,
+    /// An endless `*` line.
+    CountTooLong,
+    /// A count that is no number or out of range.
+    InvalidCount,
+    /// Too many arguments before AUTH.
+    UnauthenticatedCount,
+    /// An endless `$` line.
+    BulkHeaderTooLong,
+    /// Something else where `$` must stand.
+    ExpectedDollar(u8),
+    /// A length that is no number or out of range.
+    InvalidBulk,
+    /// Too long an argument before AUTH.
+    UnauthenticatedBulk,
+}
+
+impl std::fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Protocol error: ")?;
+        match self {
+            Self::InlineTooBig => f.write_str("too big inline request"),
+            Self::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
+            Self::CountTooLong => f.write_str("too big mbulk count string"),
+            Self::InvalidCount => f.write_str("invalid multibulk length"),
+            Self::UnauthenticatedCount => f.write_str("unauthenticated multibulk length"),
+            Self::BulkHeaderTooLong => f.write_str("too big bulk count string"),
+            // Redis prints the raw byte; control bytes would break the reply's line.
+            Self::ExpectedDollar(byte) if byte.is_ascii_graphic() || *byte == b' ' => {
+                write!(f, "expected '$', got '{}'", *byte as char)
+            }
+            Self::ExpectedDollar(_) => f.write_str("expected '$', got ' '"),
+            Self::InvalidBulk => f.write_str("invalid bulk length"),
+            Self::UnauthenticatedBulk => f.write_str("unauthenticated bulk length"),
+        }
+    }
+}
+
+/// Where the parser stands within the current request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Start,
+    /// At a `$` header; this many arguments are still to come.
+    Header(u32),
+    /// In an argument that ends (without its CRLF) at this offset; this many to come, it included.
+    Body(u32, usize),
+}
+
+/// Finds requests in a buffer without building a tree.
+///
+/// Call [`RequestParser::parse`] with the bytes from the start of the current request on. After
+/// [`Parsed::Incomplete`] call it again with the same bytes and more behind them: it goes on where it
+/// stopped. Memory grows with the arguments that have arrived, never with a count that a client claims.
+#[derive(Debug)]
+pub struct RequestParser {
+    stage: Stage,
+    pos: usize,
+    spans: Vec<Span>,
+    /// The unquoted arguments of an inline request; the spans point into it then.
+    inline: Vec<u8>,
+}
+
+impl Default for RequestParser {
+    fn default() -> Self {
+        Self { stage: Stage::Start, pos: 0, spans: Vec::new(), inline: Vec::new() }
+    }
+}
+
+impl RequestParser {
+    /// Looks at the request that starts at `buf[0]`.
+    pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Parsed {
+        if self.stage == Stage::Start {
+            self.pos = 0;
+            self.spans.clear();
+            match buf.first() {
+                None => return Parsed::Incomplete,
+                Some(b'*') => match self.count(buf, limits) {
+                    Ok(None) => {}
+                    Ok(Some(done)) => return done,
+                    Err(error) => return Parsed::Error(error),
+                },
+                Some(_) => return self.parse_inline(buf),
+            }
+        }
+        self.arguments(buf, limits).unwrap_or_else(Parsed::Error)
+    }
+
+    /// The arguments of the request that was found last; `buf` is what was given to `parse`.
+    pub fn args<'a>(&'a self, buf: &'a [u8], inline: bool) -> Args<'a> {
+        Args::new(if inline { &self.inline } else { buf }, &self.spans)
+    }
+
+    /// Where the arguments lie.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// How many bytes the current, incomplete request has at least, as far as its headers say.
+    pub fn needed(&self) -> usize {
+        match self.stage {
+            Stage::Body(_, end) => end + 2,
+            _ => self.pos,
+        }
+    }
+
+    /// Gives back memory that an unusually long request made it take.
+    pub fn shrink(&mut self) {
+        self.spans.shrink_to(16);
+        self.inline.shrink_to(0);
+    }
+
+    /// Reads the `*count` line. `Some`: nothing more to do now.
+    fn count(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Parsed>, ProtocolError> {
+        let Some((line, next)) = header(buf, 1).map_err(|()| ProtocolError::CountTooLong)? else {
+            return Ok(Some(Parsed::Incomplete));
+        };
+        let count = number(line).filter(|n| *n <= i32::MAX as i64).ok_or(ProtocolError::InvalidCount)?;
+        if count > limits.max_args {
+            return Err(ProtocolError::UnauthenticatedCount);
+        }
+        if count <= 0 {
+            return Ok(Some(Parsed::Nothing { len: next }));
+        }
+        self.pos = next;
+        self.stage = Stage::Header(count as u32);
+        Ok(None)
+    }
+
+    fn arguments(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        loop {
+            match self.stage {
+                Stage::Header(left) => {
+                    let Some((length, next)) = bulk_header(buf, self.pos, limits)? else {
+                        return Ok(Parsed::Incomplete);
+                    };
+                    self.pos = next;
+                    self.stage = Stage::Body(left, next + length);
+                }
+                Stage::Body(left, end) => {
+                    // Redis skips two bytes behind an argument whatever they are.
+                    if buf.len() < end + 2 {
+                        return Ok(Parsed::Incomplete);
+                    }
+                    self.spans.push(Span { start: self.pos as u32, end: end as u32 });
+                    self.pos = end + 2;
+                    if left == 1 {
+                        self.stage = Stage::Start;
+                        return Ok(Parsed::Request { len: self.pos, inline: false });
+                    }
+                    self.stage = Stage::Header(left - 1);
+                }
+                Stage::Start => return Ok(Parsed::Incomplete),
+            }
+        }
+    }
+
+    fn parse_inline(&mut self, buf: &[u8]) -> Parsed {
+        let window = &buf[..buf.len().min(MAX_LINE + 1)];
+        let Some(newline) = memchr::memchr(b'\n', window) else {
+            let too_big = buf.len() > MAX_LINE;
+            return if too_big { Parsed::Error(ProtocolError::InlineTooBig) } else { Parsed::Incomplete };
+        };
+        let line = buf[..newline].strip_suffix(b"\r").unwrap_or(&buf[..newline]);
+        self.inline.clear();
+        if super::inline::split(line, &mut self.inline, &mut self.spans).is_err() {
+            return Parsed::Error(ProtocolError::UnbalancedQuotes);
+        }
+        let len = newline + 1;
+        if self.spans.is_empty() { Parsed::Nothing { len } } else { Parsed::Request { len, inline: true } }
+    }
+}
+
+/// The bytes between `from` and the next CR, and the offset behind its LF. `None`: not there yet.
+/// Like Redis it looks for the CR alone. `Err`: endless.
+fn header(buf: &[u8], from: usize) -> Result<Option<(&[u8], usize)>, ()> {
+    let rest = &buf[from..];
+    match memchr::memchr(b'\r', &rest[..rest.len().min(MAX_LINE)]) {
+        Some(at) if rest.len() > at + 1 => Ok(Some((&rest[..at], from + at + 2))),
+        Some(_) => Ok(None),
+        None if rest.len() >= MAX_LINE => Err(()),
+        None => Ok(None),
+    }
+}
+
+/// Reads a `$length` line at `at`: the length and the offset of the body.
+fn bulk_header(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(usize, usize)>, ProtocolError> {
+    let Some(&first) = buf.get(at) else { return Ok(None) };
+    // Redis looks for the end of the line before it looks at the first byte.
+    let found = header(buf, at).map_err(|()| ProtocolError::BulkHeaderTooLong)?;
+    let Some((line, next)) = found else { return Ok(None) };
+    if first != b'$' {
+        return Err(ProtocolError::ExpectedDollar(first));
+    }
+    let length = number(&line[1..]).filter(|n| (0..=Limits::NORMAL.max_bulk).contains(n));
+    let length = length.ok_or(ProtocolError::InvalidBulk)?;
+    if length > limits.max_bulk {
+        return Err(if limits.unauthenticated {
+            ProtocolError::UnauthenticatedBulk
+        } else {
+            ProtocolError::InvalidBulk
+        });
+    }
+    // Spans are 32 bits: a request beyond that is refused rather than misread.
+    if next as u64 + length as u64 + 2 > u64::from(u32::MAX) {
+        return Err(ProtocolError::InvalidBulk);
+    }
+    Ok(Some((length as usize, next)))
+}
+
+/// A decimal number as Redis's `string2ll` takes it: no plus sign, no leading zeros, no spaces.
+pub fn number(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    match digits {
+        [] => return None,
+        [b'0'] => return (!negative).then_some(0),
+        [b'0', ..] => return None,
+        _ if digits.len() > 19 => return None,
+        _ => {}
+    }
+    let mut value: u64 = 0;
+    for &digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value * 10 + u64::from(digit);
+    }
+    if negative { 0i64.checked_sub_unsigned(value) } else { i64::try_from(value).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> (Parsed, Vec<Vec<u8>>) {
+        let mut parser = RequestParser::default();
+        let parsed = parser.parse(bytes, &Limits::NORMAL);
+        let args = match parsed {
+            Parsed::Request { inline, .. } => parser.args(bytes, inline).iter().map(<[u8]>::to_vec).collect(),
+            _ => vec![],
+        };
+        (parsed, args)
+    }
+
+    #[test]
+    fn multibulk() {
+        let (parsed, args) = parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest");
+        assert_eq!(parsed, Parsed::Request { len: 20, inline: false });
+        assert_eq!(args, [b"GET".to_vec(), b"k".to_vec()]);
+    }
+
+    #[test]
+    fn inline_and_nothing() {
+        assert_eq!(parse(b"set a 'b c'\r\n").1, [b"set".to_vec(), b"a".to_vec(), b"b c".to_vec()]);
+        assert_eq!(parse(b"\r\n").0, Parsed::Nothing { len: 2 });
+        assert_eq!(parse(b"*0\r\nx").0, Parsed::Nothing { len: 4 });
+        assert_eq!(parse(b"*-1\r\n").0, Parsed::Nothing { len: 5 });
+        assert_eq!(parse(b"set 'a\r\n").0, Parsed::Error(ProtocolError::UnbalancedQuotes));
+    }
+
+    #[test]
+    fn claims_are_not_believed() {
+        assert_eq!(parse(b"*2000000000\r\n").0, Parsed::Incomplete);
+        assert_eq!(parse(b"*2147483648\r\n").0, Parsed::Error(ProtocolError::InvalidCount));
+        assert_eq!(parse(b"*x\r\n").0, Parsed::Error(ProtocolError::InvalidCount));
+        assert_eq!(parse(b"*1\r\n$-1\r\n").0, Parsed::Error(ProtocolError::InvalidBulk));
+        assert_eq!(parse(b"*1\r\n$536870913\r\n").0, Parsed::Error(ProtocolError::InvalidBulk));
+        assert_eq!(parse(b"*1\r\n:3\r\n").0, Parsed::Error(ProtocolError::ExpectedDollar(b':')));
+        let endless = vec![b'9'; MAX_LINE + 2];
+        assert_eq!(parse(&endless).0, Parsed::Error(ProtocolError::InlineTooBig));
+        let endless = [b"*".as_slice(), &endless].concat();
+        assert_eq!(parse(&endless).0, Parsed::Error(ProtocolError::CountTooLong));
+    }
+
+    #[test]
+    fn tighter_before_auth() {
+        let mut parser = RequestParser::default();
+        let parsed = parser.parse(b"*11\r\n", &Limits::UNAUTHENTICATED);
+        assert_eq!(parsed, Parsed::Error(ProtocolError::UnauthenticatedCount));
+        let mut parser = RequestParser::default();
+        let parsed = parser.parse(b"*1\r\n$16385\r\n", &Limits::UNAUTHENTICATED);
+        assert_eq!(parsed, Parsed::Error(ProtocolError::UnauthenticatedBulk));
+    }
+
+    #[test]
+    fn numbers_as_redis_reads_them() {
+        assert_eq!(number(b"9223372036854775807"), Some(i64::MAX));
+        assert_eq!(number(b"-9223372036854775808"), Some(i64::MIN));
+        for bad in [b"9223372036854775808".as_slice(), b"", b"-", b"01", b"+1", b" 1", b"1 ", b"-0", b"1a"] {
+            assert_eq!(number(bad), None, "{bad:?}");
+        }
+    }
+}

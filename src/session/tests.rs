@@ -1,0 +1,147 @@
+use super::*;
+use crate::resp::OwnedArgs;
+
+fn route(session: &mut Session, kind: Kind, words: &str) -> Route {
+    let args: OwnedArgs = words.split(' ').collect();
+    session.route(kind, args.as_args(), matches!(kind, Kind::Blocking))
+}
+
+fn forward(session: &mut Session, kind: Kind, words: &str) -> Forward {
+    match route(session, kind, words) {
+        Route::Forward(forward) => forward,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+const OK: Head<'static> = Head::Simple(b"OK");
+const ERR: Head<'static> = Head::Error(b"ERR");
+
+#[test]
+fn plain_commands_share() {
+    let mut session = Session::default();
+    let get = forward(&mut session, Kind::Plain, "GET k");
+    assert!(!get.own && !get.sync && !get.queued && !get.silent);
+    assert!(session.is_plain());
+}
+
+#[test]
+fn a_transaction_owns_until_exec() {
+    let mut session = Session::default();
+    assert!(forward(&mut session, Kind::Watch, "WATCH k").own);
+    assert!(forward(&mut session, Kind::Multi, "MULTI").own);
+    assert!(forward(&mut session, Kind::Plain, "SET k v").queued);
+    assert!(!forward(&mut session, Kind::Multi, "MULTI").queued);
+    let exec = forward(&mut session, Kind::Exec, "EXEC");
+    assert!(exec.own);
+    assert_eq!(exec.effect, Effect::Exec);
+    assert!(!session.needs_own());
+    // Without MULTI, Redis's error needs no connection of one's own.
+    assert!(!forward(&mut session, Kind::Exec, "EXEC").own);
+}
+
+#[test]
+fn discard_and_unwatch_travel_where_the_state_is() {
+    let mut session = Session::default();
+    forward(&mut session, Kind::Multi, "MULTI");
+    let discard = forward(&mut session, Kind::Discard, "DISCARD");
+    assert!(discard.own && discard.effect == Effect::MustSucceed);
+    assert!(!session.needs_own());
+    forward(&mut session, Kind::Watch, "WATCH k");
+    assert!(forward(&mut session, Kind::Unwatch, "UNWATCH").own);
+    assert!(!session.needs_own());
+}
+
+#[test]
+fn a_failed_state_command_leaves_an_unknown_connection() {
+    let mut session = Session::default();
+    assert!(!session.replied(Effect::MustSucceed, &ERR));
+    assert!(session.replied(Effect::MustSucceed, &OK));
+}
+
+#[test]
+fn authentication_counts_when_redis_says_so() {
+    let mut session = Session::default();
+    let auth = forward(&mut session, Kind::Auth, "AUTH joe secret");
+    assert!(auth.own && auth.sync);
+    session.replied(auth.effect.clone(), &ERR);
+    assert_eq!(session.identity, Identity::Anonymous);
+    session.replied(auth.effect, &OK);
+    assert_eq!(session.identity, Identity::user(Some(b"joe"), b"secret"));
+    assert!(!format!("{session:?}").contains("secret"));
+}
+
+#[test]
+fn hello_changes_protocol_and_identity_together() {
+    let mut session = Session::default();
+    let hello = forward(&mut session, Kind::Hello, "HELLO 3 AUTH joe pw SETNAME me");
+    assert!(!session.replied(hello.effect, &Head::Map(7)), "a named connection must be reset before reuse");
+    assert_eq!((session.resp, session.identity.clone()), (3, Identity::user(Some(b"joe"), b"pw")));
+    let broken = forward(&mut session, Kind::Hello, "HELLO 4");
+    assert_eq!(broken.effect, Effect::None);
+}
+
+#[test]
+fn select_moves_only_on_success() {
+    let mut session = Session::default();
+    let select = forward(&mut session, Kind::Select, "SELECT 7");
+    assert!(select.own && select.sync);
+    session.replied(select.effect.clone(), &ERR);
+    assert_eq!((session.db, session.needs_own()), (0, false));
+    let select = forward(&mut session, Kind::Select, "SELECT 7");
+    session.replied(select.effect, &OK);
+    assert_eq!(session.db, 7);
+}
+
+#[test]
+fn subscriptions_are_counted_by_their_confirmations() {
+    let mut session = Session::default();
+    let subscribe = forward(&mut session, Kind::Subscribe, "SUBSCRIBE a b");
+    assert!(subscribe.own && session.in_pubsub());
+    session.confirmed(SubscriptionKind::Channel, 1);
+    session.confirmed(SubscriptionKind::Channel, 2);
+    session.replied(subscribe.effect, &Head::Array(3));
+    let more = forward(&mut session, Kind::PSubscribe, "PSUBSCRIBE p*");
+    session.confirmed(SubscriptionKind::Pattern, 3);
+    session.replied(more.effect, &Head::Array(3));
+    let none = forward(&mut session, Kind::Unsubscribe, "UNSUBSCRIBE");
+    assert_eq!(session.confirmations(SubscriptionKind::Channel), 2);
+    session.confirmed(SubscriptionKind::Channel, 2);
+    session.confirmed(SubscriptionKind::Channel, 1);
+    session.replied(none.effect, &Head::Array(3));
+    assert!(session.needs_own());
+    let last = forward(&mut session, Kind::PUnsubscribe, "PUNSUBSCRIBE p*");
+    session.confirmed(SubscriptionKind::Pattern, 0);
+    session.replied(last.effect, &Head::Array(3));
+    assert!(!session.needs_own());
+}
+
+#[test]
+fn client_reply_is_ours() {
+    let mut session = Session::default();
+    assert_eq!(route(&mut session, Kind::ClientReply, "CLIENT REPLY SKIP"), Route::Swallow);
+    assert!(forward(&mut session, Kind::Plain, "GET k").silent);
+    assert!(!forward(&mut session, Kind::Plain, "GET k").silent);
+    assert_eq!(route(&mut session, Kind::ClientReply, "CLIENT REPLY OFF"), Route::Swallow);
+    assert!(forward(&mut session, Kind::Plain, "GET k").silent);
+    assert!(forward(&mut session, Kind::Plain, "GET k").silent);
+    assert_eq!(route(&mut session, Kind::ClientReply, "CLIENT REPLY ON"), Route::Local(Local::Ok));
+    assert!(session.is_plain());
+}
+
+#[test]
+fn blocking_owns_until_it_ends() {
+    let mut session = Session::default();
+    let block = forward(&mut session, Kind::Blocking, "BLPOP k 0");
+    assert!(block.own && session.is_blocked());
+    session.replied(block.effect, &Head::Null);
+    assert!(!session.needs_own());
+}
+
+#[test]
+fn sticky_state_stays_until_reset() {
+    let mut session = Session::default();
+    assert!(forward(&mut session, Kind::ConnectionState, "CLIENT TRACKING ON").own);
+    assert!(session.needs_own());
+    session.reset();
+    assert!(!session.needs_own());
+}

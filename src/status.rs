@@ -1,0 +1,141 @@
+//! What the admin address asks of the proxy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::accounting::{Firing, TriggerLabel};
+use crate::admin::{self, Control, Invalidation};
+use crate::command::FireCondition;
+use crate::context::Process;
+use crate::control::Knowledge;
+use crate::fanout::Cause;
+use crate::rules::Tag;
+
+/// The proxy behind the admin address.
+pub struct Status {
+    process: Arc<Process>,
+    knowledge: watch::Receiver<Knowledge>,
+    started: Instant,
+    dry_run: bool,
+}
+
+impl Status {
+    /// The status of this process.
+    pub fn new(
+        process: Arc<Process>,
+        knowledge: watch::Receiver<Knowledge>,
+        started: Instant,
+        dry_run: bool,
+    ) -> Self {
+        Self { process, knowledge, started, dry_run }
+    }
+
+    fn families(&self) -> Vec<admin::Family> {
+        let snapshot = self.process.metrics.snapshot();
+        let rules = Arc::clone(&self.knowledge.borrow().rules);
+        let current = |name: &str| rules.families().iter().any(|family| family.name == name);
+        let families = snapshot.families.into_iter().filter(|family| current(&family.name));
+        families
+            .map(|family| admin::Family {
+                hit_ratio: admin::hit_ratio(family.hits, family.misses),
+                name: family.name,
+                hits: family.hits,
+                misses: family.misses,
+                evictions: family.evictions,
+                expirations: family.expirations,
+                invalidated_keys: family.invalidated_keys,
+            })
+            .collect()
+    }
+}
+
+impl Control for Status {
+    fn status(&self) -> admin::Status {
+        let snapshot = self.process.metrics.snapshot();
+        let index = self.process.index.lock();
+        let (keys, tags, bytes) = (index.len() as u64, index.tag_count() as u64, index.bytes() as u64);
+        drop(index);
+        let nodes = snapshot.nodes.into_iter();
+        let feeds = snapshot.feeds.into_iter();
+        admin::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            dry_run: self.dry_run,
+            clients: snapshot.clients,
+            upstream: admin::Upstream {
+                connections: admin::Connections {
+                    shared: snapshot.shared_connections,
+                    pinned: snapshot.pinned_connections,
+                },
+                nodes: nodes
+                    .map(|n| admin::Node { node: n.node, up: n.up, reconnects: n.reconnects })
+                    .collect(),
+            },
+            feed: admin::Feed {
+                mode: if self.process.own_writes() { "own writes" } else { "keyspace events" }.to_owned(),
+                nodes: feeds
+                    .map(|f| admin::FeedNode { node: f.node, connected: f.connected, gaps: f.gaps })
+                    .collect(),
+            },
+            index: admin::Index { keys, tags, bytes, complete: self.process.index.is_complete() },
+            journal: admin::Journal { pending: snapshot.journal_pending },
+            families: self.families(),
+        }
+    }
+
+    /// Where Redis sends no events the index is never complete, and fan-outs always scan: slow, but ready.
+    fn readiness(&self) -> Result<(), Vec<String>> {
+        let mut reasons = vec![];
+        if !self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected) {
+            reasons.push("the feed is not connected".to_owned());
+        }
+        let warm = self.process.warmed.load(Ordering::Acquire);
+        if !self.process.index.is_complete() && !(warm && self.process.own_writes()) {
+            reasons.push(format!("the index is not complete: {}", self.process.index.reason()));
+        }
+        if self.process.draining.load(Ordering::Relaxed) {
+            reasons.push("the proxy is going down".to_owned());
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
+        let fired = vec![Firing {
+            condition: FireCondition::NoError,
+            triggers: smallvec::smallvec![TriggerLabel::Http],
+            tags: tags.into_iter().map(Tag::from).collect(),
+            keys: vec![],
+            what: "POST /api/invalidate".to_owned(),
+        }];
+        let done = self.process.fanout.request(Cause::of(&client, &fired), fired);
+        Box::pin(async { done.await.map_err(|_| "the proxy is going down".to_owned()) })
+    }
+
+    fn log(&self, n: usize) -> Vec<admin::LogEntry> {
+        let entries = self.process.log.latest(n).into_iter();
+        entries
+            .map(|entry| admin::LogEntry {
+                unix_ms: entry.unix_ms,
+                client: format!("{} {}", entry.cause.client, entry.cause.what),
+                trigger: entry.trigger,
+                tags: entry.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
+                keys: entry.keys,
+                duration_us: entry.duration.as_micros() as u64,
+            })
+            .collect()
+    }
+
+    fn metrics(&self) -> String {
+        let index = self.process.index.lock();
+        let (keys, bytes) = (index.len(), index.bytes());
+        drop(index);
+        let metrics = &self.process.metrics;
+        metrics.index_keys.set(keys as i64);
+        metrics.index_bytes.set(bytes as i64);
+        metrics.index_complete.set(i64::from(self.process.index.is_complete()));
+        metrics.render()
+    }
+}

@@ -1,0 +1,402 @@
+//! One connection to Redis: an output buffer, and the queue of the replies that are expected on it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use super::Key;
+use super::replies::Incoming;
+use crate::accounting::{Account, Verdict};
+use crate::context::Context;
+use crate::metrics::ConnectionMode;
+use crate::net::{ReadHalf, WriteHalf};
+use crate::outbox::Outbox;
+use crate::resp::{Head, encode};
+use crate::session::{Effect, Identity};
+
+/// Unsent bytes beyond which clients must wait before they add more.
+const MOST_UNSENT: usize = 1024 * 1024;
+/// Expected replies beyond which clients must wait before they add more.
+const MOST_EXPECTED: usize = 32 * 1024;
+/// Buffers above this are given back once they are empty.
+const KEEP: usize = 256 * 1024;
+
+/// A reply that a client is to get.
+#[derive(Debug)]
+pub struct Pending {
+    /// The client.
+    pub client: Rc<Outbox>,
+    /// The command's label, as an index into the worker's counters; `None`: not a client's command.
+    pub metric: Option<u16>,
+    /// When its request was read.
+    pub started: Instant,
+    /// What to look for in it.
+    pub account: Account,
+    /// What it changes in the client's session, if anything.
+    pub effect: Option<Box<Effect>>,
+    /// It is kept back until the client's task has dealt with the verdict.
+    pub hold: bool,
+    /// The client wants no reply.
+    pub silent: bool,
+    /// The client gets this error instead (the request only aborts a transaction).
+    pub instead: Option<Box<str>>,
+}
+
+/// A reply that the proxy itself asked for, before the first client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// Must not be an error: the connection is useless otherwise.
+    Must,
+    /// The first `PING`: tells whether there is a Redis, and whether it wants authentication.
+    Probe,
+    /// Whatever it says.
+    Ignore,
+}
+
+/// What the next reply is.
+#[derive(Debug)]
+pub enum Expected {
+    /// The proxy's own.
+    Setup(Setup),
+    /// A client's.
+    Client(Pending),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has been heard of Redis yet: commands in the queue have certainly not run.
+    Starting,
+    /// Redis has answered the set-up.
+    Open,
+    /// Gone.
+    Dead,
+}
+
+/// One connection to Redis. Lives on one thread; its task is [`Conn::drive`].
+#[derive(Debug)]
+pub struct Conn {
+    pub(super) context: Rc<Context>,
+    pub(super) key: RefCell<Key>,
+    pub(super) queue: RefCell<VecDeque<Expected>>,
+    /// The client that it belongs to, if it is pinned and in use.
+    pub(super) owner: RefCell<Option<Rc<Outbox>>>,
+    /// Replies are passed on as they are.
+    pub(super) raw: Cell<bool>,
+    /// The proxy knows what state it is in.
+    known: Cell<bool>,
+    incoming: RefCell<Incoming>,
+    out: RefCell<BytesMut>,
+    phase: RefCell<Phase>,
+    mode: ConnectionMode,
+    waker: RefCell<Option<Waker>>,
+    /// Clients that wait for room.
+    waiting: RefCell<Vec<Rc<Outbox>>>,
+    retired: Cell<bool>,
+    /// Replies are not read, because the owner does not take them.
+    throttled: Cell<bool>,
+}
+
+impl Conn {
+    /// A connection that will be in the state `key` once its set-up commands, already queued, have run.
+    pub fn new(context: &Rc<Context>, key: &Key, mode: ConnectionMode) -> Rc<Self> {
+        context.upstream_gauge(mode).inc();
+        let conn = Rc::new(Self {
+            context: Rc::clone(context),
+            key: RefCell::new(Key::fresh()),
+            queue: RefCell::default(),
+            owner: RefCell::default(),
+            raw: Cell::new(false),
+            known: Cell::new(true),
+            incoming: RefCell::default(),
+            out: RefCell::default(),
+            phase: RefCell::new(Phase::Starting),
+            mode,
+            waker: RefCell::default(),
+            waiting: RefCell::default(),
+            retired: Cell::new(false),
+            throttled: Cell::new(false),
+        });
+        conn.own(Setup::Probe, &[b"PING"]);
+        conn.move_to(key);
+        conn
+    }
+
+    /// Queues the commands that bring a fresh connection into the state `key`.
+    pub(super) fn move_to(&self, key: &Key) {
+        match &key.identity {
+            Identity::User(user) => match &user.0 {
+                Some(name) => self.own(Setup::Must, &[b"AUTH", name, &user.1]),
+                None => self.own(Setup::Must, &[b"AUTH", &user.1]),
+            },
+            Identity::Anonymous => {}
+        }
+        if key.resp == 3 {
+            // Redis refuses HELLO before AUTH where it wants one; a client in RESP3 has passed that.
+            self.own(Setup::Must, &[b"HELLO", b"3"]);
+        }
+        if key.db != 0 {
+            self.own(Setup::Must, &[b"SELECT", key.db.to_string().as_bytes()]);
+        }
+        *self.key.borrow_mut() = key.clone();
+    }
+
+    /// Queues a command of the proxy's own.
+    pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
+        encode::request(&mut self.out.borrow_mut(), args);
+        self.queue.borrow_mut().push_back(Expected::Setup(setup));
+        self.wake();
+    }
+
+    /// Queues a client's request; `pending` is `None` where no reply will come.
+    #[inline]
+    pub fn send(&self, request: &[u8], pending: Option<Pending>) {
+        let mut out = self.out.borrow_mut();
+        // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
+        let idle = out.is_empty();
+        out.extend_from_slice(request);
+        drop(out);
+        if let Some(pending) = pending {
+            pending.client.expect();
+            self.queue.borrow_mut().push_back(Expected::Client(pending));
+        }
+        if idle {
+            self.wake();
+        }
+    }
+
+    /// Whether another request may be queued. If not, the client is woken once there is room.
+    pub fn has_room(&self, client: &Rc<Outbox>) -> bool {
+        if self.out.borrow().len() < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED {
+            return true;
+        }
+        self.waiting.borrow_mut().push(Rc::clone(client));
+        false
+    }
+
+    /// Whether it still can carry requests.
+    pub fn is_alive(&self) -> bool {
+        *self.phase.borrow() != Phase::Dead && !self.retired.get()
+    }
+
+    /// Whether nothing is expected on it.
+    pub fn is_idle(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+
+    /// What commands on it run as.
+    pub fn key(&self) -> Key {
+        self.key.borrow().clone()
+    }
+
+    /// Gives it to a client, or to nobody.
+    pub fn set_owner(&self, owner: Option<Rc<Outbox>>) {
+        *self.owner.borrow_mut() = owner;
+    }
+
+    /// From the next byte on, replies are passed on unframed.
+    pub fn set_raw(&self) {
+        self.raw.set(true);
+    }
+
+    /// Whether bytes pass unframed.
+    pub fn is_raw(&self) -> bool {
+        self.raw.get()
+    }
+
+    /// The proxy has lost track of its state.
+    pub fn set_unknown(&self) {
+        self.known.set(false);
+    }
+
+    /// Whether the proxy knows its state.
+    pub fn is_known(&self) -> bool {
+        self.known.get() && !self.raw.get()
+    }
+
+    /// Makes it fresh; its state is known again.
+    pub(super) fn reset(&self) {
+        self.own(Setup::Must, &[b"RESET"]);
+        *self.key.borrow_mut() = Key::fresh();
+        self.known.set(true);
+    }
+
+    /// Queues a PING whose reply nobody gets.
+    pub fn send_probe(&self) {
+        self.own(Setup::Ignore, &[b"PING"]);
+    }
+
+    /// Ends it as soon as its task runs. Whatever Redis still does on it (a blocked command) ends with it.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.wake();
+    }
+
+    /// Its client has read something: replies may flow again, if they were stopped.
+    pub fn resume(&self) {
+        if self.throttled.replace(false) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        *self.phase.borrow_mut() = Phase::Open;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        *self.phase.borrow() == Phase::Open
+    }
+
+    /// Moves bytes until the connection ends; resolves with the reason.
+    pub(super) async fn drive(&self, mut read: ReadHalf, write: WriteHalf) -> String {
+        std::future::poll_fn(|cx| self.poll(cx, &mut read, &write)).await
+    }
+
+    fn poll(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf, write: &WriteHalf) -> Poll<String> {
+        {
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        if self.retired.get() {
+            return Poll::Ready("retired".to_owned());
+        }
+        if let Poll::Ready(error) = self.poll_flush(cx, write) {
+            return Poll::Ready(error);
+        }
+        let read = self.poll_replies(cx, read);
+        // Replies may have made new requests possible at once.
+        match self.poll_flush(cx, write) {
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => read,
+        }
+    }
+
+    /// Writes what is queued; ready only with an error.
+    fn poll_flush(&self, cx: &mut TaskContext<'_>, write: &WriteHalf) -> Poll<String> {
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            return Poll::Pending;
+        }
+        while !out.is_empty() {
+            match write.try_write(&out) {
+                Ok(n) => out.advance(n),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    match write.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => continue,
+                        Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                        Poll::Pending => break,
+                    }
+                }
+                Err(error) => return Poll::Ready(error.to_string()),
+            }
+        }
+        let room = out.len() < MOST_UNSENT / 2;
+        if out.is_empty() {
+            if out.capacity() > KEEP {
+                *out = BytesMut::new();
+            } else {
+                out.clear();
+            }
+        }
+        drop(out);
+        if room {
+            self.make_room();
+        }
+        Poll::Pending
+    }
+
+    fn make_room(&self) {
+        for client in self.waiting.borrow_mut().drain(..) {
+            client.wake();
+        }
+    }
+
+    /// Reads and passes on what has arrived; ready only with an error.
+    fn poll_replies(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf) -> Poll<String> {
+        loop {
+            if self.owner.borrow().as_ref().is_some_and(|o| o.unsent() >= crate::outbox::SOFT_LIMIT) {
+                // Its client does not read: let Redis feel it. Conn::resume goes on.
+                self.throttled.set(true);
+                return Poll::Pending;
+            }
+            let mut incoming = self.incoming.borrow_mut();
+            let got = {
+                let mut scratch = self.context.scratch.borrow_mut();
+                match incoming.poll_read(cx, read, &mut scratch) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                    Poll::Ready(Ok(0)) => return Poll::Ready("the connection was closed".to_owned()),
+                    Poll::Ready(Ok(n)) => {
+                        self.context.tick();
+                        incoming.process(self, &scratch[..n])
+                    }
+                }
+            };
+            drop(incoming);
+            self.context.flush_dirty();
+            if self.queue.borrow().len() < MOST_EXPECTED / 2 {
+                self.make_room();
+            }
+            if let Err(error) = got {
+                return Poll::Ready(error);
+            }
+        }
+    }
+
+    /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
+    /// disconnected, as Redis would have done, since nobody knows what has run. Nothing is sent again.
+    pub(super) fn fail(&self, reason: &str) {
+        let was_open = self.is_open();
+        *self.phase.borrow_mut() = Phase::Dead;
+        self.context.upstream_gauge(self.mode).dec();
+        let queue = std::mem::take(&mut *self.queue.borrow_mut());
+        for expected in queue {
+            if let Expected::Client(pending) = expected {
+                self.fail_pending(pending, was_open, reason);
+            }
+        }
+        if let Some(owner) = self.owner.take() {
+            // What the client had there is lost.
+            if was_open || owner.session.borrow().needs_own() {
+                owner.close();
+            }
+        }
+        self.context.flush_dirty();
+        self.make_room();
+    }
+
+    fn fail_pending(&self, pending: Pending, was_open: bool, reason: &str) {
+        let client = pending.client;
+        if pending.hold {
+            client.hold();
+        }
+        if was_open {
+            // It may have run: a fan-out too many is harmless.
+            let fired = pending.account.may_have_fired();
+            client.close();
+            self.context.fan_out_detached(&client.peer, fired);
+        } else {
+            client.with_buffer(|out| encode::error(out, reason));
+            self.context.command_done(pending.metric, pending.started, true);
+            if let Some(effect) = pending.effect {
+                client.session.borrow_mut().replied(*effect, &Head::Error(b""));
+            }
+            self.context.mark_dirty(&client);
+        }
+        if pending.hold {
+            client.judge(Verdict::failed());
+        }
+        client.arrived(0);
+    }
+}

@@ -1,0 +1,93 @@
+//! The connections of one worker thread: one shared connection per key, and idle ones to be pinned.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::Key;
+use super::conn::Conn;
+use super::dial::{self, Backoff};
+use crate::context::Context;
+use crate::metrics::ConnectionMode;
+use crate::outbox::Outbox;
+
+/// Idle connections kept for clients that will need one of their own.
+const MOST_IDLE: usize = 64;
+
+/// The upstream connections of one worker thread.
+#[derive(Debug)]
+pub struct Pool {
+    context: Rc<Context>,
+    backoff: Rc<Backoff>,
+    shared: RefCell<HashMap<Key, Rc<Conn>>>,
+    idle: RefCell<Vec<Rc<Conn>>>,
+}
+
+impl Pool {
+    /// A pool without connections; they are made when they are needed.
+    pub fn new(context: Rc<Context>) -> Self {
+        Self { context, backoff: Rc::default(), shared: RefCell::default(), idle: RefCell::default() }
+    }
+
+    /// The connection that all clients with this key share.
+    pub fn shared(&self, key: &Key) -> Rc<Conn> {
+        let mut shared = self.shared.borrow_mut();
+        if let Some(conn) = shared.get(key).filter(|conn| conn.is_alive()) {
+            return Rc::clone(conn);
+        }
+        shared.retain(|_, conn| conn.is_alive());
+        let conn = self.open(key, ConnectionMode::Shared);
+        shared.insert(key.clone(), Rc::clone(&conn));
+        conn
+    }
+
+    /// A connection in the state `key` for `owner` alone: one that has this state already, else one that can
+    /// be brought there without waiting, else a new one.
+    pub fn pin(&self, key: &Key, owner: &Rc<Outbox>) -> Rc<Conn> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|conn| conn.is_alive());
+        let found = idle.iter().rposition(|conn| *conn.key.borrow() == *key);
+        let conn = match found {
+            Some(at) => idle.swap_remove(at),
+            None => match idle.iter().position(|conn| *conn.key.borrow() == Key::fresh()) {
+                Some(at) => {
+                    let conn = idle.swap_remove(at);
+                    conn.move_to(key);
+                    conn
+                }
+                None => self.open(key, ConnectionMode::Pinned),
+            },
+        };
+        conn.set_owner(Some(Rc::clone(owner)));
+        conn
+    }
+
+    /// Takes back a connection whose client needs it no longer. `clean`: nothing of the client's state is left
+    /// on it.
+    pub fn unpin(&self, conn: Rc<Conn>, clean: bool) {
+        conn.set_owner(None);
+        if !conn.is_alive() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= MOST_IDLE || !conn.is_idle() || (!clean && conn.is_raw()) {
+            conn.retire();
+            return;
+        }
+        if !clean || !conn.is_known() {
+            conn.reset();
+        }
+        idle.push(conn);
+    }
+
+    fn open(&self, key: &Key, mode: ConnectionMode) -> Rc<Conn> {
+        let conn = Conn::new(&self.context, key, mode);
+        dial::start(&conn, &self.backoff);
+        conn
+    }
+
+    /// Closes everything that no client uses.
+    pub fn close(&self) {
+        self.idle.borrow_mut().drain(..).for_each(|conn| conn.retire());
+    }
+}

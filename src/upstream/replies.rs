@@ -1,0 +1,277 @@
+//! From the bytes of a connection to the clients: framing, matching with what is expected, delivering.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::Key;
+use super::conn::{Conn, Expected, Pending, Setup};
+use super::pubsub::{self, Class};
+use crate::accounting::Reader;
+use crate::net::ReadHalf;
+use crate::outbox::Outbox;
+use crate::resp::{ReplyFramer, encode};
+use crate::session::{Effect, SubscriptionKind};
+
+/// What the value that is being read is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Current {
+    /// Not known before its first bytes.
+    Unknown,
+    /// The reply that is expected next.
+    Reply,
+    /// A message: passed on, answers nothing.
+    Message,
+    /// Confirms a subscription.
+    Confirmation(SubscriptionKind),
+}
+
+/// The state of reading one connection.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    framer: ReplyFramer,
+    reader: Reader,
+    current: Current,
+    /// Bytes of the current reply so far.
+    length: usize,
+    /// The start of a header line whose end has not arrived.
+    rest: Vec<u8>,
+    /// Text of an error reply to a set-up command.
+    setup_error: Option<String>,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self {
+            framer: ReplyFramer::default(),
+            reader: Reader::default(),
+            current: Current::Unknown,
+            length: 0,
+            rest: Vec::new(),
+            setup_error: None,
+        }
+    }
+}
+
+impl Incoming {
+    /// Reads into `scratch`, behind what was left over; returns how many bytes of it are to be processed,
+    /// 0 at the end of the stream.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        read: &mut ReadHalf,
+        scratch: &mut Vec<u8>,
+    ) -> Poll<std::io::Result<usize>> {
+        let rest = self.rest.len();
+        if scratch.len() < rest * 2 {
+            scratch.resize(rest * 2, 0);
+        }
+        let mut buf = ReadBuf::new(&mut scratch[rest..]);
+        ready!(Pin::new(read).poll_read(cx, &mut buf))?;
+        let filled = buf.filled().len();
+        if filled == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        scratch[..rest].copy_from_slice(&self.rest);
+        self.rest.clear();
+        Poll::Ready(Ok(rest + filled))
+    }
+
+    /// Passes on the replies in `buf`. The error is why the connection cannot be used any longer.
+    pub fn process(&mut self, conn: &Conn, buf: &[u8]) -> Result<(), String> {
+        let mut at = 0;
+        while at < buf.len() {
+            if conn.raw.get() && conn.queue.borrow().is_empty() {
+                pass_on(conn, &buf[at..]);
+                return Ok(());
+            }
+            if self.current == Current::Unknown {
+                match classify(conn, &buf[at..]) {
+                    Some(current) => self.begin(conn, current),
+                    None => break,
+                }
+            }
+            let progress = self.advance(conn, &buf[at..])?;
+            at += progress.consumed;
+            if !progress.done && at < buf.len() {
+                // Only a header line whose end is missing is left over.
+                break;
+            }
+        }
+        self.rest.extend_from_slice(&buf[at..]);
+        Ok(())
+    }
+
+    fn begin(&mut self, conn: &Conn, current: Current) {
+        self.current = current;
+        self.length = 0;
+        if let (Current::Reply, Some(Expected::Client(pending))) = (current, conn.queue.borrow().front()) {
+            self.reader.begin(&pending.account);
+            if pending.hold {
+                pending.client.hold();
+            }
+        } else {
+            self.reader.begin(&crate::accounting::Account::Nothing);
+        }
+    }
+
+    fn advance(&mut self, conn: &Conn, buf: &[u8]) -> Result<crate::resp::Progress, String> {
+        let queue = conn.queue.borrow();
+        let front = queue.front();
+        let (reader, setup_error) = (&mut self.reader, &mut self.setup_error);
+        let progress = match front {
+            Some(Expected::Client(pending)) if self.current == Current::Reply => {
+                let account = &pending.account;
+                let mut count = |family, hit| conn.context.count_read(family, hit);
+                self.framer.advance(buf, |depth, head| reader.on(depth, head, account, &mut count))
+            }
+            Some(Expected::Setup(_)) if self.current == Current::Reply => {
+                self.framer.advance(buf, |depth, head| {
+                    if let (0, crate::resp::Head::Error(text)) = (depth, head) {
+                        *setup_error = Some(String::from_utf8_lossy(text).into_owned());
+                    }
+                })
+            }
+            _ if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
+            _ => {
+                let (nothing, mut ignore) = (crate::accounting::Account::Nothing, |_, _| {});
+                self.framer.advance(buf, |depth, head| reader.on(depth, head, &nothing, &mut ignore))
+            }
+        }
+        .map_err(|error| error.to_string())?;
+        let chunk = &buf[..progress.consumed];
+        self.length += chunk.len();
+        match (self.current, front) {
+            (Current::Reply, Some(Expected::Client(pending))) => {
+                if !pending.silent && pending.instead.is_none() {
+                    pending.client.push(chunk);
+                    conn.context.mark_dirty(&pending.client);
+                }
+            }
+            (Current::Reply, _) => {}
+            _ => pass_on(conn, chunk),
+        }
+        drop(queue);
+        if progress.done {
+            self.done(conn)?;
+        }
+        Ok(progress)
+    }
+
+    fn done(&mut self, conn: &Conn) -> Result<(), String> {
+        match std::mem::replace(&mut self.current, Current::Unknown) {
+            Current::Reply => {
+                let expected = conn.queue.borrow_mut().pop_front();
+                match expected {
+                    Some(Expected::Client(pending)) => self.answered(conn, pending),
+                    Some(Expected::Setup(setup)) => self.set_up(conn, setup)?,
+                    None => {}
+                }
+            }
+            Current::Confirmation(kind) => self.confirmed(conn, kind),
+            Current::Message | Current::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self, conn: &Conn, setup: Setup) -> Result<(), String> {
+        let error = self.setup_error.take();
+        match (setup, error) {
+            (Setup::Probe, error) => {
+                conn.opened();
+                let wants_auth = error.as_deref().is_some_and(|text| text.starts_with("NOAUTH"));
+                conn.context.process.auth_required.store(wants_auth, Ordering::Relaxed);
+            }
+            (Setup::Must, Some(error)) => return Err(error),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, conn: &Conn, pending: Pending) {
+        let context = &conn.context;
+        let mut count = |family, hit| context.count_read(family, hit);
+        let head = self.reader.head();
+        let verdict = self.reader.finish(pending.account, &mut count);
+        context.command_done(pending.metric, pending.started, verdict.error);
+        let client = pending.client;
+        if let Some(text) = &pending.instead {
+            client.with_buffer(|out| encode::error(out, text));
+            context.mark_dirty(&client);
+        }
+        if let Some(effect) = pending.effect {
+            apply(conn, &client, *effect, &head);
+        }
+        if pending.hold {
+            client.judge(verdict);
+        } else if !verdict.fired.is_empty() {
+            // Queued commands that ran at once: MULTI must have failed.
+            context.fan_out_detached(&client.peer, verdict.fired);
+        }
+        client.arrived(self.length);
+    }
+
+    fn confirmed(&mut self, conn: &Conn, kind: SubscriptionKind) {
+        let Some(owner) = conn.owner.borrow().clone() else { return };
+        let total = self.reader.number();
+        let mut queue = conn.queue.borrow_mut();
+        let mut session = owner.session.borrow_mut();
+        let expected = match queue.front_mut() {
+            Some(Expected::Client(Pending { effect: Some(effect), .. })) => match effect.as_mut() {
+                Effect::Subscription { kind: waited, confirms } if *waited == kind => {
+                    let left = confirms.unwrap_or_else(|| session.confirmations(kind)) - 1;
+                    *confirms = Some(left);
+                    left == 0
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        session.confirmed(kind, total);
+        drop((queue, session));
+        if expected {
+            let expected = conn.queue.borrow_mut().pop_front();
+            if let Some(Expected::Client(pending)) = expected {
+                self.answered(conn, pending);
+            }
+        }
+    }
+}
+
+/// Applies what a reply means to its client's session and to the connection.
+fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &crate::resp::Head<'_>) {
+    let moves = matches!(effect, Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_));
+    let mut session = client.session.borrow_mut();
+    if !session.replied(effect, head) {
+        conn.set_unknown();
+    }
+    if moves && !head.is_error() {
+        *conn.key.borrow_mut() = Key::of(&session);
+    }
+}
+
+/// What the value at the start of `buf` is; `None`: too little of it has arrived.
+fn classify(conn: &Conn, buf: &[u8]) -> Option<Current> {
+    let listening = buf[0] == b'>'
+        || (buf[0] == b'*'
+            && conn.owner.borrow().as_ref().is_some_and(|owner| owner.session.borrow().in_pubsub()));
+    if !listening {
+        return Some(Current::Reply);
+    }
+    Some(match pubsub::classify(buf)? {
+        Class::Message => Current::Message,
+        Class::Confirmation(kind) => Current::Confirmation(kind),
+        Class::Other if buf[0] == b'>' => Current::Message,
+        Class::Other => Current::Reply,
+    })
+}
+
+fn pass_on(conn: &Conn, bytes: &[u8]) {
+    if let Some(owner) = &*conn.owner.borrow() {
+        owner.push(bytes);
+        conn.context.mark_dirty(owner);
+    }
+}

@@ -1,0 +1,129 @@
+//! A worker thread: its listeners, its clients, its upstream connections, on a runtime of its own.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::client::Client;
+use crate::context::{Context, Process};
+use crate::control::Knowledge;
+use crate::net::{Bound, Listener, ReadHalf, WriteHalf};
+use crate::outbox::Outbox;
+use crate::upstream::Pool;
+
+/// The pause after `accept` failed, for want of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+static NEXT_CLIENT: AtomicU64 = AtomicU64::new(1);
+
+/// What a worker is made from.
+pub struct Parts {
+    /// What all threads share.
+    pub process: Arc<Process>,
+    /// Its sockets.
+    pub sockets: Vec<Bound>,
+    /// Rules and commands, now and later.
+    pub knowledge: watch::Receiver<Knowledge>,
+    /// Becomes true when the worker shall let its clients go.
+    pub drain: watch::Receiver<bool>,
+}
+
+struct Worker {
+    context: Rc<Context>,
+    pool: Rc<Pool>,
+    clients: RefCell<HashMap<u64, Rc<Outbox>>>,
+    drain: watch::Receiver<bool>,
+}
+
+/// Runs on the calling thread until it is told to drain and all clients are gone, or `patience` is over.
+pub fn run(parts: Parts, patience: Duration) -> io::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    runtime.block_on(serve(parts, patience))
+}
+
+async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
+    let Parts { process, sockets, mut knowledge, mut drain } = parts;
+    let context = {
+        let known = knowledge.borrow_and_update();
+        Context::new(process, Arc::clone(&known.commands), &known.rules)
+    };
+    let pool = Rc::new(Pool::new(Rc::clone(&context)));
+    let worker = Rc::new(Worker {
+        context: Rc::clone(&context),
+        pool,
+        clients: RefCell::default(),
+        drain: drain.clone(),
+    });
+    let mut accepting = vec![];
+    for socket in sockets {
+        accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), socket.listen()?)));
+    }
+    tokio::task::spawn_local(async move {
+        while knowledge.changed().await.is_ok() {
+            let known = knowledge.borrow_and_update().clone();
+            context.set_rules(&known.rules);
+            context.set_commands(known.commands);
+        }
+    });
+    // An error means that the assembly has gone, which ends the worker as well.
+    let _ = drain.wait_for(|drain| *drain).await;
+    accepting.iter().for_each(|task| task.abort());
+    worker.let_go(patience).await;
+    Ok(())
+}
+
+async fn accept(worker: Rc<Worker>, listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok((read, write, peer)) => worker.admit(read, write, peer),
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn admit(self: &Rc<Self>, read: ReadHalf, write: WriteHalf, peer: String) {
+        let process = &self.context.process;
+        let before = process.clients.fetch_add(1, Ordering::Relaxed);
+        if before >= process.max_clients {
+            process.clients.fetch_sub(1, Ordering::Relaxed);
+            // If the kernel does not take it, the client is not worth waiting for.
+            let _ = write.try_write(b"-ERR max number of clients reached\r\n");
+            return;
+        }
+        process.metrics.clients.inc();
+        let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
+        let outbox = Rc::new(Outbox::new(id, peer, write));
+        self.clients.borrow_mut().insert(id, Rc::clone(&outbox));
+        let client = Client::new(Rc::clone(&self.context), Rc::clone(&self.pool), outbox);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            client.run(read).await;
+            worker.clients.borrow_mut().remove(&id);
+            worker.context.process.metrics.clients.dec();
+            worker.context.process.clients.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Lets clients finish what they have begun.
+    async fn let_go(&self, patience: Duration) {
+        debug_assert!(*self.drain.borrow());
+        let deadline = tokio::time::Instant::now() + patience;
+        while !self.clients.borrow().is_empty() && tokio::time::Instant::now() < deadline {
+            let clients: Vec<_> = self.clients.borrow().values().cloned().collect();
+            clients.iter().for_each(|client| client.wake());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.pool.close();
+    }
+}

@@ -1,0 +1,388 @@
+//! Real servers for tests: a redis-server and a rescind on free loopback ports, ended when dropped, and a raw
+//! client that shows every byte.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
+
+/// How long anything may take before a test gives up. Long, because machines are slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The sample rules, shared by most tests.
+pub const RULES: &str = r#"
+[keys]
+prefix = "app:1:"
+
+[tags]
+PersonalInfo = ["home_page_data_*", "personal_page_data", "portfolio_statistics"]
+Post = ["home_page_data_*", "blog_posts_*"]
+Tool = ["home_page_data_*", "tools_*"]
+"post:{id}" = ["post:{id}:*", "feed:*:{id}"]
+
+[[family]]
+name = "home"
+keys = ["home_page_data_*"]
+
+[[trigger]]
+name = "model saved"
+keys = ["model:{model}:{pk}"]
+invalidate = ["{model}", "post:{pk}"]
+
+[[trigger]]
+name = "tag key"
+keys = ["tag:{tag*}"]
+invalidate = ["{tag*}"]
+
+[[trigger]]
+name = "cascade"
+tags = ["Post"]
+invalidate = ["SiteMap"]
+"#;
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `check` gives something.
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A folder of the test's own, removed at the end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rescind-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A real redis-server without persistence.
+pub struct Redis {
+    pub port: u16,
+    child: Child,
+    args: Vec<String>,
+    _folder: Folder,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more arguments, such as `["--requirepass", "secret"]`.
+    pub fn with(more: &[&str]) -> Self {
+        let (port, folder) = (free_port(), Folder::new());
+        let mut args: Vec<String> =
+            ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"].map(str::to_owned).to_vec();
+        args.push(folder.0.display().to_string());
+        args.extend(["--port".to_owned(), port.to_string()]);
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        let redis = Self { port, child: spawn(&args), args, _folder: folder };
+        redis.wait();
+        redis
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.args);
+        self.wait();
+    }
+
+    /// `-STOP`, `-CONT`, …
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.child.id(), signal);
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    fn wait(&self) {
+        eventually("redis-server answers", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(args: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server on the PATH")
+}
+
+pub fn send_signal(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// A running rescind.
+pub struct Proxy {
+    pub port: u16,
+    pub admin: u16,
+    pub config: PathBuf,
+    pub folder: Folder,
+    child: Child,
+}
+
+impl Proxy {
+    /// In front of `redis`, with these rules, and ready.
+    pub fn start(redis: &Redis, rules: &str) -> Self {
+        let proxy = Self::launch(&format!("redis://127.0.0.1:{}", redis.port), rules, &[]);
+        proxy.ready();
+        proxy
+    }
+
+    /// In front of any URL, with more arguments; does not wait until it is ready, only until it listens.
+    pub fn launch(upstream: &str, rules: &str, more: &[&str]) -> Self {
+        let (port, admin, folder) = (free_port(), free_port(), Folder::new());
+        let config = folder.write("proxy.toml", rules);
+        let log = std::fs::File::create(folder.0.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_rescind"))
+            .arg("--config")
+            .arg(&config)
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
+            .args(["--upstream", upstream])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let proxy = Self { port, admin, config, folder, child };
+        eventually("rescind listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        proxy
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub fn ready(&self) {
+        eventually("rescind is ready", || (self.http("GET", "/readyz", &[], "").0 == 200).then_some(()));
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `-TERM`, `-HUP`, `-STOP`, …
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.child.id(), signal);
+    }
+
+    /// Waits for its end; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        eventually("rescind ends", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("log")).unwrap()
+    }
+
+    /// One HTTP request to the admin address: status and body.
+    pub fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.admin)) else { return (0, String::new()) };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", self.admin);
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        if stream.write_all(request.as_bytes()).is_err() {
+            return (0, String::new());
+        }
+        let mut reply = String::new();
+        let _ = stream.read_to_string(&mut reply);
+        let status = reply.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    /// One sample of `/metrics`, named as it stands there: `rescind_hits_total{family="home"}`. 0 if absent.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.http("GET", "/metrics", &[], "");
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Resident memory, bytes.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of rescind ---\n{}", self.log());
+        }
+    }
+}
+
+/// A raw client.
+pub struct Client {
+    pub stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Self {
+        let stream = eventually("connected", || TcpStream::connect(("127.0.0.1", port)).ok());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Sends one request.
+    pub fn request<A: AsRef<[u8]>>(&mut self, args: &[A]) {
+        self.send(&encode(args));
+    }
+
+    /// The raw bytes of the next reply.
+    pub fn raw(&mut self) -> Vec<u8> {
+        loop {
+            if let Some((_, length)) = decode(&self.unread).unwrap() {
+                return self.unread.drain(..length).collect();
+            }
+            assert!(
+                self.fill(),
+                "the connection was closed; unread: {:?}",
+                String::from_utf8_lossy(&self.unread)
+            );
+        }
+    }
+
+    /// The next reply, decoded.
+    pub fn frame(&mut self) -> OwnedFrame {
+        decode(&self.raw()).unwrap().unwrap().0
+    }
+
+    /// Sends one request and returns the raw reply as text.
+    pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> String {
+        self.request(args);
+        String::from_utf8_lossy(&self.raw()).into_owned()
+    }
+
+    /// `call` with the words of one line.
+    pub fn cmd(&mut self, line: &str) -> String {
+        self.call(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    /// All strings and numbers of a reply, flattened.
+    pub fn list(&mut self, line: &str) -> Vec<String> {
+        self.request(&line.split(' ').collect::<Vec<_>>());
+        let mut out = vec![];
+        flatten(self.frame(), &mut out);
+        out
+    }
+
+    /// Whatever arrives until the connection is closed.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Whether nothing arrives for a little while. To be used only where something wrong would come at once.
+    pub fn is_silent(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut byte = [0];
+        let silent = self.unread.is_empty() && self.stream.peek(&mut byte).is_err();
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        silent
+    }
+
+    fn fill(&mut self) -> bool {
+        let mut chunk = vec![0; 1 << 16];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.unread.extend_from_slice(&chunk[..n]);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("no reply: {error}"),
+        }
+    }
+}
+
+pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        bytes.extend_from_slice(format!("${}\r\n", arg.as_ref().len()).as_bytes());
+        bytes.extend_from_slice(arg.as_ref());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+pub fn flatten(frame: OwnedFrame, out: &mut Vec<String>) {
+    match frame {
+        OwnedFrame::Array { data, .. } | OwnedFrame::Push { data, .. } => {
+            data.into_iter().for_each(|one| flatten(one, out));
+        }
+        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => {
+            out.push(String::from_utf8_lossy(&data).into_owned());
+        }
+        OwnedFrame::SimpleError { data, .. } => out.push(data),
+        OwnedFrame::Number { data, .. } => out.push(data.to_string()),
+        OwnedFrame::Null => out.push("(nil)".to_owned()),
+        other => out.push(format!("{other:?}")),
+    }
+}
