@@ -18,7 +18,9 @@ use crate::rules::{FamilyId, Tag};
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
 const BATCH: usize = 512;
 /// Batches on their way at once.
-const WINDOW: usize = 3;
+const WINDOW: usize = 8;
+/// Batches whose entries are kept until the writer has its answer; beyond, memory counts more.
+const MOST_GONE: usize = 400;
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -71,8 +73,13 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         "invalidated"
     );
     engine.process.log.push(entry);
+    let gone = std::mem::take(&mut deletion.gone);
     // The writer may be gone.
     let _ = request.done.send(keys);
+    for entries in gone {
+        super::gc::drop_entries(&engine, entries);
+        tokio::task::yield_now().await;
+    }
 }
 
 /// All tags to invalidate, cascades included, and the labels of what fired.
@@ -122,6 +129,8 @@ struct Deletion<'a> {
     open: HashMap<(u32, FamilyId), Entries>,
     /// Sent and not answered.
     sent: VecDeque<Sent>,
+    /// Deleted, and still in the index: it is tidied up when the writer has its answer.
+    gone: Vec<Entries>,
     total: u64,
 }
 
@@ -134,7 +143,7 @@ struct Sent {
 
 impl<'a> Deletion<'a> {
     fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
-        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), total: 0 }
+        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), gone: Vec::new(), total: 0 }
     }
 
     /// Deletes what the index knows and, with `scan`, what a scan finds.
@@ -234,7 +243,12 @@ impl<'a> Deletion<'a> {
         }
         self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
         self.total += deleted;
-        if !sent.expires {
+        if sent.expires {
+            return Ok(());
+        }
+        if self.gone.len() < MOST_GONE {
+            self.gone.push(sent.entries);
+        } else {
             super::gc::drop_entries(self.engine, sent.entries);
         }
         Ok(())
