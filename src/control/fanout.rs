@@ -49,7 +49,8 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         }
     }
     let duration = started.elapsed();
-    let keys = deletion.total;
+    let (keys, gone) = (deletion.total, std::mem::take(&mut deletion.gone));
+    drop(deletion);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
     labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
@@ -73,7 +74,6 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         "invalidated"
     );
     engine.process.log.push(entry);
-    let gone = std::mem::take(&mut deletion.gone);
     // The writer may be gone.
     let _ = request.done.send(keys);
     for entries in gone {
