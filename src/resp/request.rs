@@ -6,7 +6,7 @@
 use super::args::{Args, Span};
 
 /// Longest header line or inline request, as `PROTO_INLINE_MAX_SIZE` of Redis.
-const MAX_LINE: usize = 64 * 1024;
+pub(super) const MAX_LINE: usize = 64 * 1024;
 
 /// What a client may send before the framer refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,8 @@ impl std::fmt::Display for ProtocolError {
 
 /// Where the parser stands within the current request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
+    /// Before its first byte.
     Start,
     /// At a `$` header; this many arguments are still to come.
     Header(u32),
@@ -157,6 +158,11 @@ impl RequestParser {
             Stage::Body(_, end) => end + 2,
             _ => self.pos,
         }
+    }
+
+    /// Where it stands, and the offset up to which the request has been looked at.
+    pub(super) fn place(&self) -> (Stage, usize) {
+        (self.stage, self.pos)
     }
 
     /// Gives back memory that an unusually long request made it take.
@@ -239,7 +245,11 @@ fn header(buf: &[u8], from: usize) -> Result<Option<(&[u8], usize)>, ()> {
 }
 
 /// Reads a `$length` line at `at`: the length and the offset of the body.
-fn bulk_header(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(usize, usize)>, ProtocolError> {
+pub(super) fn bulk_header(
+    buf: &[u8],
+    at: usize,
+    limits: &Limits,
+) -> Result<Option<(usize, usize)>, ProtocolError> {
     let Some(&first) = buf.get(at) else { return Ok(None) };
     // Redis looks for the end of the line before it looks at the first byte.
     let found = header(buf, at).map_err(|()| ProtocolError::BulkHeaderTooLong)?;
