@@ -21,7 +21,7 @@ pub enum Route {
     Local(Local),
     /// Nothing is answered and nothing is sent: `CLIENT REPLY OFF` and `SKIP`.
     Swallow,
-    /// The connection is closed without a word, as Redis does to `POST` and `Host:` (cross-protocol attacks).
+    /// The connection is closed without a word: QUIT of a client that wants no replies.
     Cut,
 }
 
@@ -57,8 +57,8 @@ pub enum Effect {
         resp: Option<u8>,
         /// From its AUTH option.
         identity: Option<Identity>,
-        /// It named the connection.
-        named: bool,
+        /// From its SETNAME option.
+        name: Option<Box<[u8]>>,
     },
     /// SELECT.
     Select(u32),
@@ -236,8 +236,13 @@ impl Session {
                 self.transaction_over();
                 forward.effect = Effect::Exec;
             }
-            Kind::Discard | Kind::Unwatch if had_state => {
+            // Without MULTI it is an error, and what is watched stays so.
+            Kind::Discard if self.in_multi => {
                 self.transaction_over();
+                forward.effect = Effect::MustSucceed;
+            }
+            Kind::Unwatch if had_state => {
+                self.watching = false;
                 forward.effect = Effect::MustSucceed;
             }
             Kind::Watch => {
@@ -255,7 +260,9 @@ impl Session {
             Kind::ClientSetName => {
                 forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
             }
+            Kind::ClientGetName if args.len() == 2 && silent => return Route::Swallow,
             Kind::ClientGetName if args.len() == 2 => return Route::Local(Local::GetName),
+            Kind::Quit if silent => return Route::Cut,
             Kind::Quit => return Route::Local(Local::Quit),
             Kind::Reset if args.len() == 1 => return Route::Local(Local::Reset),
             Kind::ConnectionState => self.sticky = true,
@@ -279,11 +286,16 @@ impl Session {
             // The proxy's own commands are the caller's to judge: it knows what they would queue.
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
-            Kind::Auth | Kind::Hello | Kind::ConnectionState | Kind::ClientReply | Kind::Monitor => {
+            Kind::Auth | Kind::Hello | Kind::ConnectionState | Kind::ClientReply => {
                 self.sticky = true;
                 true
             }
-            Kind::Select | Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
+            Kind::Monitor
+            | Kind::Replication
+            | Kind::Select
+            | Kind::Subscribe
+            | Kind::PSubscribe
+            | Kind::SSubscribe => {
                 self.sticky = true;
                 true
             }
@@ -404,12 +416,16 @@ impl Session {
         match effect {
             Effect::Auth(identity) => self.identity = identity,
             Effect::Select(db) => self.db = db,
-            Effect::Hello { resp, identity, named } => {
+            Effect::Hello { resp, identity, name } => {
                 self.resp = resp.unwrap_or(self.resp);
                 if let Some(identity) = identity {
                     self.identity = identity;
                 }
-                return !named;
+                if let Some(name) = name {
+                    self.name = (!name.is_empty()).then_some(name);
+                    // The connection bears it, too.
+                    return false;
+                }
             }
             _ => {}
         }
