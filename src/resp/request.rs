@@ -71,6 +71,20 @@ pub enum ProtocolError {
     UnauthenticatedBulk,
 }
 
+impl ProtocolError {
+    /// The whole error reply without its `-`. It is not always UTF-8: Redis repeats the byte that is wrong.
+    pub fn text(&self) -> Vec<u8> {
+        match self {
+            // For Redis the text is a C string and ends here.
+            Self::ExpectedDollar(0) => b"ERR Protocol error: expected '$', got '".to_vec(),
+            Self::ExpectedDollar(byte) => {
+                [b"ERR Protocol error: expected '$', got '", [*byte].as_slice(), b"'"].concat()
+            }
+            other => format!("ERR {other}").into_bytes(),
+        }
+    }
+}
+
 impl std::fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Protocol error: ")?;
@@ -81,11 +95,7 @@ impl std::fmt::Display for ProtocolError {
             Self::InvalidCount => f.write_str("invalid multibulk length"),
             Self::UnauthenticatedCount => f.write_str("unauthenticated multibulk length"),
             Self::BulkHeaderTooLong => f.write_str("too big bulk count string"),
-            // Redis prints the raw byte; control bytes would break the reply's line.
-            Self::ExpectedDollar(byte) if byte.is_ascii_graphic() || *byte == b' ' => {
-                write!(f, "expected '$', got '{}'", *byte as char)
-            }
-            Self::ExpectedDollar(_) => f.write_str("expected '$', got ' '"),
+            Self::ExpectedDollar(byte) => write!(f, "expected '$', got '{}'", *byte as char),
             Self::InvalidBulk => f.write_str("invalid bulk length"),
             Self::UnauthenticatedBulk => f.write_str("unauthenticated bulk length"),
         }
@@ -212,7 +222,9 @@ impl RequestParser {
 
     fn parse_inline(&mut self, buf: &[u8]) -> Parsed {
         let window = &buf[..buf.len().min(MAX_LINE + 1)];
-        let Some(newline) = memchr::memchr(b'\n', window) else {
+        // Redis looks for the end of the line in a C string: not behind a NUL.
+        let end = memchr::memchr2(b'\n', 0, window).filter(|at| window[*at] == b'\n');
+        let Some(newline) = end else {
             let too_big = buf.len() > MAX_LINE;
             return if too_big { Parsed::Error(ProtocolError::InlineTooBig) } else { Parsed::Incomplete };
         };
