@@ -75,8 +75,6 @@ impl ProtocolError {
     /// The whole error reply without its `-`. It is not always UTF-8: Redis repeats the byte that is wrong.
     pub fn text(&self) -> Vec<u8> {
         match self {
-            // For Redis the text is a C string and ends here.
-            Self::ExpectedDollar(0) => b"ERR Protocol error: expected '$', got '".to_vec(),
             Self::ExpectedDollar(byte) => {
                 [b"ERR Protocol error: expected '$', got '", [*byte].as_slice(), b"'"].concat()
             }
@@ -239,10 +237,11 @@ impl RequestParser {
 }
 
 /// The bytes between `from` and the next CR, and the offset behind its LF. `None`: not there yet.
-/// Like Redis it looks for the CR alone. `Err`: endless.
+/// Like Redis it looks for the CR alone, and not behind a NUL. `Err`: endless.
 fn header(buf: &[u8], from: usize) -> Result<Option<(&[u8], usize)>, ()> {
     let rest = &buf[from..];
-    match memchr::memchr(b'\r', &rest[..rest.len().min(MAX_LINE)]) {
+    let end = memchr::memchr2(b'\r', 0, &rest[..rest.len().min(MAX_LINE)]);
+    match end.filter(|at| rest[*at] == b'\r') {
         Some(at) if rest.len() > at + 1 => Ok(Some((&rest[..at], from + at + 2))),
         Some(_) => Ok(None),
         None if rest.len() >= MAX_LINE => Err(()),
