@@ -124,7 +124,10 @@ pub fn session(data: &[u8]) {
             }
             _ => assert_eq!(session.needs_own(), had_state, "{kind:?} is none of Redis's business"),
         }
-        assert!(!(session.is_plain() && (session.in_multi() || session.in_pubsub() || session.is_blocked())));
+        assert!(
+            !(session.is_plain()
+                && (session.in_multi() || session.has_subscriptions() || session.is_blocked()))
+        );
     }
     outstanding.into_iter().for_each(|effect| answer(&mut session, effect, &Head::Error(b"")));
     assert!(!session.is_blocked());

@@ -291,7 +291,7 @@ impl World {
             let subscribed = self.connection.subscriptions.iter().any(|names| !names.is_empty());
             assert_eq!(session.needs_own(), self.connection.is_dirty());
             assert_eq!(session.is_listening(), subscribed);
-            assert_eq!(session.in_pubsub(), subscribed);
+            assert_eq!(session.has_subscriptions(), subscribed);
             assert_eq!(session.in_multi(), self.connection.multi.is_some());
             assert_eq!((session.db, session.resp == 3), (self.connection.db, self.connection.resp3));
             assert_eq!(session.identity != Identity::Anonymous, self.connection.joe);

@@ -42,7 +42,7 @@ pub(super) fn of_auth(args: Args<'_>) -> Option<Identity> {
     }
 }
 
-/// What a HELLO request changes if it succeeds. `None`: it cannot succeed.
+/// What a HELLO request changes if it succeeds. `None`: it cannot succeed, as far as the proxy knows.
 pub(super) fn of_hello(args: Args<'_>) -> Option<Effect> {
     let resp = match args.get(1) {
         None => None,

@@ -1,4 +1,11 @@
 //! Integration tests: a real rescind in front of a real redis-server.
 
+mod bad_input;
+mod differential;
+mod forwarding;
+mod identity;
+mod interleaving;
+mod limits;
 mod smoke;
 mod support;
+mod upstream_loss;
