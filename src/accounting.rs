@@ -55,6 +55,14 @@ pub struct Firing {
     pub what: String,
 }
 
+impl Firing {
+    /// It fires nothing: the feed will show a write that is ours and no trigger, because of the command or the
+    /// database, both of which the feed does not tell.
+    pub fn only_covers(&self) -> bool {
+        self.triggers.is_empty()
+    }
+}
+
 /// What fired: the label of `rescind_invalidations_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriggerLabel {
@@ -75,6 +83,8 @@ pub struct Queued {
     pub reading: Option<Reading>,
     /// What fires if it succeeds.
     pub firing: Option<Firing>,
+    /// It gives labels, which hold on this condition.
+    pub labels: Option<FireCondition>,
 }
 
 /// What to look for in one reply.
@@ -128,6 +138,8 @@ pub struct Reader {
     element: usize,
     /// The elements that fired, counted from 0, in ascending order.
     fired: SmallVec<[usize; 2]>,
+    /// The elements whose labels hold, counted likewise.
+    labelled: SmallVec<[usize; 2]>,
 }
 
 /// What a whole reply told.
@@ -141,12 +153,19 @@ pub struct Verdict {
     pub fired: Vec<Firing>,
     /// What did not.
     pub idle: Vec<Firing>,
+    /// The elements of EXEC, counted from 0, whose labels hold.
+    pub labelled: SmallVec<[usize; 2]>,
 }
 
 impl Verdict {
     /// There was no reply, or one that means nothing.
     pub fn failed() -> Self {
-        Self { error: true, head: Head::Error(b""), fired: vec![], idle: vec![] }
+        Self::of(Head::Error(b""))
+    }
+
+    fn of(head: Head<'static>) -> Self {
+        let labelled = SmallVec::new();
+        Self { error: head.is_error(), head, fired: vec![], idle: vec![], labelled }
     }
 }
 
@@ -227,6 +246,9 @@ impl Reader {
             if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
                 self.fired.push(self.element - 1);
             }
+            if entry.and_then(|q| q.labels).is_some_and(|condition| condition.fired(head)) {
+                self.labelled.push(self.element - 1);
+            }
         }
         if let Some(tally) = &mut self.tally
             && depth > 0
@@ -246,7 +268,7 @@ impl Reader {
     /// The reply is complete.
     pub fn finish(&mut self, account: Account, count: &mut impl FnMut(FamilyId, bool)) -> Verdict {
         let head = self.head();
-        let mut verdict = Verdict { error: head.is_error(), head, fired: vec![], idle: vec![] };
+        let mut verdict = Verdict::of(head);
         match account {
             Account::Nothing => {}
             Account::Read(reading) => {
@@ -266,6 +288,7 @@ impl Reader {
             }
             Account::Exec(queued) => {
                 self.end_of_element(&queued, count);
+                verdict.labelled = std::mem::take(&mut self.labelled);
                 self.judge_exec(queued, &mut verdict);
             }
         }

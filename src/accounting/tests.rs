@@ -19,11 +19,11 @@ fn firing(condition: FireCondition, name: &str) -> Firing {
 }
 
 fn read(reads: Reads, families: &[u16]) -> Queued {
-    Queued { reading: Some(reading(reads, families)), firing: None }
+    Queued { reading: Some(reading(reads, families)), ..Queued::default() }
 }
 
 fn write(condition: FireCondition, name: &str) -> Queued {
-    Queued { reading: None, firing: Some(firing(condition, name)) }
+    Queued { firing: Some(firing(condition, name)), ..Queued::default() }
 }
 
 /// What came of one reply.
@@ -214,7 +214,7 @@ fn nested_replies_inside_exec_are_one_element_each() {
 #[test]
 fn a_read_that_also_fires_inside_exec() {
     let both =
-        || vec![Queued { reading: Some(reading(Reads::Value, &[1])), firing: Some(firing(NoError, "w")) }];
+        || vec![Queued { reading: Some(reading(Reads::Value, &[1])), firing: Some(firing(NoError, "w")), ..Queued::default() }];
     let told = exec(both, b"*1\r\n$1\r\nv\r\n");
     assert_eq!((told.counted, told.fired), (vec![(1, true)], vec!["w".to_owned()]));
 }

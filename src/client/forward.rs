@@ -146,7 +146,8 @@ impl Client {
                 extra.hold = true;
                 extra.after.swapped = true;
             }
-            Kind::Multi => self.outbox.queued.borrow_mut().clear(),
+            // A nested MULTI is refused and changes nothing; it has no effect to wait for.
+            Kind::Multi if forward.effect != Effect::None => self.outbox.queued.borrow_mut().clear(),
             Kind::Discard => {
                 self.abandon_labels();
                 self.swap_queued = false;

@@ -18,12 +18,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::accounting::Verdict;
-use crate::command::TagCommand;
+use crate::command::{FireCondition, TagCommand};
 use crate::context::Context;
 use crate::index::{Generation, KeyId};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
-use crate::resp::{Limits, OwnedArgs, Parsed, encode};
+use crate::resp::{Head, Limits, OwnedArgs, Parsed, encode};
 use crate::rules::Tag;
 use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
@@ -85,6 +85,8 @@ struct Deleted {
     key: Box<[u8]>,
     id: KeyId,
     generation: Generation,
+    /// When it is gone: MOVE and RENAMENX answer 0 if they left it where it was.
+    condition: FireCondition,
 }
 
 /// What became of one request.
@@ -182,9 +184,11 @@ impl Client {
             },
         };
         if !verdict.error {
-            self.index_after(&after);
+            self.index_after(&after, &verdict.head);
         }
-        tag::settle(&self.context, after.labelled, &verdict.head).await;
+        // Without a reply, because the upstream is gone, the write may have taken place.
+        let unknown = verdict.error && self.outbox.is_closing();
+        tag::settle(&self.context, after.labelled, &verdict, unknown).await;
         trigger::not_fired(self, verdict.idle);
         if !verdict.fired.is_empty() {
             trigger::fan_out(self, verdict.fired).await;
@@ -209,12 +213,12 @@ impl Client {
         .await
     }
 
-    fn index_after(&self, after: &After) {
+    fn index_after(&self, after: &After, reply: &Head<'_>) {
         let process = &self.context.process;
         if after.swapped {
             process.fanout.rebuild("SWAPDB");
         }
-        for gone in &after.deleted {
+        for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
             let dropped = process.index.lock().drop_if(gone.id, gone.generation);
             process.fanout.forget(gone.db, &gone.key, dropped.explicit);
         }

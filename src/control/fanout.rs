@@ -10,7 +10,7 @@ use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::{Engine, wire};
-use crate::accounting::TriggerLabel;
+use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{LogEntry, Request};
 use crate::rules::spec::OnInvalidate;
 use crate::rules::{FamilyId, Tag};
@@ -28,6 +28,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Does one fan-out; it does not end before everything is deleted.
 pub(super) async fn run(engine: Rc<Engine>, request: Request) {
     let started = Instant::now();
+    if request.fired.iter().all(Firing::only_covers) {
+        engine.feed.barrier(request.fired, &engine).await;
+        let _ = request.done.send(0);
+        return;
+    }
     let (tags, labels) = closure(&engine, &request);
     engine.process.metrics.journal_pending.inc();
     let mut own = request.fired;
@@ -160,6 +165,7 @@ impl<'a> Deletion<'a> {
                 }
             }
         }
+        self.labelled_elsewhere(scan).await?;
         if scan {
             self.scan().await?;
         }
@@ -169,6 +175,26 @@ impl<'a> Deletion<'a> {
         }
         while !self.sent.is_empty() {
             self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
+    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
+    async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
+        let changed = |tag: &&Tag| all || self.engine.changed_sets.borrow().contains(*tag);
+        let tags: Vec<Tag> = self.tags.iter().filter(changed).cloned().collect();
+        if tags.is_empty() {
+            return Ok(());
+        }
+        for tag in &tags {
+            self.engine.changed_sets.borrow_mut().remove(tag);
+        }
+        let found = super::labels::members(self.engine, &tags).await.inspect_err(|_| {
+            self.engine.changed_sets.borrow_mut().extend(tags.iter().cloned());
+        })?;
+        for (db, key) in found {
+            self.add(Entry { place: None, db, key: key[..].into() }).await?;
         }
         Ok(())
     }
