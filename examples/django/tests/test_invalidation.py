@@ -6,7 +6,6 @@ from django.core.cache import cache
 from django.db import connection, transaction
 from django.test import tag
 
-from portfolio import pages
 from portfolio.models import (
     AITool,
     ContactMessage,
@@ -139,25 +138,6 @@ class Details(CacheTestCase):
         Post.objects.first().save()
         self.assertEqual(self.redis.get("blog_posts_1"), "no prefix")
         self.assertEqual(cache.get("blog_posts_1", version=2), "next version")
-
-    @tag("stale-fill")
-    def test_a_page_built_from_old_data_is_not_kept(self) -> None:
-        """A reader misses and reads the database, a writer saves, the reader fills."""
-        post = Post.objects.first()
-        build = pages.blog
-
-        def slow_build(page: int) -> pages.Data:
-            data = build(page)
-            post.title = "Saved meanwhile"
-            post.save()
-            return data
-
-        with mock.patch("portfolio.pages.blog", slow_build):
-            self.visit("/blog/")
-        self.assertNotIn("blog_posts_1", self.cached())
-        self.assertEqual(
-            self.visit("/blog/")[1]["items"][0]["title"], "Saved meanwhile"
-        )
 
     def test_the_database_was_not_asked_for_a_cached_page(self) -> None:
         self.fill()

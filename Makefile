@@ -1,0 +1,84 @@
+# `make help` says what there is. Everything is made under target/.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DEBUG := $(TARGET)/debug/rescind
+RELEASE := $(TARGET)/release/rescind
+VENV := $(abspath $(TARGET))/venv
+PYTHON := $(VENV)/bin/python
+# Bounds for steps, in seconds. At a terminal Ctrl-C must reach what runs; elsewhere a step that takes too long is
+# ended with all its processes.
+BOUND := timeout --kill-after=10 $(shell [ -t 0 ] && echo --foreground)
+# Debian keeps some servers where not every PATH looks.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+PROPERTY_TESTS := --lib --test config --test index_model --test rules_match
+SECONDS := 300
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test check format lint build cargo-test doc django docker bench bench-quick fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## the proxy with a private Redis; Ctrl-C ends both
+	@scripts/run
+
+test: format lint cargo-test doc django docker ## everything CI checks
+	@echo "== all checks passed"
+
+check: format lint ## quick: formatting, lints and unit tests
+	$(BOUND) 300 cargo test --locked --lib
+
+format: ## is the code formatted?
+	$(BOUND) 60 cargo fmt --check
+
+lint: ## clippy, also over tests and benchmarks
+	$(BOUND) 600 cargo clippy --locked --all-targets -- -D warnings
+
+build:
+	$(BOUND) 600 cargo build --locked
+
+cargo-test: ## unit, property and integration tests
+	@scripts/need redis-server
+	$(BOUND) 900 cargo test --locked
+
+doc: ## the documentation builds without warnings
+	RUSTDOCFLAGS=-Dwarnings $(BOUND) 300 cargo doc --locked --no-deps
+
+django: build $(PYTHON) ## the tests of examples/django, through the proxy
+	@scripts/need redis-server
+	VENV=$(VENV) $(BOUND) 600 examples/django/run_tests.sh $(DEBUG)
+
+docker: build $(PYTHON) ## static checks of docker/; nothing is built or run there
+	@scripts/need redis-server
+	$(BOUND) 120 $(PYTHON) scripts/sample-metrics $(DEBUG) > $(TARGET)/metrics.txt
+	$(BOUND) 120 $(PYTHON) tests/docker/check.py --metrics $(TARGET)/metrics.txt --rescind $(DEBUG)
+
+$(PYTHON): tests/docker/requirements.txt
+	@scripts/need venv python3-venv
+	$(BOUND) 120 python3 -m venv $(VENV)
+	$(BOUND) 300 $(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench: ## beside direct Redis, haproxy and twemproxy; then invalidations
+	@scripts/need redis-benchmark redis-tools
+	@scripts/need redis-server
+	@scripts/need haproxy || true
+	@scripts/need nutcracker || true
+	$(BOUND) 900 cargo build --locked --release
+	mkdir -p $(TARGET)/bench
+	$(BOUND) 900 python3 benches/compare.py --rescind $(RELEASE) --json $(TARGET)/bench/compare.json $(BENCH)
+	$(BOUND) 900 python3 benches/invalidation.py --rescind $(RELEASE) --json $(TARGET)/bench/invalidation.json $(BENCH)
+
+bench-quick: BENCH = --quick
+bench-quick: bench ## the same, in two minutes and less exact
+
+fuzz: ## the property tests, again and again with other cases, for SECONDS=300
+	$(BOUND) 900 cargo test --locked --release $(PROPERTY_TESTS) --no-run
+	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+	  PROPTEST_CASES=20000 $(BOUND) 600 cargo test --locked --release --quiet $(PROPERTY_TESTS) || exit 1; \
+	done
+
+clean: ## removes all that was built
+	cargo clean
