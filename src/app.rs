@@ -306,8 +306,8 @@ async fn serve(
     });
     let result = joined.await;
     // Fan-outs whose writer has gone.
-    let deadline = tokio::time::Instant::now() + DRAIN / 2;
-    while served.process.metrics.journal_pending.get() > 0 && tokio::time::Instant::now() < deadline {
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    while served.process.fanout.outstanding() > 0 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let _ = stop_admin.send(());

@@ -1,7 +1,8 @@
 //! Asking for fan-outs from any thread, and what is remembered about them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -46,6 +47,8 @@ impl Cause {
 /// One fan-out to do.
 #[derive(Debug)]
 pub struct Request {
+    /// Counts it until it is done.
+    pub outstanding: Outstanding,
     /// Who and what.
     pub cause: Cause,
     /// What fired.
@@ -77,13 +80,24 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub struct Handle {
     orders: mpsc::UnboundedSender<Order>,
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// Counts a fan-out from when it is asked for until it is done.
+#[derive(Debug)]
+pub struct Outstanding(Arc<AtomicUsize>);
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Handle {
     /// A handle and where its orders arrive.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
         let (orders, received) = mpsc::unbounded_channel();
-        (Self { orders }, received)
+        (Self { orders, outstanding: Arc::default() }, received)
     }
 
     /// Gives an order. After the control thread has ended nothing happens: the process is going down.
@@ -94,8 +108,15 @@ impl Handle {
     /// Asks for a fan-out; resolves with the number of deleted keys once all are deleted.
     pub fn request(&self, cause: Cause, fired: Vec<Firing>) -> oneshot::Receiver<u64> {
         let (done, result) = oneshot::channel();
-        self.order(Order::FanOut(Request { cause, fired, done }));
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
+        let outstanding = Outstanding(Arc::clone(&self.outstanding));
+        self.order(Order::FanOut(Request { cause, fired, done, outstanding }));
         result
+    }
+
+    /// How many fan-outs have been asked for and are not done.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Acquire)
     }
 
     /// Asks for a fan-out that nobody waits for.
@@ -175,7 +196,10 @@ impl OwnTriggers {
         for (_, key) in &firing.keys {
             if is_message(firing) {
                 self.messages.remove_if_mut(key, |_, message| {
+                    // More than the others can account for was taken for ours.
+                    seen |= message.unseen < message.under_way;
                     message.under_way = message.under_way.saturating_sub(1);
+                    message.unseen = message.unseen.min(message.under_way);
                     message.under_way == 0
                 });
             } else {

@@ -36,6 +36,8 @@ pub struct Outbox {
     /// Replies that wait for a fan-out, and what follows them.
     held: RefCell<Option<BytesMut>>,
     verdict: RefCell<Option<Verdict>>,
+    /// The reply to what the proxy asked on the client's behalf.
+    captured: RefCell<BytesMut>,
     pending: Cell<u32>,
     closing: Cell<bool>,
     blocked_since: Cell<Option<Instant>>,
@@ -57,6 +59,7 @@ impl Outbox {
             out: RefCell::default(),
             held: RefCell::default(),
             verdict: RefCell::default(),
+            captured: RefCell::default(),
             pending: Cell::new(0),
             closing: Cell::new(false),
             blocked_since: Cell::new(None),
@@ -99,9 +102,14 @@ impl Outbox {
         }
     }
 
-    /// Takes what was held back for the proxy's own use: the client never gets it.
-    pub fn take_held(&self) -> BytesMut {
-        self.held.take().unwrap_or_default()
+    /// Appends to the reply that is for the client's task.
+    pub fn capture(&self, bytes: &[u8]) {
+        self.captured.borrow_mut().extend_from_slice(bytes);
+    }
+
+    /// Takes the reply that is for the client's task.
+    pub fn take_captured(&self) -> BytesMut {
+        self.captured.take()
     }
 
     /// What a held reply told; there is at most one at a time that matters.

@@ -328,7 +328,7 @@ proptest! {
         for (effect, fails) in which {
             let effect = match effect {
                 0 => Effect::None,
-                1 => Effect::Exec,
+                1 => Effect::Exec(None),
                 2 => Effect::MustSucceed,
                 3 => Effect::Auth(Identity::Anonymous),
                 4 => Effect::Hello { resp: None, identity: None, name: None },

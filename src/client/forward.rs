@@ -35,8 +35,18 @@ impl Client {
             return Rc::clone(conn);
         }
         let conn = self.pool.shared(&Key::of(&self.outbox.session.borrow()));
-        self.shared = Some(Rc::clone(&conn));
+        self.set_shared(Some(Rc::clone(&conn)));
         conn
+    }
+
+    /// Takes another shared connection, or none; connections count who has them.
+    pub(super) fn set_shared(&mut self, conn: Option<Rc<Conn>>) {
+        if let Some(conn) = &conn {
+            conn.count_user(1);
+        }
+        if let Some(before) = std::mem::replace(&mut self.shared, conn) {
+            before.count_user(-1);
+        }
     }
 
     /// Deals with one request; `raw` are its bytes, unless they must be encoded anew.
@@ -152,7 +162,7 @@ impl Client {
                 self.abandon_labels();
                 self.swap_queued = false;
             }
-            Kind::Exec if forward.effect == Effect::Exec => {
+            Kind::Exec if matches!(forward.effect, Effect::Exec(_)) => {
                 extra.after.labelled = std::mem::take(&mut self.labels_queued);
                 extra.after.swapped = std::mem::take(&mut self.swap_queued);
                 if extra.after.swapped {
@@ -188,7 +198,7 @@ impl Client {
         mut extra: Extra,
     ) -> Step {
         let account = match forward.effect {
-            Effect::Exec => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
+            Effect::Exec(_) => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {
                 Some(command) => {
                     trigger::account(context, &self.outbox, command, args, forward.queued, &mut extra)
@@ -206,6 +216,7 @@ impl Client {
             effect: (forward.effect != Effect::None).then(|| Box::new(forward.effect)),
             hold,
             silent: forward.silent,
+            capture: false,
             instead: None,
         };
         match raw {
@@ -239,7 +250,7 @@ impl Client {
         if let Some(conn) = self.pinned.take() {
             self.pool.unpin(conn, true);
             // The database or the identity may be another now.
-            self.shared = None;
+            self.set_shared(None);
         }
     }
 }

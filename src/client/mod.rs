@@ -8,6 +8,7 @@ mod input;
 mod tag;
 mod trigger;
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -31,8 +32,8 @@ use input::Input;
 
 /// How long a client may refuse to take bytes while more than [`crate::outbox::SOFT_LIMIT`] wait for it.
 const STUCK: Duration = Duration::from_secs(60);
-/// How long a fan-out may hold up the reply of the write that caused it. After that the reply goes out and
-/// the fan-out goes on; the log says so.
+/// How long a fan-out may hold up the reply of the write that caused it. After that the client is disconnected,
+/// since what it was promised cannot be kept yet; the fan-out goes on.
 const FANOUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One client connection.
@@ -45,6 +46,7 @@ pub struct Client {
     shared: Option<Rc<Conn>>,
     pinned: Option<Rc<Conn>>,
     read: ReadHalf,
+    timer: RefCell<Pin<Box<Sleep>>>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
@@ -103,6 +105,7 @@ impl Client {
     /// A client that has just connected.
     pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>, read: ReadHalf) -> Self {
         let last_read = context.now();
+        let period = timer_period(&context);
         Self {
             context,
             pool,
@@ -111,6 +114,7 @@ impl Client {
             shared: None,
             pinned: None,
             read,
+            timer: RefCell::new(Box::pin(tokio::time::sleep(period))),
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
@@ -120,9 +124,8 @@ impl Client {
 
     /// Serves the client until it goes.
     pub async fn run(mut self) {
-        let mut timer = Box::pin(tokio::time::sleep(self.timer_period()));
         loop {
-            let pause = std::future::poll_fn(|cx| self.poll(cx, &mut timer)).await;
+            let pause = std::future::poll_fn(|cx| self.poll(cx)).await;
             if !self.rest(pause).await {
                 break;
             }
@@ -165,6 +168,9 @@ impl Client {
                 // Nobody is left to take what the blocked command would give.
                 self.outbox.close();
             }
+            if self.times_out(cx) {
+                self.outbox.close();
+            }
             if self.outbox.is_closing() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
@@ -176,13 +182,11 @@ impl Client {
     async fn verdict(&mut self, after: After) {
         // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
         // effect must not be forgotten.
-        let verdict = match self.until(|o| o.take_verdict()).await {
-            Some(verdict) => verdict,
-            None => match self.late_verdict().await {
-                Some(verdict) => verdict,
-                None => return,
-            },
-        };
+        let Some(verdict) = self.next_verdict().await else { return };
+        if after.swapped {
+            // Whatever came of it: the index has been declared incomplete.
+            self.context.process.fanout.rebuild("SWAPDB");
+        }
         if !verdict.error {
             self.index_after(&after, &verdict.head);
         }
@@ -190,10 +194,18 @@ impl Client {
         let unknown = verdict.error && self.outbox.is_closing();
         tag::settle(&self.context, after.labelled, &verdict, unknown).await;
         trigger::not_fired(self, verdict.idle);
-        if !verdict.fired.is_empty() {
-            trigger::fan_out(self, verdict.fired).await;
+        if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
+            return self.outbox.close();
         }
         self.outbox.release();
+    }
+
+    /// The verdict on the request that was just sent; `None`: there will be none.
+    async fn next_verdict(&mut self) -> Option<Verdict> {
+        match self.until(|o| o.take_verdict()).await {
+            Some(verdict) => Some(verdict),
+            None => self.late_verdict().await,
+        }
     }
 
     /// The verdict on a request whose client has gone; `None`: there will be none.
@@ -215,9 +227,6 @@ impl Client {
 
     fn index_after(&self, after: &After, reply: &Head<'_>) {
         let process = &self.context.process;
-        if after.swapped {
-            process.fanout.rebuild("SWAPDB");
-        }
         for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
             let dropped = process.index.lock().drop_if(gone.id, gone.generation);
             process.fanout.forget(gone.db, &gone.key, dropped.explicit);
@@ -225,12 +234,12 @@ impl Client {
     }
 
     /// Reads and works until something is in the way.
-    fn poll(&mut self, cx: &mut TaskContext<'_>, timer: &mut Pin<Box<Sleep>>) -> Poll<Pause> {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Pause> {
         self.outbox.set_waker(cx.waker());
         self.write(cx);
         let context = Rc::clone(&self.context);
         loop {
-            if self.outbox.is_closing() || self.times_out(cx, timer) || self.is_dismissed() {
+            if self.outbox.is_closing() || self.times_out(cx) || self.is_dismissed() {
                 return Poll::Ready(Pause::End);
             }
             if !self.input.is_empty() {
@@ -329,23 +338,21 @@ impl Client {
         }
     }
 
-    fn timer_period(&self) -> Duration {
-        self.context.process.idle_timeout.unwrap_or(STUCK).clamp(Duration::from_millis(100), STUCK)
-    }
-
     /// The proxy is going down and owes the client nothing.
     fn is_dismissed(&self) -> bool {
         self.context.process.draining.load(Ordering::Relaxed) && self.outbox.pending() == 0
     }
 
     /// Whether the client was silent for too long, or does not take its replies.
-    fn times_out(&mut self, cx: &mut TaskContext<'_>, timer: &mut Pin<Box<Sleep>>) -> bool {
-        if timer.as_mut().poll_unpin_ready(cx).is_pending() {
+    fn times_out(&self, cx: &mut TaskContext<'_>) -> bool {
+        let mut timer = self.timer.borrow_mut();
+        if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let now = Instant::now();
-        timer.as_mut().reset(tokio::time::Instant::now() + self.timer_period());
-        let outbox = &self.outbox;
+        timer.as_mut().reset(tokio::time::Instant::now() + timer_period(&self.context));
+        // Polled again so that it is registered for the next period.
+        let _ = timer.as_mut().poll(cx);
+        let (outbox, now) = (&self.outbox, Instant::now());
         let stuck = outbox.unsent() >= crate::outbox::SOFT_LIMIT
             && outbox.stuck_since().is_some_and(|since| now - since > STUCK);
         let session = outbox.session.borrow();
@@ -355,8 +362,6 @@ impl Client {
                 && outbox.pending() == 0
                 && now - self.last_read > limit
         });
-        // Polled again so that it is registered for the next period.
-        let _ = timer.as_mut().poll_unpin_ready(cx);
         stuck || silent
     }
 
@@ -389,7 +394,7 @@ impl Client {
         self.outbox.queued.borrow_mut().clear();
         self.abandon_labels();
         self.next.clear();
-        self.shared = None;
+        self.set_shared(None);
         if let Some(conn) = self.pinned.take() {
             self.pool.unpin(conn, !tainted);
         }
@@ -404,7 +409,7 @@ impl Client {
     }
 
     /// The client has gone, or must go: what it left upstream is cleaned up.
-    async fn leave(mut self) {
+    async fn leave(&mut self) {
         let blocked = self.outbox.session.borrow().is_blocked();
         if !self.outbox.is_closing() && !blocked {
             // What it sent before it hung up still runs, and its replies are still written.
@@ -437,13 +442,13 @@ impl Client {
     }
 }
 
-/// Polling a pinned timer without importing `Future` everywhere.
-trait PollReady {
-    fn poll_unpin_ready(self, cx: &mut TaskContext<'_>) -> Poll<()>;
+/// How often a client is looked at for being silent or stuck.
+fn timer_period(context: &Context) -> Duration {
+    context.process.idle_timeout.unwrap_or(STUCK).clamp(Duration::from_millis(100), STUCK)
 }
 
-impl PollReady for Pin<&mut Sleep> {
-    fn poll_unpin_ready(self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        Future::poll(self, cx)
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.set_shared(None);
     }
 }

@@ -120,8 +120,9 @@ fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         started: client.context.now(),
         account: Account::Nothing,
         effect: None,
-        hold: instead.is_none(),
+        hold: false,
         silent: false,
+        capture: instead.is_none(),
         instead: instead.map(Into::into),
     }
 }
@@ -137,14 +138,8 @@ async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
     let mut request = BytesMut::new();
     encode::request(&mut request, args);
     conn.send(&request, Some(pending_of(client, None)));
-    let verdict = loop {
-        match client.until(|outbox| outbox.take_verdict()).await {
-            Some(verdict) => break Some(verdict),
-            None if client.outbox.pending() == 0 => break None,
-            None => tokio::task::yield_now().await,
-        }
-    };
-    let reply = client.outbox.take_held().to_vec();
+    let verdict = client.next_verdict().await;
+    let reply = client.outbox.take_captured().to_vec();
     match verdict {
         Some(verdict) if !verdict.error => Ok(Reply(verdict.head)),
         Some(_) if reply.first() == Some(&b'-') => Err(Refusal(reply)),
@@ -228,7 +223,7 @@ async fn label_writes(
     inner: Args<'_>,
     tags: &[Tag],
 ) -> Answer<Vec<Labelled>> {
-    let own_db = client.outbox.session.borrow().db;
+    let own_db = client.outbox.session.borrow().current_db();
     let mut keys: Vec<Box<[u8]>> = vec![];
     if let Some(command) = command.filter(|c| c.is_write()) {
         command.keys(inner, |used| {
@@ -336,7 +331,7 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let unwatch: OwnedArgs = ["UNWATCH"].into_iter().collect();
         client.outbox.queued.borrow_mut().push(Queued::default());
         let conn = client.conn();
-        conn.send(&encoded(unwatch.as_args()), Some(Pending { hold: false, ..pending_of(client, None) }));
+        conn.send(&encoded(unwatch.as_args()), Some(Pending { capture: false, ..pending_of(client, None) }));
     } else {
         client.outbox.with_buffer(|out| encode::simple(out, "OK"));
     }
@@ -349,7 +344,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_write(client, &tags).await?;
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {
-        let db = client.outbox.session.borrow().db;
+        let db = client.outbox.session.borrow().current_db();
         added = client.context.process.index.lock().label(db, key, &tags, LabelState::InFlight);
         let mut labelled = Labelled {
             db,
@@ -381,7 +376,7 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     for tag in &tags {
         ask(client, &[b"ZREM", &set_of(tag), key]).await?;
     }
-    let db = client.outbox.session.borrow().db;
+    let db = client.outbox.session.borrow().current_db();
     let removed = client.context.process.index.lock().unlabel(db, key, &tags);
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())
@@ -415,7 +410,7 @@ async fn keys(client: &mut Client, args: Args<'_>) -> Answer<()> {
         _ => return Err("ERR syntax error".into()),
     };
     may_read(client, &tags).await?;
-    let db = client.outbox.session.borrow().db;
+    let db = client.outbox.session.borrow().current_db();
     let tag = Tag::clone(&tags[0]);
     let found = client.context.process.fanout.ask(|reply| Order::Keys(db, tag, most, reply)).await;
     push_array(client, &found.unwrap_or_default());
@@ -425,7 +420,7 @@ async fn keys(client: &mut Client, args: Args<'_>) -> Answer<()> {
 async fn of(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default().to_vec();
     may_read(client, &[]).await.or_else(|refusal| no_permission(&refusal).then_some(()).ok_or(refusal))?;
-    let db = client.outbox.session.borrow().db;
+    let db = client.outbox.session.borrow().current_db();
     let found =
         client.context.process.fanout.ask(|reply| Order::Tags(db, key, reply)).await.unwrap_or_default();
     may_read(client, &found).await?;
@@ -447,7 +442,7 @@ fn push_array<A: AsRef<[u8]>>(client: &Client, items: &[A]) {
 
 async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_read(client, &[]).await?;
-    let db = client.outbox.session.borrow().db;
+    let db = client.outbox.session.borrow().current_db();
     let commands = client.context.commands.borrow().clone();
     let explained = explain::explain(&commands, &mut client.context.matcher.borrow_mut(), db, args.tail(1));
     let mut lines = explained.lines;

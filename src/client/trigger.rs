@@ -29,7 +29,7 @@ pub(super) fn account(
     if nothing && !queued {
         return Account::Nothing;
     }
-    let db = outbox.session.borrow().db;
+    let db = outbox.session.borrow().current_db();
     let reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
     let firing = match publish {
         true => published(args),
@@ -207,19 +207,21 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     client.context.fan_out_detached("direct", others);
 }
 
-/// Fans out what fired, and waits for it.
-pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) {
+/// Fans out what fired, and waits for it. False: it takes too long, or will not be done.
+pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
     let process = &client.context.process;
     let cause = Cause::of(&client.who(), &fired);
     if fired.iter().all(Firing::only_covers) {
-        return process.fanout.detached(cause, fired);
+        process.fanout.detached(cause, fired);
+        return true;
     }
     let done = process.fanout.request(cause, fired);
     match tokio::time::timeout(FANOUT_PATIENCE, done).await {
-        Ok(_) => {}
-        Err(_) => tracing::warn!(
-            client = %client.outbox.peer,
-            "a fan-out takes too long: the writer gets its reply before dependents are deleted"
-        ),
+        Ok(done) => done.is_ok(),
+        Err(_) => {
+            let client = &client.outbox.peer;
+            tracing::warn!(%client, "a fan-out takes too long: its writer is disconnected, the fan-out goes on");
+            false
+        }
     }
 }

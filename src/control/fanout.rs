@@ -81,6 +81,7 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
     engine.process.log.push(entry);
     // The writer may be gone.
     let _ = request.done.send(keys);
+    drop(request.outstanding);
     for entries in gone {
         super::gc::drop_entries(&engine, entries);
         tokio::task::yield_now().await;

@@ -13,10 +13,12 @@ use super::wire::{Wire, array_of, bytes_of, into_result};
 use crate::accounting::{Firing, TriggerLabel};
 use crate::command::FireCondition;
 use crate::fanout::{CHANNEL, Cause, tags_of_message};
-use crate::rules::without_overlaps;
+use crate::rules::{Rules, without_overlaps};
 
 /// What `notify-keyspace-events` must contain: keyevent channels, new keys, expired and evicted ones.
 const FLAGS: &str = "Enxe";
+/// How long Redis may take to answer a barrier before the feed counts as lost.
+const PATIENCE: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,11 @@ pub(super) struct Feed {
     /// Counts connections: what was true of an earlier one is not of this one.
     session: Cell<u64>,
     unsent: RefCell<Barrier>,
-    sent: RefCell<VecDeque<Barrier>>,
+    /// What replies are expected to: a barrier, or (`None`) an addition to what is watched.
+    sent: RefCell<VecDeque<Option<Barrier>>>,
+    watched: RefCell<Watched>,
+    /// The rules have changed: more may have to be watched.
+    changed: Cell<bool>,
     wake: Notify,
     /// The canary's event has been seen since it was last asked for.
     canary: Cell<bool>,
@@ -78,11 +84,24 @@ impl Feed {
             unsent.own.extend(own);
         }
         self.wake.notify_one();
-        passed.await.is_ok()
+        match tokio::time::timeout(PATIENCE, passed).await {
+            Ok(passed) => passed.is_ok(),
+            Err(_) => {
+                self.reconnect("the feed does not answer");
+                false
+            }
+        }
+    }
+
+    /// The rules have changed.
+    pub fn follow_rules(&self) {
+        self.changed.set(true);
+        self.wake.notify_one();
     }
 
     fn passed(&self, engine: &Engine) {
-        if let Some(barrier) = self.sent.borrow_mut().pop_front() {
+        let answered = self.sent.borrow_mut().pop_front();
+        if let Some(Some(barrier)) = answered {
             end(barrier, engine, true);
         }
     }
@@ -90,7 +109,7 @@ impl Feed {
     fn lost(&self, engine: &Engine) {
         self.connected.set(false);
         let sent = std::mem::take(&mut *self.sent.borrow_mut());
-        sent.into_iter().for_each(|barrier| end(barrier, engine, false));
+        sent.into_iter().flatten().for_each(|barrier| end(barrier, engine, false));
         end(std::mem::take(&mut *self.unsent.borrow_mut()), engine, false);
     }
 }
@@ -116,6 +135,9 @@ pub(super) async fn run(engine: Rc<Engine>) {
     let mut complained = false;
     let mut was_connected = false;
     loop {
+        // What was asked for up to here is served by a new connection.
+        engine.feed.drop.borrow_mut().take();
+        engine.feed.changed.set(false);
         match connect(&engine).await {
             Ok(wire) => {
                 (pause, complained) = (FIRST_PAUSE, false);
@@ -154,7 +176,6 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         super::described::learn_commands(engine).await;
         let enabled = enable_events(&mut wire).await;
         subscribe(engine, &mut wire).await?;
-        track(engine, &mut wire).await;
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
         Ok(wire)
@@ -188,40 +209,92 @@ fn wanted_flags(current: &str) -> String {
     format!("{current}{missing}")
 }
 
-async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
-    let mut patterns = vec![];
-    let databases = match engine.rules.borrow().databases() {
-        Some(databases) => databases.iter().map(u32::to_string).collect(),
-        None => vec!["*".to_owned()],
-    };
-    for db in databases {
-        patterns.extend(["new", "expired", "evicted"].map(|event| format!("__keyevent@{db}__:{event}")));
-    }
-    let mut request = vec!["PSUBSCRIBE".to_owned()];
-    request.extend(patterns);
-    // Their confirmations are pushes.
-    wire.queue(&request);
-    wire.queue(&[b"SUBSCRIBE", CHANNEL]);
-    wire.call(&["PING"]).await.map(|_| ())
+/// What Redis has been asked to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Watched {
+    /// Databases whose events are subscribed to; `*`: all.
+    databases: Vec<String>,
+    /// Prefixes of tracked keys.
+    prefixes: Vec<Vec<u8>>,
 }
 
-/// Asks for invalidations of trigger keys, and thereby of flushes. Without the right to, direct writes of
-/// triggers and flushes are not seen; everything else works.
-async fn track(engine: &Engine, wire: &mut Wire) {
-    let mut prefixes = engine.rules.borrow().tracking_prefixes().prefixes;
-    prefixes.push(b"rescind:".to_vec());
-    let mut request: Vec<Vec<u8>> = ["CLIENT", "TRACKING", "ON", "BCAST"].map(Into::into).to_vec();
-    for prefix in without_overlaps(prefixes) {
-        request.extend([b"PREFIX".to_vec(), prefix]);
+impl Watched {
+    /// What these rules need.
+    fn by(rules: &Rules) -> Self {
+        let databases = match rules.databases() {
+            Some(databases) => databases.iter().map(u32::to_string).collect(),
+            None => vec!["*".to_owned()],
+        };
+        let mut prefixes = rules.tracking_prefixes().prefixes;
+        prefixes.push(b"rescind:".to_vec());
+        Self { databases, prefixes: without_overlaps(prefixes) }
     }
-    if let Err(error) = wire.call(&request).await {
+
+    /// What `wanted` needs besides. `None`: it cannot be added, because it would overlap with what there is.
+    fn missing(&self, wanted: &Watched) -> Option<Watched> {
+        let all = |databases: &[String]| databases.iter().any(|db| db == "*");
+        if all(&wanted.databases) && !all(&self.databases) {
+            return None;
+        }
+        let overlaps = |new: &Vec<u8>| self.prefixes.iter().any(|old| old.starts_with(new) && old != new);
+        if wanted.prefixes.iter().any(overlaps) {
+            return None;
+        }
+        let known_db = |db: &&String| !all(&self.databases) && !self.databases.contains(db);
+        let known_prefix = |new: &&Vec<u8>| !self.prefixes.iter().any(|old| new.starts_with(old));
+        Some(Watched {
+            databases: wanted.databases.iter().filter(known_db).cloned().collect(),
+            prefixes: wanted.prefixes.iter().filter(known_prefix).cloned().collect(),
+        })
+    }
+
+    fn subscription(&self) -> Vec<String> {
+        let events =
+            |db: &String| ["new", "expired", "evicted"].map(|event| format!("__keyevent@{db}__:{event}"));
+        std::iter::once("PSUBSCRIBE".to_owned()).chain(self.databases.iter().flat_map(events)).collect()
+    }
+
+    fn tracking(&self) -> Vec<Vec<u8>> {
+        let head = ["CLIENT", "TRACKING", "ON", "BCAST"].map(Into::into);
+        let prefixes = self.prefixes.iter().flat_map(|prefix| [b"PREFIX".to_vec(), prefix.clone()]);
+        head.into_iter().chain(prefixes).collect()
+    }
+}
+
+/// Asks for events, announcements, and invalidations of trigger keys (and thereby of flushes). Without the right
+/// to the last, direct writes of triggers and flushes are not seen; everything else works.
+async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
+    let watched = Watched::by(&engine.rules.borrow());
+    // Their confirmations are pushes.
+    wire.queue(&watched.subscription());
+    wire.queue(&[b"SUBSCRIBE", CHANNEL]);
+    wire.call(&["PING"]).await?;
+    if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(%error, "CLIENT TRACKING is not possible: trigger keys written past the proxy are not seen");
     }
+    *engine.feed.watched.borrow_mut() = watched;
+    Ok(())
+}
+
+/// Adds what new rules need to what is watched already. False: only a new connection can.
+fn watch_more(engine: &Engine, wire: &mut Wire) -> bool {
+    let wanted = Watched::by(&engine.rules.borrow());
+    let mut watched = engine.feed.watched.borrow_mut();
+    let Some(missing) = watched.missing(&wanted) else { return false };
+    if !missing.databases.is_empty() {
+        wire.queue(&missing.subscription());
+    }
+    if !missing.prefixes.is_empty() {
+        wire.queue(&missing.tracking());
+        engine.feed.sent.borrow_mut().push_back(None);
+    }
+    watched.databases.extend(missing.databases);
+    watched.prefixes.extend(missing.prefixes);
+    true
 }
 
 async fn listen(engine: &Rc<Engine>, mut wire: Wire) -> String {
     let feed = &engine.feed;
-    *feed.drop.borrow_mut() = None;
     loop {
         let frame = tokio::select! {
             frame = wire.next() => frame,
@@ -229,10 +302,13 @@ async fn listen(engine: &Rc<Engine>, mut wire: Wire) -> String {
                 if let Some(why) = feed.drop.take() {
                     return why.to_owned();
                 }
+                if feed.changed.take() && !watch_more(engine, &mut wire) {
+                    return "the rules were reloaded".to_owned();
+                }
                 let unsent = std::mem::take(&mut *feed.unsent.borrow_mut());
                 if !unsent.waiters.is_empty() {
                     wire.queue(&["PING"]);
-                    feed.sent.borrow_mut().push_back(unsent);
+                    feed.sent.borrow_mut().push_back(Some(unsent));
                 }
                 continue;
             }
@@ -370,6 +446,19 @@ mod tests {
         assert_eq!(wanted_flags("AKE"), "AKEn");
         assert_eq!(wanted_flags("xeEn"), "xeEn");
         assert_eq!(wanted_flags("Kg$"), "Kg$Enxe");
+    }
+
+    #[test]
+    fn more_is_watched_without_a_new_connection_where_nothing_overlaps() {
+        let watched = |databases: &[&str], prefixes: &[&str]| Watched {
+            databases: databases.iter().map(|db| (*db).to_owned()).collect(),
+            prefixes: prefixes.iter().map(|prefix| prefix.as_bytes().to_vec()).collect(),
+        };
+        let now = watched(&["1"], &["rescind:", "m:"]);
+        assert_eq!(now.missing(&watched(&["1", "2"], &["m:x:", "t:"])), Some(watched(&["2"], &["t:"])));
+        assert_eq!(now.missing(&watched(&["*"], &["m:"])), None);
+        assert_eq!(now.missing(&watched(&["1"], &["m"])), None);
+        assert_eq!(watched(&["*"], &["m:"]).missing(&watched(&["3"], &[])), Some(watched(&[], &[])));
     }
 
     #[test]

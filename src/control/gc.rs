@@ -150,7 +150,8 @@ impl Engine {
                 match wire::int_of(&frame) {
                     Some(0) => dead.0.push(entry),
                     Some(_) => alive.push(entry.key.into_vec()),
-                    None => {}
+                    // Not allowed, or Redis is loading: nothing is known.
+                    None => return Err("EXISTS was refused".to_owned()),
                 }
             }
             drop_entries(self, dead);

@@ -15,6 +15,8 @@ use crate::resp::encode;
 
 /// How long Redis may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long Redis may leave a command unanswered before the connection counts as lost.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after a failed attempt, within which calls fail at once.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -147,6 +149,9 @@ impl Link {
             let next = tokio::select! {
                 frame = wire.next() => frame,
                 () = self.0.wake.notified() => continue,
+                () = tokio::time::sleep(SILENCE), if !waiting.is_empty() => {
+                    Err(format!("no answer within {} s", SILENCE.as_secs()))
+                }
             };
             match next.and_then(|frame| take(&mut waiting, frame)) {
                 Ok(()) => {}

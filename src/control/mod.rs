@@ -148,8 +148,8 @@ impl Engine {
         *self.matcher.borrow_mut() = rules.matcher();
         *self.rules.borrow_mut() = Arc::clone(&rules);
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
-        // The subscriptions follow the rules (databases, prefixes): everything is set up anew.
-        self.feed.reconnect("the rules were reloaded");
+        self.feed.follow_rules();
+        self.rebuild("the rules were reloaded");
     }
 
     /// Whether Redis sends events, as far as its settings say; the canary has the last word.

@@ -85,6 +85,8 @@ impl Engine {
 
     /// Takes in every key that exists. Events are flowing, so what comes to exist meanwhile is not missed.
     async fn fill(&self, number: u64) -> Result<(), String> {
+        // What is watched by now shows everything from here on.
+        self.feed.barrier(vec![], self).await;
         self.retag().await;
         labels::load(self).await?;
         let Some(glob) = self.rules.borrow().scan_glob() else { return Ok(()) };

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Effect;
 use crate::resp::Args;
+use crate::resp::request::number;
 
 /// Who a client has proved to be. Redis verified the password each time; it is kept to open more upstream
 /// connections for the same user.
@@ -40,6 +41,12 @@ pub(super) fn of_auth(args: Args<'_>) -> Option<Identity> {
         3 => Some(Identity::user(args.get(1), args.get(2)?)),
         _ => None,
     }
+}
+
+/// The database that a SELECT request names.
+pub(super) fn of_select(args: Args<'_>) -> Option<u32> {
+    let db = args.get(1).filter(|_| args.len() == 2).and_then(number)?;
+    u32::try_from(db).ok()
 }
 
 /// What a HELLO request changes if it succeeds. `None`: it cannot succeed, as far as the proxy knows.

@@ -10,7 +10,7 @@ mod identity;
 pub use identity::Identity;
 
 use crate::command::{Kind, TagCommand};
-use crate::resp::{Args, Head, request::number};
+use crate::resp::{Args, Head};
 
 /// Where a request goes.
 #[derive(Debug, PartialEq)]
@@ -45,8 +45,8 @@ pub struct Forward {
 pub enum Effect {
     /// Nothing.
     None,
-    /// EXEC: what was queued has run.
-    Exec,
+    /// EXEC: what was queued has run, a SELECT of this database included.
+    Exec(Option<u32>),
     /// MULTI, the client's so-manieth.
     Multi(u32),
     /// A state command that must succeed; if it does not the connection's state is unknown.
@@ -127,6 +127,8 @@ pub struct Session {
     pub name: Option<Box<[u8]>>,
     /// MULTI was sent, EXEC or DISCARD were not.
     in_multi: bool,
+    /// The database that what is queued from here on will run in, if a SELECT is queued.
+    queued_db: Option<u32>,
     /// How many MULTIs there were.
     transactions: u32,
     watching: bool,
@@ -156,6 +158,7 @@ impl Default for Session {
             identity: Identity::Anonymous,
             name: None,
             in_multi: false,
+            queued_db: None,
             transactions: 0,
             watching: false,
             subscriptions: [0; 3],
@@ -197,6 +200,11 @@ impl Session {
         self.subscriptions != [0; 3] || self.listens_upstream || self.raw
     }
 
+    /// The database that the next command runs in.
+    pub fn current_db(&self) -> u32 {
+        self.queued_db.unwrap_or(self.db)
+    }
+
     /// Whether the client is between MULTI and EXEC.
     pub fn in_multi(&self) -> bool {
         self.in_multi
@@ -236,7 +244,7 @@ impl Session {
         }
         let silent = self.take_silence();
         if self.in_multi
-            && let Some(route) = self.in_transaction(kind, silent)
+            && let Some(route) = self.in_transaction(kind, args, silent)
         {
             return route;
         }
@@ -250,8 +258,8 @@ impl Session {
                 forward.effect = Effect::Multi(self.transactions);
             }
             Kind::Exec if self.in_multi => {
+                forward.effect = Effect::Exec(self.queued_db.take());
                 self.transaction_over();
-                forward.effect = Effect::Exec;
             }
             // Without MULTI it is an error, and what is watched stays so.
             Kind::Discard if self.in_multi => {
@@ -295,7 +303,10 @@ impl Session {
     }
 
     /// Decides within MULTI; `None`: as outside.
-    fn in_transaction(&mut self, kind: Kind, silent: bool) -> Option<Route> {
+    fn in_transaction(&mut self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+        if kind == Kind::Select {
+            self.queued_db = identity::of_select(args).or(self.queued_db);
+        }
         let queued = match kind {
             // These run at once even within MULTI.
             Kind::Exec | Kind::Discard | Kind::Quit | Kind::Reset => return None,
@@ -330,6 +341,7 @@ impl Session {
 
     fn transaction_over(&mut self) {
         self.in_multi = false;
+        self.queued_db = None;
         self.watching = false;
     }
 
@@ -367,12 +379,7 @@ impl Session {
         let effect = match kind {
             Kind::Auth => identity::of_auth(args).map(Effect::Auth),
             Kind::Hello => identity::of_hello(args),
-            _ => args
-                .get(1)
-                .filter(|_| args.len() == 2)
-                .and_then(number)
-                .and_then(|db| u32::try_from(db).ok())
-                .map(Effect::Select),
+            _ => identity::of_select(args).map(Effect::Select),
         };
         match effect {
             Some(effect) => {
@@ -426,7 +433,9 @@ impl Session {
     pub fn replied(&mut self, effect: Effect, head: &Head<'_>) -> bool {
         let failed = head.is_error();
         match effect {
-            Effect::None | Effect::Exec => {}
+            Effect::None => {}
+            Effect::Exec(selected) if !failed && *head != Head::Null => self.db = selected.unwrap_or(self.db),
+            Effect::Exec(_) => {}
             Effect::Multi(number) => {
                 // What was sent behind it has run at once.
                 if failed && self.transactions == number {

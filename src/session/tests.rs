@@ -35,7 +35,7 @@ fn a_transaction_owns_until_exec() {
     assert!(!forward(&mut session, Kind::Multi, "MULTI").queued);
     let exec = forward(&mut session, Kind::Exec, "EXEC");
     assert!(exec.own);
-    assert_eq!(exec.effect, Effect::Exec);
+    assert_eq!(exec.effect, Effect::Exec(None));
     assert!(!session.needs_own());
     // Without MULTI, Redis's error needs no connection of one's own.
     assert!(!forward(&mut session, Kind::Exec, "EXEC").own);

@@ -42,6 +42,8 @@ pub struct Pending {
     pub hold: bool,
     /// The client wants no reply.
     pub silent: bool,
+    /// The proxy asked on the client's behalf: the reply is for its task, not for the client.
+    pub capture: bool,
     /// The client gets this error instead (the request only aborts a transaction).
     pub instead: Option<Box<str>>,
 }
@@ -98,6 +100,13 @@ pub struct Conn {
     retired: Cell<bool>,
     /// Replies are not read, because the owner does not take them.
     throttled: Cell<bool>,
+    /// Clients that have it as their shared connection.
+    users: Cell<u32>,
+    /// Set-up commands without an answer.
+    setting_up: Cell<u32>,
+    /// Clients' requests that wait until the set-up has succeeded: sent behind a failed AUTH they would run as
+    /// somebody else.
+    behind: RefCell<BytesMut>,
 }
 
 impl Conn {
@@ -119,6 +128,9 @@ impl Conn {
             waiting: RefCell::default(),
             retired: Cell::new(false),
             throttled: Cell::new(false),
+            users: Cell::new(0),
+            setting_up: Cell::new(0),
+            behind: RefCell::default(),
         });
         conn.own(Setup::Probe, &[b"PING"]);
         conn.move_to(key);
@@ -146,7 +158,11 @@ impl Conn {
 
     /// Queues a command of the proxy's own.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        encode::request(&mut self.out.borrow_mut(), args);
+        let blocks = setup != Setup::Ignore;
+        self.setting_up.set(self.setting_up.get() + u32::from(blocks));
+        // What need not succeed keeps its place among the clients' requests.
+        let buffer = if blocks || self.setting_up.get() == 0 { &self.out } else { &self.behind };
+        encode::request(&mut buffer.borrow_mut(), args);
         self.queue.borrow_mut().push_back(Expected::Setup(setup));
         self.wake();
     }
@@ -154,7 +170,8 @@ impl Conn {
     /// Queues a client's request; `pending` is `None` where no reply will come.
     #[inline]
     pub fn send(&self, request: &[u8], pending: Option<Pending>) {
-        let mut out = self.out.borrow_mut();
+        let mut out =
+            if self.setting_up.get() == 0 { self.out.borrow_mut() } else { self.behind.borrow_mut() };
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
         let idle = out.is_empty();
         out.extend_from_slice(request);
@@ -168,9 +185,22 @@ impl Conn {
         }
     }
 
-    /// Whether another request may be queued. If not, the client is woken once there is room.
+    /// One of the set-up commands has been answered well.
+    pub(super) fn set_up(&self) {
+        let left = self.setting_up.get().saturating_sub(1);
+        self.setting_up.set(left);
+        if left == 0 {
+            let behind = std::mem::take(&mut *self.behind.borrow_mut());
+            self.out.borrow_mut().extend_from_slice(&behind);
+            self.wake();
+        }
+    }
+
+    /// Whether another request may be queued, or nothing can be any more. If not, the client is woken once there
+    /// is room.
     pub fn has_room(&self, client: &Rc<Outbox>) -> bool {
-        if self.out.borrow().len() < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED {
+        let unsent = self.out.borrow().len() + self.behind.borrow().len();
+        if !self.is_alive() || (unsent < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED) {
             return true;
         }
         self.waiting.borrow_mut().push(Rc::clone(client));
@@ -217,11 +247,23 @@ impl Conn {
         self.known.get() && !self.raw.get()
     }
 
-    /// Makes it fresh; its state is known again.
-    pub(super) fn reset(&self) {
-        self.own(Setup::Must, &[b"RESET"]);
-        *self.key.borrow_mut() = Key::fresh();
-        self.known.set(true);
+    /// A client takes it as its shared connection (+1), or lets it go (-1).
+    pub fn count_user(&self, change: i32) {
+        self.users.set(self.users.get().saturating_add_signed(change));
+    }
+
+    /// Whether some client has it as its shared connection.
+    pub(super) fn has_users(&self) -> bool {
+        self.users.get() > 0
+    }
+
+    /// Ends it unless replies are expected on it; whether it goes on.
+    pub(super) fn retire_if_idle(&self) -> bool {
+        let busy = !self.is_idle();
+        if !busy {
+            self.retire();
+        }
+        busy
     }
 
     /// Queues a PING whose reply nobody gets.
@@ -358,17 +400,21 @@ impl Conn {
     /// disconnected, as Redis would have done, since nobody knows what has run. Nothing is sent again.
     pub(super) fn fail(&self, reason: &str) {
         let was_open = self.is_open();
+        // Before the set-up has succeeded nothing of a client is sent.
+        let sent = was_open && self.setting_up.get() == 0;
         *self.phase.borrow_mut() = Phase::Dead;
         self.context.upstream_gauge(self.mode).dec();
+        *self.out.borrow_mut() = BytesMut::new();
+        *self.behind.borrow_mut() = BytesMut::new();
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
         for expected in queue {
             if let Expected::Client(pending) = expected {
-                self.fail_pending(pending, was_open, reason);
+                self.fail_pending(pending, sent, reason);
             }
         }
         if let Some(owner) = self.owner.take() {
             // What the client had there is lost.
-            if was_open || owner.session.borrow().needs_own() {
+            if sent || owner.session.borrow().needs_own() {
                 owner.close();
             }
         }
@@ -376,26 +422,34 @@ impl Conn {
         self.make_room();
     }
 
-    fn fail_pending(&self, pending: Pending, was_open: bool, reason: &str) {
+    fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
         let client = pending.client;
         if pending.hold {
             client.hold();
         }
-        if was_open {
+        let mut verdict = Verdict::failed();
+        if sent {
             // It may have run: a fan-out too many is harmless.
             let fired = pending.account.may_have_fired();
             client.close();
             self.context.fan_out_detached(&client.peer, fired);
         } else {
-            client.with_buffer(|out| encode::error(out, reason));
+            let mut error = BytesMut::new();
+            encode::error(&mut error, reason);
+            if pending.capture {
+                client.capture(&error)
+            } else {
+                client.push(&error)
+            }
             self.context.command_done(pending.metric, pending.started, true);
             if let Some(effect) = pending.effect {
                 client.session.borrow_mut().replied(*effect, &Head::Error(b""));
             }
+            verdict.idle = pending.account.may_have_fired();
             self.context.mark_dirty(&client);
         }
-        if pending.hold {
-            client.judge(Verdict::failed());
+        if pending.hold || pending.capture {
+            client.judge(verdict);
         }
         client.arrived(0);
     }

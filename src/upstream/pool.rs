@@ -13,6 +13,8 @@ use crate::outbox::Outbox;
 
 /// Idle connections kept for clients that will need one of their own.
 const MOST_IDLE: usize = 64;
+/// Shared connections beyond which those that no client uses are closed.
+const MOST_UNUSED: usize = 32;
 
 /// The upstream connections of one worker thread.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ impl Pool {
             return Rc::clone(conn);
         }
         shared.retain(|_, conn| conn.is_alive());
+        if shared.len() >= MOST_UNUSED {
+            // Many identities have come and gone.
+            shared.retain(|_, conn| conn.has_users() || conn.retire_if_idle());
+        }
         let conn = self.open(key, ConnectionMode::Shared);
         shared.insert(key.clone(), Rc::clone(&conn));
         conn
@@ -70,14 +76,13 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= MOST_IDLE || !conn.is_idle() || (!clean && conn.is_raw()) {
+        // A RESET would not do: messages of a subscription may be on their way, and the next client would take
+        // them for its replies.
+        if !clean || !conn.is_known() || !conn.is_idle() || idle.len() >= MOST_IDLE {
             conn.retire();
-            return;
+        } else {
+            idle.push(conn);
         }
-        if !clean || !conn.is_known() {
-            conn.reset();
-        }
-        idle.push(conn);
     }
 
     fn open(&self, key: &Key, mode: ConnectionMode) -> Rc<Conn> {

@@ -146,7 +146,9 @@ impl Incoming {
         self.length += chunk.len();
         match (self.current, front) {
             (Current::Reply, Some(Expected::Client(pending))) => {
-                if !pending.silent && pending.instead.is_none() {
+                if pending.capture {
+                    pending.client.capture(chunk);
+                } else if !pending.silent && pending.instead.is_none() {
                     pending.client.push(chunk);
                     conn.context.mark_dirty(&pending.client);
                 }
@@ -190,6 +192,9 @@ impl Incoming {
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
         }
+        if setup != Setup::Ignore {
+            conn.set_up();
+        }
         Ok(())
     }
 
@@ -207,7 +212,7 @@ impl Incoming {
         if let Some(effect) = pending.effect {
             apply(conn, &client, *effect, &head);
         }
-        if pending.hold {
+        if pending.hold || pending.capture {
             client.judge(verdict);
         } else if !verdict.fired.is_empty() {
             // Queued commands that ran at once: MULTI must have failed.
@@ -277,15 +282,17 @@ fn classify(conn: &Conn, buf: &[u8]) -> Option<Current> {
 /// Whether an array may be a message or a confirmation. An array that looks like one may as well be the reply to
 /// a command that was sent before the first SUBSCRIBE.
 fn may_be_message(conn: &Conn) -> bool {
-    let subscribed =
-        conn.owner.borrow().as_ref().is_some_and(|owner| owner.session.borrow().has_subscriptions());
-    subscribed
-        || match conn.queue.borrow().front() {
-            Some(Expected::Client(pending)) => {
-                matches!(pending.effect.as_deref(), Some(Effect::Subscription { .. }))
-            }
-            _ => false,
-        }
+    let owner = conn.owner.borrow();
+    let Some(session) = owner.as_ref().map(|owner| owner.session.borrow()) else { return false };
+    // In RESP3 messages are pushes.
+    session.resp == 2
+        && (session.has_subscriptions()
+            || match conn.queue.borrow().front() {
+                Some(Expected::Client(pending)) => {
+                    matches!(pending.effect.as_deref(), Some(Effect::Subscription { .. }))
+                }
+                _ => false,
+            })
 }
 
 fn pass_on(conn: &Conn, bytes: &[u8]) {
