@@ -224,6 +224,9 @@ impl Session {
         {
             return route;
         }
+        if let Some(route) = answered_here(kind, args, silent) {
+            return route;
+        }
         // A command that ends the state still travels where the state is.
         let had_state = self.needs_own();
         let mut forward = Forward { own: false, sync: false, queued: false, silent, effect: Effect::None };
@@ -260,17 +263,11 @@ impl Session {
             Kind::ClientSetName => {
                 forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
             }
-            Kind::ClientGetName if args.len() == 2 && silent => return Route::Swallow,
-            Kind::ClientGetName if args.len() == 2 => return Route::Local(Local::GetName),
-            Kind::Quit if silent => return Route::Cut,
-            Kind::Quit => return Route::Local(Local::Quit),
-            Kind::Reset if args.len() == 1 => return Route::Local(Local::Reset),
             Kind::ConnectionState => self.sticky = true,
             Kind::Monitor | Kind::Replication => {
                 self.sticky = true;
                 self.raw = true;
             }
-            Kind::Tag(command) => return Route::Local(Local::Tag(command)),
             _ => {}
         }
         forward.own = had_state || self.needs_own();
@@ -436,6 +433,19 @@ impl Session {
     pub fn reset(&mut self) {
         *self = Session::default();
     }
+}
+
+/// What the proxy answers itself, whatever the state.
+fn answered_here(kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+    Some(match kind {
+        Kind::ClientGetName if args.len() == 2 && silent => Route::Swallow,
+        Kind::ClientGetName if args.len() == 2 => Route::Local(Local::GetName),
+        Kind::Quit if silent => Route::Cut,
+        Kind::Quit => Route::Local(Local::Quit),
+        Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
+        Kind::Tag(command) => Route::Local(Local::Tag(command)),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
