@@ -19,13 +19,13 @@ struct Found {
     error: Option<ProtocolError>,
 }
 
-/// Sizes of the portions in which bytes arrive; the last one is repeated.
+/// Sizes of the portions in which bytes arrive, over and over.
 fn portions() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(prop_oneof![Just(1), 1..8usize, 1..200usize], 1..30)
 }
 
 fn portion(sizes: &[usize], n: usize) -> usize {
-    sizes[n.min(sizes.len() - 1)]
+    sizes[n % sizes.len()]
 }
 
 /// Parses bytes that arrive in portions. The buffer always begins with the current request.
@@ -240,9 +240,10 @@ fn protocol_errors_read_as_those_of_redis() {
     table.push((format!("*{long}"), "too big mbulk count string"));
     table.push((format!("*1\r\n${long}"), "too big bulk count string"));
     for (input, text) in table {
-        for step in [1, 1000, input.len()] {
+        for step in [1 + input.len() / 1000, 1000, input.len()] {
             let found = requests(input.as_bytes(), &[step], &Limits::NORMAL);
-            let error = found.error.map(|error| error.to_string());
+            // The byte that is wrong is repeated; an error reply has no room for line breaks.
+            let error = found.error.map(|error| error.to_string().replace('\r', " "));
             assert_eq!(error, Some(format!("Protocol error: {text}")), "{:.40} by {step}", input);
         }
     }

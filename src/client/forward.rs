@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::BytesMut;
 
 use super::{After, Client, Pause, Step, tag, trigger};
-use crate::accounting::Account;
+use crate::accounting::{Account, Queued};
 use crate::command::{Command, Kind, TagCommand};
 use crate::context::Context;
 use crate::resp::{Args, encode};
@@ -203,7 +203,13 @@ impl Client {
                 Some(command) => {
                     trigger::account(context, &self.outbox, command, args, forward.queued, &mut extra)
                 }
-                None => Account::Nothing,
+                None => {
+                    if forward.queued {
+                        // It takes up an element of EXEC's reply.
+                        self.outbox.queued.borrow_mut().push(Queued::default());
+                    }
+                    Account::Nothing
+                }
             },
         };
         let hold = extra.hold || account.may_fire();

@@ -239,13 +239,18 @@ impl Session {
 
     /// Decides about one request. `blocks`: it may block, as its arguments say.
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
-        if kind == Kind::ClientReply && !self.in_multi {
+        if kind == Kind::ClientReply {
+            // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for.
             return self.client_reply(args);
         }
         let silent = self.take_silence();
         if self.in_multi
             && let Some(route) = self.in_transaction(kind, args, silent)
         {
+            return route;
+        }
+        let unknown_name = kind == Kind::ClientGetName && self.named_upstream;
+        if !unknown_name && let Some(route) = answered_here(kind, args, silent) {
             return route;
         }
         // A command that ends the state still travels where the state is.
@@ -285,17 +290,11 @@ impl Session {
             Kind::ClientSetName => {
                 forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
             }
-            Kind::ClientGetName if args.len() == 2 && !self.named_upstream => {
-                return if silent { Route::Swallow } else { Route::Local(Local::GetName) };
-            }
-            Kind::Quit => return if silent { Route::Cut } else { Route::Local(Local::Quit) },
-            Kind::Reset if args.len() == 1 => return Route::Local(Local::Reset),
             Kind::ConnectionState => self.sticky = true,
             Kind::Monitor | Kind::Replication => {
                 self.sticky = true;
                 self.raw = true;
             }
-            Kind::Tag(command) => return Route::Local(Local::Tag(command)),
             _ => {}
         }
         forward.own = had_state || self.needs_own();
@@ -318,7 +317,6 @@ impl Session {
             | Kind::Hello
             | Kind::Select
             | Kind::ConnectionState
-            | Kind::ClientReply
             | Kind::Monitor
             | Kind::Replication => {
                 self.sticky = true;
@@ -484,6 +482,19 @@ impl Session {
     pub fn reset(&mut self) {
         *self = Session::default();
     }
+}
+
+/// What the proxy answers itself, whatever the state.
+fn answered_here(kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+    Some(match kind {
+        Kind::ClientGetName if args.len() == 2 && silent => Route::Swallow,
+        Kind::ClientGetName if args.len() == 2 => Route::Local(Local::GetName),
+        Kind::Quit if silent => Route::Cut,
+        Kind::Quit => Route::Local(Local::Quit),
+        Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
+        Kind::Tag(command) => Route::Local(Local::Tag(command)),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
