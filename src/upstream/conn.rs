@@ -90,6 +90,11 @@ pub struct Conn {
     known: Cell<bool>,
     incoming: RefCell<Incoming>,
     out: RefCell<BytesMut>,
+    /// Replies to set-up commands that must come before clients' requests are sent: a request must not run as
+    /// somebody else, or in another database, because a set-up command failed.
+    setting_up: Cell<u32>,
+    /// The requests that wait for them.
+    gated: RefCell<BytesMut>,
     phase: RefCell<Phase>,
     mode: ConnectionMode,
     waker: RefCell<Option<Waker>>,
@@ -113,6 +118,8 @@ impl Conn {
             known: Cell::new(true),
             incoming: RefCell::default(),
             out: RefCell::default(),
+            setting_up: Cell::new(0),
+            gated: RefCell::default(),
             phase: RefCell::new(Phase::Starting),
             mode,
             waker: RefCell::default(),
@@ -146,15 +153,34 @@ impl Conn {
 
     /// Queues a command of the proxy's own.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        encode::request(&mut self.out.borrow_mut(), args);
+        if setup == Setup::Ignore && self.setting_up.get() > 0 {
+            encode::request(&mut self.gated.borrow_mut(), args);
+        } else {
+            encode::request(&mut self.out.borrow_mut(), args);
+        }
+        if setup != Setup::Ignore {
+            self.setting_up.set(self.setting_up.get() + 1);
+        }
         self.queue.borrow_mut().push_back(Expected::Setup(setup));
         self.wake();
+    }
+
+    /// A set-up command has succeeded. After the last one, the requests that waited are sent.
+    pub(super) fn one_set_up(&self) {
+        let left = self.setting_up.get().saturating_sub(1);
+        self.setting_up.set(left);
+        if left == 0 {
+            self.out.borrow_mut().unsplit(self.gated.take());
+        }
     }
 
     /// Queues a client's request; `pending` is `None` where no reply will come.
     #[inline]
     pub fn send(&self, request: &[u8], pending: Option<Pending>) {
-        let mut out = self.out.borrow_mut();
+        let mut out = match self.setting_up.get() {
+            0 => self.out.borrow_mut(),
+            _ => self.gated.borrow_mut(),
+        };
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
         let idle = out.is_empty();
         out.extend_from_slice(request);
@@ -170,7 +196,8 @@ impl Conn {
 
     /// Whether another request may be queued. If not, the client is woken once there is room.
     pub fn has_room(&self, client: &Rc<Outbox>) -> bool {
-        if self.out.borrow().len() < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED {
+        let unsent = self.out.borrow().len() + self.gated.borrow().len();
+        if unsent < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED {
             return true;
         }
         self.waiting.borrow_mut().push(Rc::clone(client));
@@ -357,7 +384,7 @@ impl Conn {
     /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
     /// disconnected, as Redis would have done, since nobody knows what has run. Nothing is sent again.
     pub(super) fn fail(&self, reason: &str) {
-        let was_open = self.is_open();
+        let was_open = self.is_open() && self.setting_up.get() == 0;
         *self.phase.borrow_mut() = Phase::Dead;
         self.context.upstream_gauge(self.mode).dec();
         let queue = std::mem::take(&mut *self.queue.borrow_mut());

@@ -190,6 +190,9 @@ impl Incoming {
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
         }
+        if setup != Setup::Ignore {
+            conn.one_set_up();
+        }
         Ok(())
     }
 
