@@ -279,3 +279,37 @@ fn what_a_connection_was_not_set_up_for_does_not_run() {
     assert!(reply == "+OK\r\n" || reply.starts_with("-NOPERM"), "{reply}");
     assert_eq!(admin.cmd("EXISTS l:1"), ":0\r\n", "database 0");
 }
+
+#[test]
+fn a_deleted_user_is_served_no_more() {
+    let (redis, proxy) = closed();
+    let mut admin = Wire::connect(redis.port);
+    admin.cmd("AUTH secret");
+    let mut client = signed_in(&proxy, "AUTH all pw");
+    client.cmd("SET k v");
+    admin.cmd("ACL DELUSER all");
+    for _ in 0..3 {
+        // Redis hangs up on its connections; the client is cut with them or told so by the next.
+        client.send(b"GET k\r\n");
+        match client.reply() {
+            Ok(reply) => assert!(reply.starts_with(b"-WRONGPASS"), "{}", reply.escape_ascii()),
+            Err(_) => break,
+        }
+    }
+    assert!(Wire::connect(proxy.port).cmd("AUTH all pw").starts_with("-WRONGPASS"));
+}
+
+/// Clients that go before Redis has answered their new connection must not make it look unreachable.
+#[test]
+fn leaving_early_is_no_fault_of_redis() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    for round in 0..200 {
+        let mut leaving: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port)).collect();
+        leaving.iter_mut().for_each(|wire| wire.send(b"BLPOP nothing 0\r\n"));
+        drop(leaving);
+        let mut staying = Wire::connect(proxy.port);
+        assert_eq!(staying.cmd("WATCH k"), "+OK\r\n", "{round}");
+        assert_eq!(staying.cmd("PING"), "+PONG\r\n", "{round}");
+    }
+}
