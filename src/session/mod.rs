@@ -240,6 +240,9 @@ impl Session {
         {
             return route;
         }
+        if let Some(route) = self.local(kind, args, silent) {
+            return route;
+        }
         // A command that ends the state still travels where the state is.
         let had_state = self.needs_own();
         let mut forward = Forward { own: false, sync: false, queued: false, silent, effect: Effect::None };
@@ -274,21 +277,30 @@ impl Session {
             Kind::ClientSetName => {
                 forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
             }
-            Kind::ClientGetName if args.len() == 2 && !self.named_upstream => {
-                return if silent { Route::Swallow } else { Route::Local(Local::GetName) };
-            }
-            Kind::Quit => return if silent { Route::Cut } else { Route::Local(Local::Quit) },
-            Kind::Reset if args.len() == 1 => return Route::Local(Local::Reset),
             Kind::ConnectionState => self.sticky = true,
             Kind::Monitor | Kind::Replication => {
                 self.sticky = true;
                 self.raw = true;
             }
-            Kind::Tag(command) => return Route::Local(Local::Tag(command)),
             _ => {}
         }
         forward.own = had_state || self.needs_own();
         Route::Forward(forward)
+    }
+
+    /// What the proxy answers itself; `None`: Redis answers.
+    fn local(&self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+        Some(match kind {
+            Kind::ClientGetName if args.len() != 2 || self.named_upstream => return None,
+            Kind::ClientGetName if silent => Route::Swallow,
+            Kind::ClientGetName => Route::Local(Local::GetName),
+            Kind::Quit if silent => Route::Cut,
+            Kind::Quit => Route::Local(Local::Quit),
+            // RESET also ends CLIENT REPLY OFF: it is answered in any case.
+            Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
+            Kind::Tag(command) => Route::Local(Local::Tag(command)),
+            _ => return None,
+        })
     }
 
     /// Decides within MULTI; `None`: as outside.
