@@ -15,6 +15,10 @@ use crate::session::Session;
 pub const SOFT_LIMIT: usize = 1024 * 1024;
 /// Unsent bytes beyond which the client is cut: it asks on a shared connection and does not read.
 pub const HARD_LIMIT: usize = 256 * 1024 * 1024;
+/// Replies that may be on their way to a client of which nothing is known, and at most. How big replies are shows
+/// only when they arrive, and what has been asked for on a shared connection cannot be stopped.
+const FIRST_WINDOW: u32 = 32;
+const LAST_WINDOW: u32 = 128;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 16 * 1024;
 
@@ -43,7 +47,10 @@ pub struct Outbox {
     blocked_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     average: Cell<usize>,
-    paused: Cell<bool>,
+    /// Replies that may be on their way at once: grows as replies arrive.
+    window: Cell<u32>,
+    /// The task waits; how many replies may be left when it is to look again.
+    paused: Cell<Option<u32>>,
 }
 
 impl Outbox {
@@ -65,12 +72,21 @@ impl Outbox {
             blocked_since: Cell::new(None),
             waker: RefCell::default(),
             average: Cell::new(64),
-            paused: Cell::new(false),
+            window: Cell::new(FIRST_WINDOW),
+            paused: Cell::new(None),
         }
     }
 
     /// Appends bytes of a reply. A client that does not read is cut at [`HARD_LIMIT`].
     pub fn push(&self, bytes: &[u8]) {
+        let waiting = self.out.borrow().len() + self.held.borrow().as_ref().map_or(0, BytesMut::len);
+        // Looked at before the buffer grows: growing doubles it.
+        if waiting + bytes.len() > HARD_LIMIT && !self.closing.get() {
+            tracing::warn!(client = %self.peer, bytes = waiting, "client reads too slowly: output limit reached");
+            self.held.replace(None);
+            self.out.replace(BytesMut::new());
+            self.close();
+        }
         self.with_buffer(|out| out.extend_from_slice(bytes));
     }
 
@@ -82,12 +98,6 @@ impl Outbox {
         let mut held = self.held.borrow_mut();
         let mut out = self.out.borrow_mut();
         write(held.as_mut().unwrap_or(&mut out));
-        let waiting = out.len() + held.as_ref().map_or(0, BytesMut::len);
-        drop((held, out));
-        if waiting > HARD_LIMIT {
-            tracing::warn!(client = %self.peer, bytes = waiting, "client reads too slowly: output limit reached");
-            self.close();
-        }
     }
 
     /// From here on replies are kept back until [`Outbox::release`].
@@ -208,16 +218,16 @@ impl Outbox {
         let left = self.pending.get().saturating_sub(1);
         self.pending.set(left);
         self.average.set((self.average.get() * 7 + bytes) / 8);
-        // The task looks again when there is room for half of what may be on its way, or for a change of
-        // connection when there is none.
-        if self.paused.get() && (left == 0 || left == self.most_pending() / 2) {
+        self.window.set((self.window.get() + 1).min(LAST_WINDOW));
+        if self.paused.get().is_some_and(|resume_at| left == 0 || left == resume_at) {
             self.wake();
         }
     }
 
-    /// Whether the client's task waits for replies before it goes on.
+    /// Whether the client's task waits for replies before it goes on: until there is room for half of what may be
+    /// on its way, or, for a change of connection, until there is none.
     pub fn set_paused(&self, paused: bool) {
-        self.paused.set(paused);
+        self.paused.set(paused.then(|| self.most_pending() / 2));
     }
 
     /// Replies that are expected.
@@ -228,7 +238,7 @@ impl Outbox {
     /// How many replies may be on their way at once: fewer where they are big, so that a client that does not
     /// read cannot have much more than [`SOFT_LIMIT`] sent to it.
     pub fn most_pending(&self) -> u32 {
-        (SOFT_LIMIT / self.average.get().max(1)).clamp(4, 1024) as u32
+        (SOFT_LIMIT / self.average.get().max(1)).clamp(4, self.window.get() as usize) as u32
     }
 
     /// Whether the client may send more.

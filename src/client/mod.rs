@@ -291,7 +291,7 @@ impl Client {
                         return Some(Pause::Idle);
                     }
                     if self.outbox.session.borrow().takes_replies() {
-                        self.outbox.with_buffer(|out| encode::error(out, &error.text()));
+                        self.outbox.with_buffer(|out| encode::error(out, error.text()));
                         self.context.mark_dirty(&self.outbox);
                     }
                     return Some(Pause::End);

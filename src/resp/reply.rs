@@ -57,24 +57,12 @@ impl ReplyFramer {
     pub fn advance(&mut self, buf: &[u8], mut on: impl FnMut(u32, &Head<'_>)) -> Result<Progress, NotResp> {
         let mut at = 0;
         loop {
-            if self.body > 0 {
-                let take = self.body.min((buf.len() - at) as u64);
-                self.body -= take;
-                at += take as usize;
-                if self.body > 0 {
+            if self.body > 0 || self.text {
+                let (taken, ended) = self.pass(&buf[at..]);
+                at += taken;
+                if !ended {
                     return Ok(Progress { consumed: at, done: false });
                 }
-                if self.close() {
-                    return Ok(Progress { consumed: at, done: true });
-                }
-                continue;
-            }
-            if self.text {
-                let Some(end) = memchr::memchr(b'\n', &buf[at..]) else {
-                    return Ok(Progress { consumed: buf.len(), done: false });
-                };
-                self.text = false;
-                at += end + 1;
                 if self.close() {
                     return Ok(Progress { consumed: at, done: true });
                 }
@@ -114,6 +102,18 @@ impl ReplyFramer {
                 return Ok(Progress { consumed: at, done: true });
             }
         }
+    }
+
+    /// Takes what `rest` has of the current body or long text: how many bytes, and whether it ends with them.
+    fn pass(&mut self, rest: &[u8]) -> (usize, bool) {
+        if self.text {
+            let end = memchr::memchr(b'\n', rest);
+            self.text = end.is_none();
+            return (end.map_or(rest.len(), |end| end + 1), !self.text);
+        }
+        let taken = self.body.min(rest.len() as u64);
+        self.body -= taken;
+        (taken as usize, self.body == 0)
     }
 
     fn descend(&mut self, values: u64) -> Result<(), NotResp> {
@@ -275,5 +275,20 @@ mod tests {
         }
         let deep = b"*1\r\n".repeat(MAX_DEPTH + 1);
         assert_eq!(replies(&deep, deep.len()), Err(NotResp));
+    }
+
+    #[test]
+    fn long_texts_pass_in_portions() {
+        let text = [b"+".as_slice(), &vec![b'x'; 3 * MAX_LINE], b"\r\n"].concat();
+        let nested = [b"*2\r\n".as_slice(), &text, b":1\r\n", &text].concat();
+        for step in [1000, MAX_LINE, MAX_LINE + 1, 4 * MAX_LINE] {
+            assert_eq!(replies(&nested, step), Ok(vec![nested.len() - text.len(), text.len()]), "{step}");
+        }
+    }
+
+    #[test]
+    fn lua_nests_deeply() {
+        let deep = [b"*1\r\n".repeat(6000), b":1\r\n".to_vec()].concat();
+        assert_eq!(replies(&deep, 100), Ok(vec![deep.len()]));
     }
 }

@@ -249,8 +249,7 @@ impl Session {
         {
             return route;
         }
-        let unknown_name = kind == Kind::ClientGetName && self.named_upstream;
-        if !unknown_name && let Some(route) = answered_here(kind, args, silent) {
+        if let Some(route) = self.local(kind, args, silent) {
             return route;
         }
         // A command that ends the state still travels where the state is.
@@ -299,6 +298,21 @@ impl Session {
         }
         forward.own = had_state || self.needs_own();
         Route::Forward(forward)
+    }
+
+    /// What the proxy answers itself; `None`: Redis answers.
+    fn local(&self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+        Some(match kind {
+            Kind::ClientGetName if args.len() != 2 || self.named_upstream => return None,
+            Kind::ClientGetName if silent => Route::Swallow,
+            Kind::ClientGetName => Route::Local(Local::GetName),
+            Kind::Quit if silent => Route::Cut,
+            Kind::Quit => Route::Local(Local::Quit),
+            // RESET also ends CLIENT REPLY OFF: it is answered in any case.
+            Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
+            Kind::Tag(command) => Route::Local(Local::Tag(command)),
+            _ => return None,
+        })
     }
 
     /// Decides within MULTI; `None`: as outside.
@@ -482,19 +496,6 @@ impl Session {
     pub fn reset(&mut self) {
         *self = Session::default();
     }
-}
-
-/// What the proxy answers itself, whatever the state.
-fn answered_here(kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
-    Some(match kind {
-        Kind::ClientGetName if args.len() == 2 && silent => Route::Swallow,
-        Kind::ClientGetName if args.len() == 2 => Route::Local(Local::GetName),
-        Kind::Quit if silent => Route::Cut,
-        Kind::Quit => Route::Local(Local::Quit),
-        Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
-        Kind::Tag(command) => Route::Local(Local::Tag(command)),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -168,3 +168,26 @@ fn sticky_state_stays_until_reset() {
     session.reset();
     assert!(!session.needs_own());
 }
+
+#[test]
+fn a_refused_multi_is_none() {
+    let mut session = Session::default();
+    let multi = forward(&mut session, Kind::Multi, "MULTI");
+    assert!(session.in_multi());
+    session.replied(multi.effect, &ERR);
+    assert!(!session.in_multi() && !session.needs_own());
+    // A second one that was sent before the refusal of the first is not touched by it.
+    let first = forward(&mut session, Kind::Multi, "MULTI");
+    forward(&mut session, Kind::Exec, "EXEC");
+    forward(&mut session, Kind::Multi, "MULTI");
+    session.replied(first.effect, &ERR);
+    assert!(session.in_multi());
+}
+
+#[test]
+fn a_wrong_discard_keeps_the_watch() {
+    let mut session = Session::default();
+    forward(&mut session, Kind::Watch, "WATCH k");
+    assert!(forward(&mut session, Kind::Discard, "DISCARD").own);
+    assert!(session.needs_own());
+}

@@ -277,6 +277,11 @@ impl Conn {
         self.wake();
     }
 
+    /// Whether it was ended on purpose.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
     /// Its client has read something: replies may flow again, if they were stopped.
     pub fn resume(&self) {
         if self.throttled.replace(false) {

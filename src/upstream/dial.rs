@@ -92,5 +92,9 @@ async fn run(conn: &Rc<Conn>, context: &Rc<Context>, backoff: &Backoff) -> Strin
         backoff.succeeded();
         return reason;
     }
+    if conn.is_retired() {
+        // Its client went before Redis had answered: that says nothing about Redis.
+        return reason;
+    }
     unreachable(&reason)
 }

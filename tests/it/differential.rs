@@ -43,6 +43,23 @@ impl Wire {
         let _ = self.stream.write_all(bytes);
     }
 
+    /// One request, one reply, as text.
+    pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> String {
+        self.send(&encode(args));
+        self.text()
+    }
+
+    /// `call` with the words of one line.
+    pub fn cmd(&mut self, line: &str) -> String {
+        self.call(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    /// The next reply as text.
+    pub fn text(&mut self) -> String {
+        let reply = self.reply().unwrap_or_else(|what| panic!("{what}"));
+        String::from_utf8_lossy(&reply).into_owned()
+    }
+
     /// The next reply, or what came instead of it.
     pub fn reply(&mut self) -> Result<Vec<u8>, String> {
         let (mut chunk, mut parsed) = (vec![0; 1 << 16], Progress::default());

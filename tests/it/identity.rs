@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::differential::Wire;
-use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+use crate::support::{Proxy, RULES, Redis, encode, eventually};
 
 const NOAUTH: &str = "-NOAUTH Authentication required.\r\n";
 
@@ -18,8 +18,8 @@ fn closed() -> (Redis, Proxy) {
 }
 
 /// Authenticates, which also proves that the answer is Redis's.
-fn signed_in(proxy: &Proxy, line: &str) -> Client {
-    let mut client = proxy.client();
+fn signed_in(proxy: &Proxy, line: &str) -> Wire {
+    let mut client = Wire::connect(proxy.port);
     assert_eq!(client.cmd(line), "+OK\r\n");
     client
 }
@@ -40,21 +40,13 @@ fn nobody_rides_on_the_credentials_of_the_proxy() {
         "WAIT 0 0",
         "EVAL x 0",
     ] {
-        assert_eq!(proxy.client().cmd(line), NOAUTH, "{line}");
+        assert_eq!(Wire::connect(proxy.port).cmd(line), NOAUTH, "{line}");
     }
-    for line in [
-        "KEYS *",
-        "PUBLISH c m",
-        "SELECT 1",
-        "MONITOR",
-        "CLIENT LIST",
-        "CLIENT ID",
-        "CLIENT GETNAME",
-        "NOSUCH",
-    ] {
-        assert_eq!(proxy.client().cmd(line), NOAUTH, "{line}");
+    for line in ["KEYS *", "PUBLISH c m", "SELECT 1", "MONITOR", "CLIENT LIST", "CLIENT ID", "CLIENT GETNAME"]
+    {
+        assert_eq!(Wire::connect(proxy.port).cmd(line), NOAUTH, "{line}");
     }
-    assert!(proxy.client().cmd("HELLO 3").starts_with("-NOAUTH"));
+    assert!(Wire::connect(proxy.port).cmd("HELLO 3").starts_with("-NOAUTH"));
     assert_eq!(signed.cmd("GET k"), "$1\r\nv\r\n");
 }
 
@@ -62,7 +54,7 @@ fn nobody_rides_on_the_credentials_of_the_proxy() {
 fn the_proxys_own_commands_are_not_open_either() {
     let (_redis, proxy) = closed();
     for line in ["TAG.INVALIDATE Post", "TAG.KEYS Post", "TAG.OF k", "TAG.ADD k t", "TAG.WITH 1 t SET k v"] {
-        let mut client = proxy.client();
+        let mut client = Wire::connect(proxy.port);
         assert!(client.cmd(line).starts_with("-NOAUTH"), "{line}");
     }
 }
@@ -77,7 +69,7 @@ fn a_connection_that_served_one_user_serves_no_other() {
         all.cmd("MULTI");
         all.cmd(&format!("SET k {round}"));
         all.cmd("EXEC");
-        let mut nobody = proxy.client();
+        let mut nobody = Wire::connect(proxy.port);
         assert_eq!(nobody.cmd("MULTI"), NOAUTH);
         assert_eq!(nobody.cmd("GET k"), NOAUTH);
         let mut reader = signed_in(&proxy, "AUTH reader pw");
@@ -99,28 +91,28 @@ fn a_failed_hello_leaves_nothing_behind() {
     for line in
         ["HELLO 3 AUTH all pw NOSUCH", "HELLO 3 AUTH all pw SETNAME", "HELLO 3 AUTH all pw AUTH all wrong"]
     {
-        let mut client = proxy.client();
+        let mut client = Wire::connect(proxy.port);
         assert!(client.cmd(line).starts_with('-'), "{line}");
         for _ in 0..3 {
-            assert_eq!(proxy.client().cmd("GET k"), NOAUTH, "{line}");
-            assert_eq!(proxy.client().cmd("MULTI"), NOAUTH, "{line}");
+            assert_eq!(Wire::connect(proxy.port).cmd("GET k"), NOAUTH, "{line}");
+            assert_eq!(Wire::connect(proxy.port).cmd("MULTI"), NOAUTH, "{line}");
         }
         drop(client);
         for _ in 0..3 {
-            assert_eq!(proxy.client().cmd("WATCH k"), NOAUTH, "{line}");
+            assert_eq!(Wire::connect(proxy.port).cmd("WATCH k"), NOAUTH, "{line}");
         }
     }
-    let mut bad_name = proxy.client();
+    let mut bad_name = Wire::connect(proxy.port);
     assert!(bad_name.call(&["HELLO", "3", "AUTH", "all", "pw", "SETNAME", "a b"]).starts_with('-'));
-    assert_eq!(proxy.client().cmd("MULTI"), NOAUTH);
+    assert_eq!(Wire::connect(proxy.port).cmd("MULTI"), NOAUTH);
     bad_name.cmd("PING");
-    assert_eq!(proxy.client().cmd("MULTI"), NOAUTH);
+    assert_eq!(Wire::connect(proxy.port).cmd("MULTI"), NOAUTH);
 }
 
 #[test]
 fn a_wrong_password_changes_nothing() {
     let (_redis, proxy) = closed();
-    let mut client = proxy.client();
+    let mut client = Wire::connect(proxy.port);
     for line in ["AUTH wrong", "AUTH all wrong", "AUTH nobody pw", "HELLO 3 AUTH all wrong"] {
         assert!(client.cmd(line).starts_with("-WRONGPASS"), "{line}");
         assert_eq!(client.cmd("GET k"), NOAUTH);
@@ -140,7 +132,7 @@ fn users_protocols_and_databases_side_by_side() {
             for user in ["all", "default"] {
                 setup.cmd(&format!("SELECT {db}"));
                 setup.cmd(&format!("HSET h field db{db}"));
-                let mut client = proxy.client();
+                let mut client = Wire::connect(proxy.port);
                 let password = if user == "all" { "pw" } else { "secret" };
                 client.cmd(&format!("HELLO {resp} AUTH {user} {password}"));
                 assert_eq!(client.cmd(&format!("SELECT {db}")), "+OK\r\n");
@@ -155,14 +147,14 @@ fn users_protocols_and_databases_side_by_side() {
             assert_eq!(client.cmd("ACL WHOAMI"), format!("${}\r\n{user}\r\n", user.len()));
         }
         for (client, ..) in &mut clients {
-            client.request(&["MULTI"]);
-            client.request(&["HGET", "h", "field"]);
-            client.request(&["EXEC"]);
+            client.send(b"MULTI\r\n");
+            client.send(b"HGET h field\r\n");
+            client.send(b"EXEC\r\n");
         }
         for (client, db, ..) in &mut clients {
-            let replies = [client.raw(), client.raw(), client.raw()].concat();
+            let replies = [client.text(), client.text(), client.text()].concat();
             let expected = format!("+OK\r\n+QUEUED\r\n*1\r\n$3\r\ndb{db}\r\n");
-            assert_eq!(String::from_utf8(replies).unwrap(), expected);
+            assert_eq!(replies, expected);
         }
     }
 }
@@ -170,7 +162,7 @@ fn users_protocols_and_databases_side_by_side() {
 #[test]
 fn limits_before_auth_hit_the_offender_only() {
     let (redis, proxy) = closed();
-    let mut others: Vec<Client> = (0..5).map(|_| proxy.client()).collect();
+    let mut others: Vec<Wire> = (0..5).map(|_| Wire::connect(proxy.port)).collect();
     others.iter_mut().for_each(|other| assert_eq!(other.cmd("PING"), NOAUTH));
     let many: Vec<&str> = ["MGET"].into_iter().chain(["k"; 10]).collect();
     let long = "x".repeat(16385);
@@ -196,14 +188,25 @@ fn limits_before_auth_hit_the_offender_only() {
 #[test]
 fn a_changed_password_is_noticed() {
     let (redis, proxy) = closed();
-    let mut admin = redis.client();
+    let mut admin = Wire::connect(redis.port);
     admin.cmd("AUTH secret");
     let mut client = signed_in(&proxy, "AUTH all pw");
+    client.cmd("GET k");
     admin.cmd("ACL SETUSER all resetpass >new");
-    assert!(proxy.client().cmd("AUTH all pw").starts_with("-WRONGPASS"));
+    assert!(Wire::connect(proxy.port).cmd("AUTH all pw").starts_with("-WRONGPASS"));
     signed_in(&proxy, "AUTH all new");
-    // As with Redis itself, a connection stays what it was.
+    // As with Redis itself, a connection stays what it was; what needs a new one is refused, and never done as
+    // somebody else.
     assert_eq!(client.cmd("ACL WHOAMI"), "$3\r\nall\r\n");
+    let mut refused = vec![];
+    let mut pinned: Vec<Wire> = vec![];
+    for _ in 0..3 {
+        let mut one = signed_in(&proxy, "AUTH all new");
+        one.cmd("WATCH k");
+        pinned.push(one);
+    }
+    refused.push(client.cmd("WATCH k"));
+    assert!(refused.iter().all(|reply| reply == "+OK\r\n" || reply.starts_with("-WRONGPASS")), "{refused:?}");
     // Less rights hold at once.
     admin.cmd("ACL SETUSER all -get");
     assert!(client.cmd("GET k").starts_with("-NOPERM"));
@@ -213,12 +216,12 @@ fn a_changed_password_is_noticed() {
 fn names_are_personal() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis, RULES);
-    let (mut one, mut two) = (proxy.client(), proxy.client());
+    let (mut one, mut two) = (Wire::connect(proxy.port), Wire::connect(proxy.port));
     one.cmd("CLIENT SETNAME one");
     two.cmd("CLIENT SETNAME two");
     assert_eq!(one.cmd("CLIENT GETNAME"), "$3\r\none\r\n");
     assert_eq!(two.cmd("CLIENT GETNAME"), "$3\r\ntwo\r\n");
-    assert_eq!(proxy.client().cmd("CLIENT GETNAME"), "$-1\r\n");
+    assert_eq!(Wire::connect(proxy.port).cmd("CLIENT GETNAME"), "$-1\r\n");
 }
 
 #[test]
@@ -238,15 +241,13 @@ fn state_does_not_leak_from_clients_that_vanish() {
     ];
     let mut round = 0;
     while Instant::now() < until && round < 200 {
-        let mut client = proxy.client();
-        leaving[round % leaving.len()]
-            .iter()
-            .for_each(|line| client.request(&line.split(' ').collect::<Vec<_>>()));
+        let mut client = Wire::connect(proxy.port);
+        leaving[round % leaving.len()].iter().for_each(|line| client.send(format!("{line}\r\n").as_bytes()));
         if round % 3 == 0 {
-            client.raw();
+            let _ = client.reply();
         }
         drop(client);
-        let mut next = proxy.client();
+        let mut next = Wire::connect(proxy.port);
         // One that needs a connection of its own, in case it gets the one that was left.
         assert_eq!(next.cmd("BLPOP nothing 0.001"), "*-1\r\n", "{round}");
         assert_eq!(next.cmd("MULTI"), "+OK\r\n", "{round}");
@@ -256,5 +257,59 @@ fn state_does_not_leak_from_clients_that_vanish() {
         assert_eq!(next.cmd("EXEC"), expected, "{round}");
         round += 1;
     }
-    eventually("nothing leaked", || (redis.client().cmd("EXISTS leaked") == ":0\r\n").then_some(()));
+    eventually("nothing leaked", || {
+        (Wire::connect(redis.port).cmd("EXISTS leaked") == ":0\r\n").then_some(())
+    });
+}
+
+/// What waits for a connection that turns out to be nobody's must not run as the default user, or in database 0.
+#[test]
+fn what_a_connection_was_not_set_up_for_does_not_run() {
+    let redis = Redis::with(&"--user limited on >pw +@all ~l:*".split(' ').collect::<Vec<_>>());
+    let proxy = Proxy::start(&redis, RULES);
+    let mut admin = Wire::connect(redis.port);
+    let mut client = signed_in(&proxy, "AUTH limited pw");
+    admin.cmd("ACL SETUSER limited resetpass >new");
+    assert!(client.cmd("SET k v").starts_with("-WRONGPASS"));
+    assert_eq!(admin.cmd("EXISTS k"), ":0\r\n");
+    admin.cmd("ACL SETUSER limited resetpass >pw");
+    client.cmd("SELECT 3");
+    admin.cmd("ACL SETUSER limited -select");
+    let reply = client.cmd("SET l:1 v");
+    assert!(reply == "+OK\r\n" || reply.starts_with("-NOPERM"), "{reply}");
+    assert_eq!(admin.cmd("EXISTS l:1"), ":0\r\n", "database 0");
+}
+
+#[test]
+fn a_deleted_user_is_served_no_more() {
+    let (redis, proxy) = closed();
+    let mut admin = Wire::connect(redis.port);
+    admin.cmd("AUTH secret");
+    let mut client = signed_in(&proxy, "AUTH all pw");
+    client.cmd("SET k v");
+    admin.cmd("ACL DELUSER all");
+    for _ in 0..3 {
+        // Redis hangs up on its connections; the client is cut with them or told so by the next.
+        client.send(b"GET k\r\n");
+        match client.reply() {
+            Ok(reply) => assert!(reply.starts_with(b"-WRONGPASS"), "{}", reply.escape_ascii()),
+            Err(_) => break,
+        }
+    }
+    assert!(Wire::connect(proxy.port).cmd("AUTH all pw").starts_with("-WRONGPASS"));
+}
+
+/// Clients that go before Redis has answered their new connection must not make it look unreachable.
+#[test]
+fn leaving_early_is_no_fault_of_redis() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    for round in 0..200 {
+        let mut leaving: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port)).collect();
+        leaving.iter_mut().for_each(|wire| wire.send(b"BLPOP nothing 0\r\n"));
+        drop(leaving);
+        let mut staying = Wire::connect(proxy.port);
+        assert_eq!(staying.cmd("WATCH k"), "+OK\r\n", "{round}");
+        assert_eq!(staying.cmd("PING"), "+PONG\r\n", "{round}");
+    }
 }
