@@ -213,8 +213,13 @@ fn nested_replies_inside_exec_are_one_element_each() {
 
 #[test]
 fn a_read_that_also_fires_inside_exec() {
-    let both =
-        || vec![Queued { reading: Some(reading(Reads::Value, &[1])), firing: Some(firing(NoError, "w")) }];
+    let both = || {
+        vec![Queued {
+            reading: Some(reading(Reads::Value, &[1])),
+            firing: Some(firing(NoError, "w")),
+            labels: None,
+        }]
+    };
     let told = exec(both, b"*1\r\n$1\r\nv\r\n");
     assert_eq!((told.counted, told.fired), (vec![(1, true)], vec!["w".to_owned()]));
 }

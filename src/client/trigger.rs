@@ -39,7 +39,8 @@ pub(super) fn account(
     if queued {
         // Two of them: the reply `QUEUED` is checked, EXEC's element is counted.
         let entry = Queued { reading, firing, labels: None };
-        let check = entry.firing.is_some().then(|| Queued { firing: entry.firing.clone(), ..Queued::default() });
+        let check =
+            entry.firing.is_some().then(|| Queued { firing: entry.firing.clone(), ..Queued::default() });
         outbox.queued.borrow_mut().push(entry);
         return check.map_or(Account::Nothing, |entry| Account::Queued(Box::new(entry)));
     }

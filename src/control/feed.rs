@@ -123,14 +123,16 @@ pub(super) async fn run(engine: Rc<Engine>) {
                     reconnects.inc();
                 }
                 was_connected = true;
-                (up.set(1), connected.set(1));
+                up.set(1);
+                connected.set(1);
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.rebuild("the feed was connected");
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
                 engine.feed.lost(&engine);
-                (up.set(0), connected.set(0));
+                up.set(0);
+                connected.set(0);
                 gaps.inc();
                 tracing::warn!(%node, %error, "feed lost: fan-outs also scan until the index is rebuilt");
             }

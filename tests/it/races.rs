@@ -97,7 +97,11 @@ fn trigger(mut client: Client, mut direct: Client, mut random: Random, rounds: u
         for (key, least) in before.into_iter().enumerate() {
             let reply = direct.cmd(&format!("GET {}", name(tag, key)));
             let value: u64 = reply.split("\r\n").nth(1).and_then(|v| v.parse().ok()).unwrap_or(u64::MAX);
-            assert!(value > least, "round {round}: {line} left {} = {value}, at most {least}", name(tag, key));
+            assert!(
+                value > least,
+                "round {round}: {line} left {} = {value}, at most {least}",
+                name(tag, key)
+            );
         }
     }
 }
@@ -114,7 +118,13 @@ fn what_was_written_before_a_trigger_is_gone_after_it() {
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = vec![];
     for own in 0..3 {
-        let client = if own == 0 { proxy.client() } else if own == 1 { redis.client() } else { proxy.client() };
+        let client = if own == 0 {
+            proxy.client()
+        } else if own == 1 {
+            redis.client()
+        } else {
+            proxy.client()
+        };
         let (written, stop) = (Arc::clone(&written), Arc::clone(&stop));
         let random = Random(seed.0 ^ (own as u64) << 32);
         writers.push(std::thread::spawn(move || writer(client, own, random, written, stop)));
@@ -167,6 +177,7 @@ fn nothing_else_is_deleted() {
 /// Written anew from the rules above: `dep:{n}:*` and `both:*:{n}`.
 fn depends(key: &str, tag: &str) -> bool {
     let dep = key.strip_prefix("dep:").and_then(|rest| rest.split_once(':')).is_some_and(|(n, _)| n == tag);
-    let both = key.strip_prefix("both:").and_then(|rest| rest.rsplit_once(':')).is_some_and(|(_, n)| n == tag);
+    let both =
+        key.strip_prefix("both:").and_then(|rest| rest.rsplit_once(':')).is_some_and(|(_, n)| n == tag);
     dep || both
 }
