@@ -109,11 +109,8 @@ fn trigger(mut client: Client, mut direct: Client, mut random: Random, rounds: u
 #[test]
 fn what_was_written_before_a_trigger_is_gone_after_it() {
     let seed = Seed::new();
-    let (redis, written) = (Redis::start(), Written::new(Default::default()));
-    let written = {
-        drop(written);
-        Written::new((0..TAGS).map(|_| Default::default()).collect())
-    };
+    let redis = Redis::start();
+    let written = Written::new((0..TAGS).map(|_| Default::default()).collect());
     let proxy = Proxy::start(&redis, RULES);
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = vec![];
@@ -180,4 +177,66 @@ fn depends(key: &str, tag: &str) -> bool {
     let both =
         key.strip_prefix("both:").and_then(|rest| rest.rsplit_once(':')).is_some_and(|(_, n)| n == tag);
     dep || both
+}
+
+/// Explicit labels, given and invalidated through two proxies at once.
+#[test]
+fn labelled_writes_race_with_invalidations_through_two_proxies() {
+    let seed = Seed::new();
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, RULES)];
+    let latest: Arc<Vec<AtomicU64>> = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|own| {
+            let (mut client, mut random) = (proxies[own % 2].client(), Random(seed.0 ^ own as u64));
+            let (latest, stop) = (Arc::clone(&latest), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                for value in 1.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let reply = match random.below(4) {
+                        0 => {
+                            client.cmd("TAG.NEXT L");
+                            client.cmd(&format!("SET l{own} {value}"))
+                        }
+                        1 => {
+                            client.cmd("MULTI");
+                            client.cmd(&format!("TAG.WITH 1 L SET l{own} {value}"));
+                            client.cmd("EXEC")
+                        }
+                        2 => {
+                            client.cmd(&format!("TAG.WITH 1 L SET l{own} {value} PX {}", 1 + random.below(3)))
+                        }
+                        _ => client.cmd(&format!("TAG.WITH 2 M L SET l{own} {value}")),
+                    };
+                    assert!(!reply.starts_with('-'), "{reply}");
+                    latest[own].store(value, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let invalidators: Vec<_> = (0..2)
+        .map(|own| {
+            let (mut client, mut direct) = (proxies[own].client(), redis.client());
+            let latest = Arc::clone(&latest);
+            std::thread::spawn(move || {
+                for round in 0..200 {
+                    let before: Vec<u64> = latest.iter().map(|value| value.load(Ordering::SeqCst)).collect();
+                    assert!(!client.cmd("TAG.INVALIDATE L").starts_with('-'));
+                    for (key, least) in before.into_iter().enumerate() {
+                        let reply = direct.cmd(&format!("GET l{key}"));
+                        let value =
+                            reply.split("\r\n").nth(1).and_then(|v| v.parse().ok()).unwrap_or(u64::MAX);
+                        assert!(value > least, "round {round}: l{key} = {value}, at most {least}");
+                    }
+                }
+            })
+        })
+        .collect();
+    let results: Vec<_> = invalidators.into_iter().map(std::thread::JoinHandle::join).collect();
+    stop.store(true, Ordering::Relaxed);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    assert!(results.iter().all(Result::is_ok), "a violation");
 }
