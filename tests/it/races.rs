@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::{Client, Proxy, Redis};
 
@@ -108,6 +108,24 @@ fn trigger(mut client: Client, mut direct: Client, mut random: Random, rounds: u
 
 #[test]
 fn what_was_written_before_a_trigger_is_gone_after_it() {
+    race(250, |_, _| {});
+}
+
+/// Every gap is bridged by scans until the index is rebuilt.
+#[test]
+fn the_same_while_the_feed_is_lost_again_and_again() {
+    race(120, |direct, round| {
+        std::thread::sleep(Duration::from_millis(20));
+        direct.cmd("CLIENT KILL TYPE pubsub");
+        if round % 5 == 0 {
+            direct.call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+            direct.cmd("CLIENT KILL TYPE pubsub");
+        }
+    });
+}
+
+/// Runs writers and triggers against each other while `disturb` is called over and over.
+fn race(rounds: usize, disturb: impl Fn(&mut Client, usize)) {
     let seed = Seed::new();
     let redis = Redis::start();
     let written = Written::new((0..TAGS).map(|_| Default::default()).collect());
@@ -130,9 +148,17 @@ fn what_was_written_before_a_trigger_is_gone_after_it() {
         .map(|own| {
             let (client, direct, written) = (proxy.client(), redis.client(), Arc::clone(&written));
             let random = Random(seed.0.rotate_left(17) ^ own);
-            std::thread::spawn(move || trigger(client, direct, random, 250, written))
+            std::thread::spawn(move || trigger(client, direct, random, rounds, written))
         })
         .collect();
+    let mut direct = redis.client();
+    for round in 0.. {
+        if triggers.iter().all(|trigger| trigger.is_finished()) {
+            break;
+        }
+        disturb(&mut direct, round);
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let results: Vec<_> = triggers.into_iter().map(std::thread::JoinHandle::join).collect();
     stop.store(true, Ordering::Relaxed);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
