@@ -93,8 +93,8 @@ impl Control for Status {
             reasons.push("the feed is not connected".to_owned());
         }
         let warm = self.process.warmed.load(Ordering::Acquire);
-        let scans_anyway = warm && self.process.own_writes();
-        if !self.process.index.is_complete() && !scans_anyway {
+        let ready = self.process.index.is_complete() || (warm && self.process.own_writes());
+        if !ready {
             reasons.push(format!("the index is not complete: {}", self.process.index.reason()));
         }
         if self.process.draining.load(Ordering::Relaxed) {

@@ -1,10 +1,12 @@
 //! One client's task: reads requests, forwards them, waits where a request demands it.
 //!
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `trigger` finds out
-//! what a request reads, writes and fires, `tag` answers the commands that the proxy adds.
+//! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
+//! of writes that are under way.
 
 mod forward;
 mod input;
+mod labels;
 mod tag;
 mod trigger;
 
@@ -52,7 +54,7 @@ pub struct Client {
     /// SWAPDB is among what was queued since MULTI.
     swap_queued: bool,
     /// Labels given to keys since MULTI, which EXEC makes good.
-    labels_queued: Vec<tag::Labelled>,
+    labels_queued: Vec<labels::Labelled>,
     last_read: Instant,
 }
 
@@ -78,7 +80,7 @@ struct After {
     /// Keys that are gone if the command succeeded: their labels go too.
     deleted: Vec<Deleted>,
     /// Labels that are good if the command succeeded.
-    labelled: Vec<tag::Labelled>,
+    labelled: Vec<labels::Labelled>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.
@@ -192,7 +194,7 @@ impl Client {
         }
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
-        tag::settle(&self.context, after.labelled, &verdict, unknown).await;
+        labels::settle(&self.context, after.labelled, &verdict, unknown).await;
         trigger::not_fired(self, verdict.idle);
         if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
             return self.outbox.close();
@@ -438,7 +440,7 @@ impl Client {
 
     fn abandon_labels(&mut self) {
         let labels = std::mem::take(&mut self.labels_queued);
-        tag::undo(&self.context, labels);
+        labels::undo(&self.context, labels);
     }
 }
 

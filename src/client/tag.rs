@@ -8,13 +8,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::forward::{Extra, encoded};
+use super::labels::{Labelled, give, label_writes, make_good};
 use super::{After, Client, Pause, Step};
-use crate::accounting::{Account, Firing, Queued, TriggerLabel, Verdict};
+use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
-use crate::context::Context;
 use crate::explain;
 use crate::fanout::{Cause, Order};
-use crate::index::LabelState;
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
@@ -24,21 +23,8 @@ use crate::upstream::{Key, Pending};
 /// What the names of the label sets begin with.
 const PREFIX: &[u8] = b"rescind:tag:";
 
-/// Labels given to one key by a write that is under way.
-pub(super) struct Labelled {
-    db: u32,
-    key: Box<[u8]>,
-    tags: Vec<Tag>,
-    /// Those that were not in Redis before.
-    added: Vec<Tag>,
-    /// When the write counts as done.
-    condition: FireCondition,
-    /// Inside MULTI: which of the queued commands it is, counted from 0.
-    element: Option<usize>,
-}
-
 /// An error reply, with or without its `-` and CRLF: the client gets it.
-struct Refusal(Vec<u8>);
+pub(super) struct Refusal(Vec<u8>);
 
 impl From<&str> for Refusal {
     fn from(text: &str) -> Self {
@@ -46,7 +32,8 @@ impl From<&str> for Refusal {
     }
 }
 
-type Answer<T> = Result<T, Refusal>;
+/// What a command comes to.
+pub(super) type Answer<T> = Result<T, Refusal>;
 
 /// `TAG.WITH n tag… command arg…` for what TAG.NEXT announced.
 pub(super) fn with_of(next: &[Tag], args: Args<'_>) -> OwnedArgs {
@@ -128,7 +115,7 @@ fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
 }
 
 /// Asks Redis as the client, and keeps the reply.
-async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
+pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
     let in_multi = client.outbox.session.borrow().in_multi();
     let conn = match in_multi {
         // The client's own connection would queue it.
@@ -148,20 +135,22 @@ async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
 }
 
 /// What Redis answered.
-struct Reply(Head<'static>);
+pub(super) struct Reply(Head<'static>);
 
 impl Reply {
-    fn is(&self, number: i64) -> bool {
+    /// Whether it is this number.
+    pub fn is(&self, number: i64) -> bool {
         self.0 == Head::Int(number)
     }
 }
 
-fn set_of(tag: &[u8]) -> Vec<u8> {
+/// The key of a tag's label set.
+pub(super) fn set_of(tag: &[u8]) -> Vec<u8> {
     [PREFIX, tag].concat()
 }
 
 /// May the client write these tags? Removing a member that cannot be there asks without changing anything.
-async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
+pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     for tag in tags {
         ask(client, &[b"ZREM", &set_of(tag), b""]).await?;
     }
@@ -216,47 +205,6 @@ fn may_be_labelled(kind: Kind) -> bool {
     matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
 }
 
-/// Labels the keys that `inner` writes: in the index first, then in Redis, and only then it may be sent.
-async fn label_writes(
-    client: &mut Client,
-    command: Option<&Command>,
-    inner: Args<'_>,
-    tags: &[Tag],
-) -> Answer<Vec<Labelled>> {
-    let own_db = client.outbox.session.borrow().current_db();
-    let mut keys: Vec<Box<[u8]>> = vec![];
-    if let Some(command) = command.filter(|c| c.is_write()) {
-        command.keys(inner, |used| {
-            if used.writes && !used.deletes {
-                keys.push(used.key.into());
-            }
-        });
-    }
-    if keys.is_empty() {
-        may_write(client, tags).await?;
-    }
-    let condition = command.map_or(FireCondition::NoError, |c| c.fire_condition(inner));
-    let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
-    let mut all: Vec<Labelled> = vec![];
-    for key in keys {
-        client.context.process.index.lock().label(db, &key, tags, LabelState::InFlight);
-        let mut labelled = Labelled { db, key, tags: tags.to_vec(), added: vec![], condition, element: None };
-        for tag in tags {
-            match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", &labelled.key]).await {
-                Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
-                Ok(_) => {}
-                Err(refusal) => {
-                    all.push(labelled);
-                    undo(&client.context, all);
-                    return Err(refusal);
-                }
-            }
-        }
-        all.push(labelled);
-    }
-    Ok(all)
-}
-
 /// Sends the labelled command.
 async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_>, labelled: Vec<Labelled>) {
     let context = Rc::clone(&client.context);
@@ -268,8 +216,11 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
     let condition = labelled.first().map(|one| one.condition);
     if queued.is_some() {
-        let labelled = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
-        client.labels_queued.extend(labelled);
+        let queued = labelled.into_iter().map(|mut one| {
+            one.element = queued;
+            one
+        });
+        client.labels_queued.extend(queued);
     } else {
         extra = Extra { hold: true, after: After { labelled, ..After::default() } };
     }
@@ -281,43 +232,6 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
         && let Some(entry) = client.outbox.queued.borrow_mut().get_mut(element)
     {
         entry.labels = condition;
-    }
-}
-
-/// The labelled writes are done, with this reply: their labels are good, or are taken back. `unknown`: there was
-/// no reply; a label too many costs a deletion too many, one too few is stale data.
-pub(super) async fn settle(context: &Rc<Context>, labelled: Vec<Labelled>, verdict: &Verdict, unknown: bool) {
-    if labelled.is_empty() {
-        return;
-    }
-    let holds = |one: &Labelled| match one.element {
-        _ if unknown => true,
-        Some(element) => verdict.labelled.contains(&element),
-        None => one.condition.fired(&verdict.head),
-    };
-    let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
-    undo(context, bad);
-    make_good(context, good).await;
-}
-
-/// These labelled writes took place.
-async fn make_good(context: &Rc<Context>, good: Vec<Labelled>) {
-    if good.is_empty() {
-        return;
-    }
-    // The events of these writes have been seen behind the barrier; later ones mean that the key was deleted.
-    context.process.fanout.ask(Order::Barrier).await;
-    for one in good {
-        context.process.index.lock().settle(one.db, &one.key, &one.tags);
-        context.process.fanout.order(Order::Score(one.db, one.key.into_vec(), one.tags));
-    }
-}
-
-/// Takes labels back whose write did not take place.
-pub(super) fn undo(context: &Rc<Context>, labelled: Vec<Labelled>) {
-    for one in labelled {
-        context.process.index.lock().cancel(one.db, &one.key, &one.tags);
-        context.process.fanout.forget(one.db, &one.key, one.added);
     }
 }
 
@@ -345,25 +259,8 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {
         let db = client.outbox.session.borrow().current_db();
-        added = client.context.process.index.lock().label(db, key, &tags, LabelState::InFlight);
-        let mut labelled = Labelled {
-            db,
-            key: key.into(),
-            tags: tags.clone(),
-            added: vec![],
-            condition: FireCondition::NoError,
-            element: None,
-        };
-        for tag in &tags {
-            match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", key]).await {
-                Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
-                Ok(_) => {}
-                Err(refusal) => {
-                    undo(&client.context, vec![labelled]);
-                    return Err(refusal);
-                }
-            }
-        }
+        let (labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
+        added = new;
         make_good(&Rc::clone(&client.context), vec![labelled]).await;
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));

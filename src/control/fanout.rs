@@ -188,9 +188,7 @@ impl<'a> Deletion<'a> {
         if tags.is_empty() {
             return Ok(());
         }
-        for tag in &tags {
-            self.engine.changed_sets.borrow_mut().remove(tag);
-        }
+        self.engine.changed_sets.borrow_mut().retain(|tag| !tags.contains(tag));
         let found = super::labels::members(self.engine, &tags).await.inspect_err(|_| {
             self.engine.changed_sets.borrow_mut().extend(tags.iter().cloned());
         })?;

@@ -1,7 +1,7 @@
 //! The feed: the stream of key changes that Redis itself sends, and the barrier that orders it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub(super) struct Feed {
     wake: Notify,
     /// The canary's event has been seen since it was last asked for.
     canary: Cell<bool>,
+    /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
+    /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
+    ended: RefCell<HashSet<Box<[u8]>>>,
     /// Set to end the connection.
     drop: RefCell<Option<&'static str>>,
 }
@@ -59,8 +62,9 @@ impl Feed {
         self.session.get()
     }
 
-    /// Whether the canary's event arrived; asks anew.
+    /// Whether the canary's event arrived; asks anew. What was to be reported long ago will not be any more.
     pub fn take_canary(&self) -> bool {
+        self.ended.borrow_mut().clear();
         self.canary.replace(false)
     }
 
@@ -357,12 +361,17 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
         return;
     }
     match event {
-        b"new" => engine.created(db, key),
+        b"new" => {
+            engine.feed.ended.borrow_mut().remove(key);
+            engine.created(db, key);
+        }
         b"expired" => {
+            ended(engine, db, key);
             engine.gone(db, key);
             engine.process.metrics.expirations(&engine.family_of(db, key));
         }
         b"evicted" => {
+            ended(engine, db, key);
             engine.gone(db, key);
             engine.process.metrics.evictions(&engine.family_of(db, key));
             if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
@@ -370,6 +379,13 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             }
         }
         _ => {}
+    }
+}
+
+/// Redis also reports the end of a key that nobody wrote as a change of it.
+fn ended(engine: &Engine, db: u32, key: &[u8]) {
+    if engine.matcher.borrow_mut().classify(db, key).has_triggers {
+        engine.feed.ended.borrow_mut().insert(key.into());
     }
 }
 
@@ -402,7 +418,8 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
     if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
         engine.changed_sets.borrow_mut().insert(tag.into());
     }
-    if key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {
+    let unwritten = engine.feed.ended.borrow_mut().remove(key);
+    if unwritten || key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {
         return;
     }
     // Redis does not say in which database.

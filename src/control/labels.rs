@@ -4,11 +4,12 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use redis_protocol::resp3::types::BytesFrame;
 
 use super::Engine;
 use super::link::Batch;
 use super::rebuild::Scan;
-use super::wire::{array_of, bytes_of, int_of};
+use super::wire::{array_of, bytes_of, int_of, into_result};
 use crate::index::LabelState;
 use crate::rules::Tag;
 
@@ -16,6 +17,10 @@ use crate::rules::Tag;
 pub const PREFIX: &[u8] = b"rescind:tag:";
 /// Members read at once.
 const COUNT: &str = "1000";
+
+/// How often an evicted set is tried to be written back, and the pause in between.
+const TRIES: u32 = 60;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The name of a tag's set.
 pub fn set_of(tag: &[u8]) -> Vec<u8> {
@@ -57,7 +62,7 @@ pub(super) async fn score(engine: Rc<Engine>, db: u32, key: Vec<u8>, tags: Vec<T
 
 /// Redis evicted the set of a tag: what the index knows of it is written back.
 pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
-    let mut cursor = Some(usize::MAX);
+    let (mut cursor, mut tries) = (Some(usize::MAX), 0);
     while let Some(at) = cursor {
         let mut batch = Batch::default();
         {
@@ -68,12 +73,17 @@ pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
                 }
             });
         }
-        if !batch.is_empty()
-            && let Err(error) = engine.scans.call(db, batch).await
-        {
-            tracing::debug!(%error, "an evicted label set cannot be written back");
+        if !batch.is_empty() && !is_done(engine.scans.call(db, batch).await) {
+            // Where memory is still short: the same keys again, a little later.
+            cursor = (tries < TRIES).then_some(at);
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+fn is_done(reply: Result<Vec<BytesFrame>, String>) -> bool {
+    reply.is_ok_and(|frames| frames.into_iter().all(|frame| into_result(frame).is_ok()))
 }
 
 /// The members of these tags' sets that the index does not know, with their databases.

@@ -117,18 +117,18 @@ impl Engine {
         }
     }
 
+    fn retag_some(&self, cursor: usize) -> Option<usize> {
+        let mut matcher = self.matcher.borrow_mut();
+        let mut index = self.process.index.lock();
+        index.retag(cursor, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| matcher.tags(db, key, tags))
+    }
+
     /// Gives the entries the tags of the present rules.
     async fn retag(&self) {
         let mut cursor = Some(0);
         while let Some(at) = cursor {
-            cursor = self.retag_from(at);
+            cursor = self.retag_some(at);
             tokio::task::yield_now().await;
         }
-    }
-
-    fn retag_from(&self, cursor: usize) -> Option<usize> {
-        let mut matcher = self.matcher.borrow_mut();
-        let mut index = self.process.index.lock();
-        index.retag(cursor, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| matcher.tags(db, key, tags))
     }
 }

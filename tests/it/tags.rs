@@ -421,7 +421,7 @@ fn rights_are_those_of_redis() {
     let writing =
         ["TAG.WITH 1 a SET k2 v", "TAG.NEXT a", "TAG.ADD k a", "TAG.REM k b", "TAG.INVALIDATE nothing a"];
     let reading = ["TAG.KEYS a", "TAG.OF k", "TAG.LOG", "TAG.EXPLAIN GET k"];
-    let mut user = |name: &str| {
+    let user = |name: &str| {
         let mut client = w.proxy.client();
         assert_eq!(client.cmd(&format!("AUTH {name} pw")), "+OK\r\n");
         client
@@ -429,7 +429,8 @@ fn rights_are_those_of_redis() {
     let (mut reader, mut nobody, mut writer, mut one) =
         (user("reader"), user("nobody"), user("writer"), user("one"));
     for line in writing {
-        assert!(reader.cmd(line).starts_with("-NOPERM"), "{line}");
+        let reply = reader.cmd(line);
+        assert!(reply.starts_with("-NOPERM"), "{line}: {reply}");
         assert!(nobody.cmd(line).starts_with("-NOPERM"), "{line}");
     }
     assert_eq!(w.direct.cmd("EXISTS k"), ":1\r\n");
@@ -447,8 +448,11 @@ fn rights_are_those_of_redis() {
     assert!(writer.cmd("TAG.WITH 1 a SET elsewhere v").starts_with("-NOPERM"));
     assert_eq!(w.client.list("TAG.KEYS a").len(), 2);
 
-    w.direct.cmd("ACL SETUSER default resetpass >secret");
-    let mut anonymous = w.proxy.client();
+    let redis = Redis::with(&["--requirepass", "secret"]);
+    let url = format!("redis://:secret@127.0.0.1:{}", redis.port);
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    proxy.ready();
+    let mut anonymous = proxy.client();
     for line in writing.into_iter().chain(reading).chain(["TAG.INFO"]) {
         assert!(anonymous.cmd(line).starts_with("-NOAUTH"), "{line}");
     }

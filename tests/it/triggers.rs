@@ -6,15 +6,15 @@ use crate::support::{Client, PATIENCE, Proxy, RULES, Redis, encode, eventually};
 const DEPENDENT: &str = "app:1:blog_posts_1";
 const STRANGER: &str = "app:1:tools_1";
 
-struct World {
-    proxy: Proxy,
-    redis: Redis,
-    client: Client,
-    direct: Client,
+pub struct World {
+    pub proxy: Proxy,
+    pub redis: Redis,
+    pub client: Client,
+    pub direct: Client,
 }
 
 impl World {
-    fn new(rules: &str) -> Self {
+    pub fn new(rules: &str) -> Self {
         let redis = Redis::start();
         let proxy = Proxy::start(&redis, rules);
         let (client, direct) = (proxy.client(), redis.client());
@@ -22,7 +22,7 @@ impl World {
     }
 
     /// Waits until the proxy has seen and dealt with everything that was written so far.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for _ in 0..2 {
             self.client.cmd("TAG.KEYS nothing");
         }
@@ -31,19 +31,19 @@ impl World {
         });
     }
 
-    fn invalidations(&self) -> f64 {
+    pub fn invalidations(&self) -> f64 {
         let (_, text) = self.proxy.http("GET", "/metrics", &[], "");
         let lines = text.lines().filter(|line| line.starts_with("rescind_invalidations_total{"));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    fn fill(&mut self, keys: &[&str]) {
+    pub fn fill(&mut self, keys: &[&str]) {
         for key in keys {
             assert_eq!(self.direct.call(&["SET", key, "cached"]), "+OK\r\n");
         }
     }
 
-    fn is_there(&mut self, key: &str) -> bool {
+    pub fn is_there(&mut self, key: &str) -> bool {
         self.direct.call(&["EXISTS", key]) == ":1\r\n"
     }
 
@@ -433,125 +433,6 @@ fn rules_of_one_database_leave_the_others_alone() {
     assert!(!w.is_there(DEPENDENT));
     w.direct.cmd("SELECT 0");
     assert!(w.is_there(DEPENDENT));
-}
-
-#[test]
-fn dependents_may_come_to_exist_in_any_way() {
-    let mut w = World::new(RULES);
-    let key = "app:1:blog_posts_9";
-    let ways: &[&[&str]] = &[
-        &["SET app:1:blog_posts_9 v"],
-        &["HSET app:1:blog_posts_9 f v"],
-        &["EVAL return(redis.call('SET','app:1:blog_posts_9',1)) 0"],
-        &["SET app:1:x v", "RENAME app:1:x app:1:blog_posts_9"],
-        &["SET app:1:x v", "COPY app:1:x app:1:blog_posts_9"],
-        &["SELECT 2", "SET app:1:blog_posts_9 v", "MOVE app:1:blog_posts_9 0", "SELECT 0"],
-        &["SET app:1:blog_posts_9 v PX 1", "SET app:1:blog_posts_9 v"],
-        &["SET app:1:x 1", "BITOP NOT app:1:blog_posts_9 app:1:x"],
-        &["MULTI", "DEL app:1:blog_posts_9", "SET app:1:blog_posts_9 v", "EXEC"],
-        &["HELLO 3", "SET app:1:blog_posts_9 v", "HELLO 2"],
-        &["PFADD app:1:blog_posts_9 v"],
-        &["XADD app:1:blog_posts_9 * f v"],
-        &["LPUSH app:1:l a", "LMOVE app:1:l app:1:blog_posts_9 LEFT LEFT"],
-        &["SET app:1:blog_posts_9 v", "DEL app:1:blog_posts_9", "APPEND app:1:blog_posts_9 v"],
-    ];
-    for (round, way) in ways.iter().cycle().take(ways.len() * 4).enumerate() {
-        // Straight to Redis, through the proxy.
-        let writer = if round / ways.len() % 2 == 0 { &mut w.direct } else { &mut w.client };
-        for line in *way {
-            let reply = writer.cmd(line);
-            assert!(!reply.starts_with('-'), "{line}: {reply}");
-        }
-        assert!(w.is_there(key), "{way:?}");
-        w.client.cmd("SET app:1:model:Post:1 v");
-        assert!(!w.is_there(key), "{way:?}, round {round}");
-        w.settle();
-    }
-}
-
-#[test]
-fn keys_are_bytes() {
-    let mut w = World::new(RULES);
-    let dependents: [&[u8]; 4] = [
-        b"app:1:blog_posts_\xff\xfe\x00",
-        b"app:1:blog_posts_ with\r\nlines",
-        b"app:1:blog_posts_\xc3\xa9\"'\\",
-        b"app:1:blog_posts_*[a-z]?",
-    ];
-    for key in dependents {
-        w.direct.call(&[b"SET".as_slice(), key, b"v"]);
-    }
-    w.direct.call(&[b"SET".as_slice(), b"app:1:post:\xff\x00:x", b"v"]);
-    w.direct.call(&[b"SET".as_slice(), b"app:1:post:\xfe\x00:x", b"v"]);
-    w.client.call(&[b"SET".as_slice(), b"app:1:model:Post:\xff\x00", b"v"]);
-    for key in dependents.into_iter().chain([b"app:1:post:\xff\x00:x".as_slice()]) {
-        assert_eq!(w.direct.call(&[b"EXISTS".as_slice(), key]), ":0\r\n", "{}", key.escape_ascii());
-    }
-    assert_eq!(w.direct.call(&[b"EXISTS".as_slice(), b"app:1:post:\xfe\x00:x"]), ":1\r\n");
-}
-
-#[test]
-fn a_big_fan_out_deletes_all_and_counts_them() {
-    let mut w = World::new(RULES);
-    let mut pipeline = vec![];
-    for i in 0..5000 {
-        pipeline.extend(encode(&["SET", &format!("app:1:blog_posts_{i}"), "v"]));
-    }
-    w.direct.send(&pipeline);
-    (0..5000).for_each(|_| assert_eq!(w.direct.raw(), b"+OK\r\n"));
-    assert_eq!(w.client.cmd("TAG.INVALIDATE Post"), ":5000\r\n");
-    assert_eq!(w.direct.cmd("EVAL return(#redis.call('KEYS','app:1:*')) 0"), ":0\r\n");
-    assert_eq!(w.proxy.metric("rescind_invalidated_keys_total{family=\"blog_posts_*\"}"), 5000.0);
-}
-
-#[test]
-fn soft_invalidation_shortens_the_time_to_live() {
-    let rules = r#"
-        [tags]
-        T = ["soft:*", "hard:*"]
-        [[family]]
-        name = "soft"
-        keys = ["soft:*"]
-        on_invalidate = "expire"
-        grace = "90s"
-        [[trigger]]
-        keys = ["src"]
-        invalidate = ["T"]
-    "#;
-    let mut w = World::new(rules);
-    for line in ["SET soft:none v", "SET soft:long v EX 5000", "SET soft:short v EX 20", "SET hard:1 v"] {
-        w.direct.cmd(line);
-    }
-    for _ in 0..2 {
-        w.client.cmd("SET src 1");
-        assert!(!w.is_there("hard:1"));
-        for (key, most) in [("soft:none", 90), ("soft:long", 90), ("soft:short", 20)] {
-            let ttl: i64 = w.direct.list(&format!("TTL {key}"))[0].parse().unwrap();
-            assert!((1..=most).contains(&ttl), "{key}: {ttl}");
-        }
-    }
-    w.direct.cmd("SET soft:again v");
-    w.direct.cmd("SET soft:none v");
-    w.client.cmd("SET src 1");
-    assert_ne!(w.direct.cmd("TTL soft:again"), ":-1\r\n");
-    assert_ne!(w.direct.cmd("TTL soft:none"), ":-1\r\n");
-}
-
-#[test]
-fn a_dry_run_deletes_nothing() {
-    let redis = Redis::start();
-    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), RULES, &["--dry-run"]);
-    proxy.ready();
-    let (mut client, mut direct) = (proxy.client(), redis.client());
-    client.cmd("SET app:1:blog_posts_1 v");
-    client.cmd("TAG.WITH 1 Mine SET app:1:mine v");
-    for line in ["SET app:1:model:Post:1 v", "TAG.INVALIDATE Post Mine", "PUBLISH rescind:invalidate Post"] {
-        assert!(!client.cmd(line).starts_with('-'));
-    }
-    direct.cmd("SET app:1:model:Post:2 v");
-    client.cmd("TAG.KEYS Post");
-    assert_eq!(direct.cmd("EXISTS app:1:blog_posts_1 app:1:mine"), ":2\r\n");
-    assert_eq!(client.cmd("TAG.KEYS Post"), "*1\r\n$18\r\napp:1:blog_posts_1\r\n");
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! The binary: configuration checks, reloads, signals, exit codes, and the admin address of a running proxy.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Folder, Proxy, RULES, Redis, eventually, free_port, send_signal};
+
+fn rescind(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rescind")).args(args).env_remove("RESCIND_CONFIG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const WRONG: &str = r#"[keys]
+prefiks = "app:"
+
+[tags]
+"t:{id}" = ["x:{other}"]
+
+[[trigger]]
+keys = ["a:{b}"]
+invalidate = ["{c}"]
+
+[listen]
+max_clients = "many"
+"#;
+
+#[test]
+fn check_says_all_that_is_wrong_with_its_line() {
+    let folder = Folder::new();
+    let good = folder.write("good.toml", RULES);
+    let done = rescind(&["check", good.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("ok"));
+    let done = rescind(&["check", "--config", good.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(0));
+
+    let wrong = folder.write("wrong.toml", WRONG);
+    let done = rescind(&["check", wrong.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(2));
+    let errors = text(&done.stderr);
+    for (line, word) in [(2, "prefiks"), (5, "id"), (8, "c"), (12, "max_clients")] {
+        let place = format!("wrong.toml:{line}");
+        assert!(errors.lines().any(|l| l.contains(&place) && l.contains(word)), "{place} {word}\n{errors}");
+    }
+    assert!(errors.contains("prefix"), "says what to write instead\n{errors}");
+    let done = rescind(&["check", "/nowhere/proxy.toml"]);
+    assert_eq!(done.status.code(), Some(2));
+    // To run with a wrong file is the same error.
+    assert_eq!(rescind(&["--config", wrong.to_str().unwrap()]).status.code(), Some(2));
+    assert_eq!(rescind(&["--nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn explain_needs_no_server() {
+    let folder = Folder::new();
+    let file = folder.write("proxy.toml", RULES);
+    let explain = |request: &[&str]| {
+        let done = rescind(&[&["--config", file.to_str().unwrap(), "explain"], request].concat());
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+        text(&done.stdout)
+    };
+    let out = explain(&["SET", "app:1:model:Post:7", "v", "--not-a-flag"]);
+    for part in ["model saved", "Post", "post:7", "SiteMap"] {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+    assert!(explain(&["GET", "app:1:home_page_data_1"]).contains("home"));
+    assert!(explain(&["SET", "nothing", "v"]).contains("invalidates nothing"));
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_one_line_and_an_exit_code() {
+    let folder = Folder::new();
+    let file = folder.write("proxy.toml", "");
+    let free = format!("127.0.0.1:{}", free_port());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
+    for (listen, admin) in [
+        (&*taken, &*free),
+        (&*free, &*taken),
+        ("unix:/nowhere/at/all.sock", &*free),
+        ("192.0.2.1:6380", &*free),
+    ] {
+        let config = file.to_str().unwrap();
+        let done = rescind(&["--config", config, "--listen", listen, "--admin", admin]);
+        let errors = text(&done.stderr);
+        let code = done.status.code();
+        assert!(code.is_some_and(|code| code != 0), "{listen} {admin}: {code:?}");
+        let lines: Vec<&str> = errors.lines().filter(|line| line.starts_with("rescind:")).collect();
+        assert_eq!(lines.len(), 1, "{listen} {admin}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
+}
+
+#[test]
+fn a_private_redis_ends_with_the_proxy() {
+    for signal in ["-TERM", "-INT"] {
+        let mut proxy = Proxy::launch("spawn", RULES, &[]);
+        proxy.ready();
+        let mut client = proxy.client();
+        client.cmd("SET app:1:blog_posts_1 v");
+        client.cmd("SET app:1:model:Post:1 v");
+        assert_eq!(client.cmd("EXISTS app:1:blog_posts_1"), ":0\r\n");
+        let info = client.list("INFO server").concat();
+        let port: u16 =
+            info.split("tcp_port:").nth(1).unwrap().split("\r\n").next().unwrap().parse().unwrap();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        proxy.signal(signal);
+        assert_eq!(proxy.wait(), Some(0), "{signal}");
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{signal}: redis-server is still there");
+        assert!(client.rest().is_empty());
+    }
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let redis = Redis::start();
+    let folder = Folder::new();
+    let file =
+        folder.write("proxy.toml", "[upstream]\nurl = \"redis://127.0.0.1:1\"\n[tags]\nT = [\"x:*\"]\n");
+    let (listen, admin) = (free_port(), free_port());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rescind"))
+        .env("RESCIND_CONFIG", &file)
+        .env("RESCIND_UPSTREAM_URL", format!("redis://127.0.0.1:{}", redis.port))
+        .env("RESCIND_LISTEN_ADDRESS", format!("127.0.0.1:{listen}"))
+        .env("RESCIND_ADMIN_ADDRESS", format!("127.0.0.1:{admin}"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it listens", || TcpStream::connect(("127.0.0.1", listen)).ok());
+    let mut client = crate::support::Client::connect(listen);
+    client.cmd("SET x:1 v");
+    assert_eq!(redis.client().cmd("EXISTS x:1"), ":1\r\n");
+    assert_eq!(client.cmd("TAG.INVALIDATE T"), ":1\r\n");
+    assert!(TcpStream::connect(("127.0.0.1", admin)).is_ok());
+    send_signal(child.id(), "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+    let done = Command::new(env!("CARGO_BIN_EXE_rescind"))
+        .args(["check", file.to_str().unwrap()])
+        .env("RESCIND_LISTEN_MAX_CLIENTS", "many")
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(2), "a wrong value in the environment");
+}
+
+#[test]
+fn a_reload_changes_the_rules_and_no_connection() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(
+        &redis,
+        "[tags]\nOld = [\"x:*\"]\n[[trigger]]\nkeys = [\"src\"]\ninvalidate = [\"Old\"]\n",
+    );
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    let mut pinned = proxy.client();
+    pinned.cmd("MULTI");
+    pinned.cmd("SET queued v");
+    let reloads =
+        |result: &str| proxy.metric(&format!("rescind_config_reloads_total{{result=\"{result}\"}}"));
+    direct.cmd("MSET x:1 v y:1 v");
+    client.cmd("TAG.WITH 1 Explicit SET labelled v");
+    client.cmd("GET x:1");
+
+    std::fs::write(&proxy.config, WRONG).unwrap();
+    proxy.signal("-HUP");
+    eventually("refused", || (reloads("error") == 1.0).then_some(()));
+    assert!(proxy.log().contains("prefiks"));
+    client.cmd("SET src v");
+    assert_eq!(direct.cmd("EXISTS x:1 y:1"), ":1\r\n");
+
+    direct.cmd("SET x:1 v");
+    let rules = "[tags]\nNew = [\"y:*\"]\n[[trigger]]\nkeys = [\"src2\"]\ninvalidate = [\"New\", \"Old\"]\n";
+    std::fs::write(&proxy.config, rules).unwrap();
+    proxy.signal("-HUP");
+    eventually("reloaded", || (reloads("ok") == 1.0).then_some(()));
+    eventually("the new rules are known", || (client.list("TAG.OF y:1") == ["New"]).then_some(()));
+    proxy.ready();
+    assert_eq!(client.list("TAG.OF x:1"), [""; 0]);
+    assert_eq!(client.list("TAG.OF labelled"), ["Explicit"]);
+    client.cmd("SET src v");
+    assert_eq!(direct.cmd("EXISTS x:1 y:1"), ":2\r\n");
+    client.cmd("SET src2 v");
+    assert_eq!(direct.cmd("EXISTS x:1"), ":1\r\n", "it depends on nothing any more");
+    assert_eq!(direct.cmd("EXISTS y:1"), ":0\r\n");
+    // Past the proxy, too.
+    direct.cmd("SET y:1 v");
+    direct.cmd("SET src2 v");
+    eventually("a direct trigger", || (redis.client().cmd("EXISTS y:1") == ":0\r\n").then_some(()));
+    assert_eq!(client.cmd("TAG.INVALIDATE Explicit"), ":1\r\n");
+    assert_eq!(pinned.cmd("EXEC"), "*1\r\n+OK\r\n");
+    assert_eq!(proxy.metric("rescind_hits_total{family=\"x:*\"}"), 1.0, "counters survive");
+    assert!(proxy.metric("rescind_commands_total{command=\"tag.of\"}") >= 2.0);
+}
+
+#[test]
+fn reloads_under_traffic_miss_nothing() {
+    let redis = Redis::start();
+    let rules = "[tags]\nT = [\"x:*\"]\n[[trigger]]\nkeys = [\"src\"]\ninvalidate = [\"T\"]\n";
+    let proxy = Proxy::start(&redis, rules);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for round in 0..200 {
+        if round % 20 == 0 {
+            let more = format!("{rules}[[family]]\nname = \"f{round}\"\nkeys = [\"x:{round}\"]\n");
+            std::fs::write(&proxy.config, more).unwrap();
+            proxy.signal("-HUP");
+        }
+        direct.cmd(&format!("SET x:{round} v"));
+        client.cmd("SET src v");
+        assert_eq!(direct.cmd(&format!("EXISTS x:{round}")), ":0\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn the_admin_address_end_to_end() {
+    let mut redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    for key in ["home_page_data_1", "blog_posts_1", "blog_posts_2"] {
+        client.cmd(&format!("SET app:1:{key} v"));
+    }
+    client.cmd("GET app:1:blog_posts_1");
+    client.cmd("GET app:1:blog_posts_none");
+    let json = [("Content-Type", "application/json")];
+    let (status, body) = proxy.http("POST", "/api/invalidate", &json, r#"{"tags":["Post"]}"#);
+    assert_eq!((status, body.replace(' ', "")), (200, r#"{"keys":3}"#.to_owned()));
+    for (headers, body, expected) in [
+        (&[("Content-Type", "text/plain")][..], r#"{"tags":["Post"]}"#, 403),
+        (&[json[0], ("Origin", "http://evil.example")], r#"{"tags":["Post"]}"#, 403),
+        (&json, "{", 400),
+        (&json, r#"{"tags":[1]}"#, 400),
+    ] {
+        assert_eq!(proxy.http("POST", "/api/invalidate", headers, body).0, expected, "{headers:?} {body}");
+    }
+    let (status, body) = proxy.http("GET", "/api/status", &[], "");
+    assert_eq!(status, 200);
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["index"]["complete"], true);
+    assert_eq!(status["feed"]["mode"], "keyspace events");
+    assert_eq!(status["clients"], 1);
+    let families = status["families"].as_array().unwrap();
+    let blog = families.iter().find(|family| family["name"] == "blog_posts_*").unwrap();
+    assert_eq!(
+        (&blog["hits"], &blog["misses"], &blog["invalidated_keys"]),
+        (&1.into(), &1.into(), &2.into())
+    );
+    let (status, body) = proxy.http("GET", "/api/log", &[], "");
+    assert_eq!(status, 200);
+    let log: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!(body.contains("\"http\"") || body.contains("http,"), "{log}");
+    assert!(body.contains("SiteMap") && body.contains("POST /api/invalidate"), "{log}");
+    assert!(proxy.http("GET", "/", &[], "").1.contains("<html"));
+    redis.kill();
+    eventually("not ready", || (proxy.http("GET", "/readyz", &[], "").0 == 503).then_some(()));
+    assert_eq!(proxy.http("GET", "/healthz", &[], ""), (200, "ok".to_owned()));
+    assert_eq!(proxy.http("GET", "/metrics", &[], "").0, 200);
+    let (_, body) = proxy.http("GET", "/api/status", &[], "");
+    assert!(body.contains("\"ready\":false"), "{body}");
+}

@@ -1,0 +1,199 @@
+//! Guarantee 6: whatever is missing, invalidation is slower and never wrong.
+
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+
+const DEPENDENT: &str = "app:1:blog_posts_1";
+
+fn connected(proxy: &Proxy, redis: &Redis) -> bool {
+    proxy.metric(&format!("rescind_feed_connected{{node=\"127.0.0.1:{}\"}}", redis.port)) == 1.0
+}
+
+fn gaps(proxy: &Proxy, redis: &Redis) -> f64 {
+    proxy.metric(&format!("rescind_feed_gaps_total{{node=\"127.0.0.1:{}\"}}", redis.port))
+}
+
+/// Dependents written directly and through the proxy are deleted by a trigger.
+fn works(client: &mut Client, direct: &mut Client, round: &str) {
+    direct.cmd(&format!("SET {DEPENDENT} v"));
+    client.cmd("HSET app:1:home_page_data_1 f v");
+    client.cmd("TAG.WITH 1 Post SET labelled v");
+    assert_eq!(client.cmd("SET app:1:model:Post:1 v"), "+OK\r\n", "{round}");
+    let left = direct.cmd(&format!("EXISTS {DEPENDENT} app:1:home_page_data_1 labelled"));
+    assert_eq!(left, ":0\r\n", "{round}");
+}
+
+#[test]
+fn without_config_the_index_knows_own_writes_and_fan_outs_scan() {
+    let redis = Redis::with(&["--rename-command", "CONFIG", ""]);
+    let mut direct = redis.client();
+    direct.cmd("SET app:1:blog_posts_old v");
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    for round in 0..3 {
+        works(&mut client, &mut direct, &round.to_string());
+        assert_eq!(proxy.metric("rescind_index_complete"), 0.0);
+        assert_eq!(proxy.http("GET", "/readyz", &[], "").0, 200);
+    }
+    assert_eq!(direct.cmd("EXISTS app:1:blog_posts_old"), ":0\r\n");
+    assert!(client.cmd("TAG.INFO").contains("feed_mode:own writes"));
+    client.cmd("TAG.WITH 1 Mine SET k v");
+    client.cmd("DEL k");
+    direct.cmd("SET k anew");
+    assert_eq!(client.cmd("TAG.INVALIDATE Mine"), ":0\r\n");
+}
+
+#[test]
+fn events_that_come_although_config_is_forbidden_are_used() {
+    let redis = Redis::with(&["--notify-keyspace-events", "EA", "--rename-command", "CONFIG", ""]);
+    let proxy = Proxy::start(&redis, RULES);
+    // `EA` lacks `n`; nothing comes.
+    assert_eq!(proxy.metric("rescind_index_complete"), 0.0);
+    let redis = Redis::with(&["--notify-keyspace-events", "KEAn", "--rename-command", "CONFIG", ""]);
+    let proxy = Proxy::start(&redis, RULES);
+    eventually("the canary is seen", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    works(&mut proxy.client(), &mut redis.client(), "with events");
+}
+
+#[test]
+fn settings_are_extended_and_watched() {
+    let redis = Redis::with(&["--notify-keyspace-events", "KEA"]);
+    let mut direct = redis.client();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    let flags = |direct: &mut Client| direct.list("CONFIG GET notify-keyspace-events")[1].clone();
+    let now = flags(&mut direct);
+    // Redis 7.0 does not show `n` beside `A`; that events come shows that it is there.
+    assert!(['A', 'K', 'E'].iter().all(|flag| now.contains(*flag)), "{now}");
+    assert_eq!(proxy.metric("rescind_index_complete"), 1.0);
+    works(&mut client, &mut direct, "extended");
+    direct.call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+    eventually("it is noticed", || (gaps(&proxy, &redis) >= 1.0).then_some(()));
+    eventually("it is repaired", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    let now = flags(&mut direct);
+    assert!(['x', 'e', 'E', 'n'].iter().all(|flag| now.contains(*flag)), "{now}");
+    works(&mut client, &mut direct, "repaired");
+}
+
+#[test]
+fn a_lost_feed_is_a_gap_and_nothing_is_missed() {
+    let mut redis = Redis::start();
+    let mut direct = redis.client();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    for round in 0..5 {
+        assert_eq!(direct.cmd("CLIENT KILL TYPE pubsub"), ":1\r\n");
+        works(&mut client, &mut direct, &format!("killed {round}"));
+        eventually("the gap is counted", || (gaps(&proxy, &redis) >= f64::from(round + 1)).then_some(()));
+        eventually("rebuilt", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+        works(&mut client, &mut direct, &format!("rebuilt {round}"));
+    }
+    let before = gaps(&proxy, &redis);
+    redis.kill();
+    eventually("down", || (!connected(&proxy, &redis)).then_some(()));
+    let (status, why) = proxy.http("GET", "/readyz", &[], "");
+    assert_eq!(status, 503);
+    assert!(why.contains("feed"), "{why}");
+    assert_eq!(proxy.http("GET", "/healthz", &[], "").0, 200);
+    redis.restart();
+    let mut direct = redis.client();
+    eventually("up again", || (connected(&proxy, &redis) && gaps(&proxy, &redis) > before).then_some(()));
+    // A client whose own connection was lost may have been cut: a new one is served at once.
+    let mut client = proxy.client();
+    eventually("served", || (client.cmd("PING") == "+PONG\r\n").then_some(()));
+    works(&mut client, &mut direct, "restarted");
+    proxy.ready();
+    works(&mut client, &mut direct, "ready");
+}
+
+#[test]
+fn flushes_and_swaps() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    for line in ["FLUSHALL", "FLUSHDB", "FLUSHALL ASYNC", "SWAPDB 0 1", "SWAPDB 1 0"] {
+        for directly in [false, true] {
+            if directly && line.starts_with("SWAPDB") {
+                continue; // seen nowhere
+            }
+            for i in 0..50 {
+                direct.cmd(&format!("SET app:1:blog_posts_{i} v"));
+            }
+            client.cmd("TAG.WITH 1 Post SET labelled v");
+            let writer = if directly { &mut direct } else { &mut client };
+            assert_eq!(writer.cmd(line), "+OK\r\n");
+            direct.cmd("SET labelled v");
+            works(&mut client, &mut direct, line);
+            direct.cmd("SELECT 1");
+            works(&mut client, &mut direct, line);
+            assert_eq!(direct.cmd("EXISTS app:1:blog_posts_7"), ":0\r\n", "{line}");
+            direct.cmd("SELECT 0");
+            assert_eq!(direct.cmd("EXISTS app:1:blog_posts_7"), ":0\r\n", "{line}");
+        }
+    }
+    client.cmd("MULTI");
+    client.cmd("SWAPDB 0 1");
+    client.cmd("EXEC");
+    works(&mut client, &mut direct, "SWAPDB in EXEC");
+    eventually("complete again", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+}
+
+#[test]
+fn what_existed_before_is_invalidated_also_while_warming_up() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    let mut pipeline = vec![];
+    for i in 0..20_000 {
+        pipeline.extend(encode(&["SET", &format!("app:1:blog_posts_{i}"), "v"]));
+    }
+    direct.send(&pipeline);
+    (0..20_000).for_each(|_| assert_eq!(direct.raw(), b"+OK\r\n"));
+    direct.cmd("ZADD rescind:tag:Mine inf mine1 inf mine2");
+    direct.cmd("MSET mine1 v mine2 v other v");
+    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), RULES, &[]);
+    // At once: it need not be ready.
+    let mut client = proxy.client();
+    assert!(!client.cmd("TAG.INVALIDATE Mine").starts_with('-'));
+    assert_eq!(direct.cmd("EXISTS mine1 mine2 other"), ":1\r\n");
+    client.cmd("SET app:1:model:Post:1 v");
+    assert_eq!(direct.list("EVAL return(#redis.call('KEYS','app:1:blog*')) 0"), ["0"]);
+    proxy.ready();
+    works(&mut client, &mut direct, "warm");
+}
+
+#[test]
+fn a_password_in_the_url_is_the_proxys_own() {
+    let redis = Redis::with(&["--requirepass", "secret"]);
+    let proxy = Proxy::launch(&format!("redis://:secret@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    assert!(client.cmd("SET app:1:model:Post:1 v").starts_with("-NOAUTH"));
+    assert!(client.cmd("AUTH wrong").starts_with("-WRONGPASS"));
+    for client in [&mut client, &mut direct] {
+        assert_eq!(client.cmd("AUTH secret"), "+OK\r\n");
+    }
+    works(&mut client, &mut direct, "with a password");
+    assert!(!proxy.log().contains("secret"));
+}
+
+#[test]
+fn the_index_forgets_what_is_gone() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    let keys = || proxy.metric("rescind_index_keys");
+    for i in 0..200 {
+        direct.cmd(&format!("SET app:1:blog_posts_{i} v"));
+    }
+    client.cmd("TAG.KEYS Post COUNT 1");
+    assert_eq!(keys(), 200.0);
+    for i in 0..100 {
+        let writer = if i % 2 == 0 { &mut direct } else { &mut client };
+        writer.cmd(&format!("DEL app:1:blog_posts_{i}"));
+    }
+    eventually("half of them are gone", || (keys() == 100.0).then_some(()));
+    direct.cmd("FLUSHALL");
+    eventually("all are gone", || (keys() == 0.0).then_some(()));
+    works(&mut client, &mut direct, "afterwards");
+}

@@ -1,0 +1,313 @@
+//! Hits, misses and the other numbers, exact against scripted traffic.
+
+use crate::support::{Client, Proxy, RULES, Redis, encode};
+
+struct World {
+    proxy: Proxy,
+    redis: Redis,
+    client: Client,
+    direct: Client,
+}
+
+const HOME: &str = "app:1:home_page_data_1";
+
+impl World {
+    fn new() -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::start(&redis, RULES);
+        let (client, mut direct) = (proxy.client(), redis.client());
+        for line in [
+            "SET app:1:home_page_data_1 v",
+            "HSET app:1:home_page_data_h f v",
+            "RPUSH app:1:home_page_data_l a b",
+            "SADD app:1:home_page_data_s a",
+            "ZADD app:1:home_page_data_z 1 a",
+            "SET app:1:home_page_data_empty \u{0}",
+            "SETRANGE app:1:tools_1 0 v",
+            "SET unknown v",
+        ] {
+            assert!(!direct.cmd(line).starts_with('-'));
+        }
+        direct.call(&["SET", "app:1:home_page_data_empty", ""]);
+        Self { proxy, redis, client, direct }
+    }
+
+    fn counts(&self, family: &str) -> (f64, f64) {
+        let of = |what: &str| self.proxy.metric(&format!("rescind_{what}_total{{family=\"{family}\"}}"));
+        (of("hits"), of("misses"))
+    }
+
+    /// Runs the lines and says by how much hits and misses of `family` grew.
+    fn grown(&mut self, family: &str, lines: &[&str]) -> (u32, u32) {
+        let before = self.counts(family);
+        for line in lines {
+            self.client.cmd(line);
+        }
+        let after = self.counts(family);
+        ((after.0 - before.0) as u32, (after.1 - before.1) as u32)
+    }
+}
+
+/// Commands on family `home`, where `home_page_data_` is written `@`, with their hits and misses.
+const HOME_READS: &[(&str, u32, u32)] = &[
+    ("GET @1", 1, 0),
+    ("GET @none", 0, 1),
+    ("GET @empty", 0, 1),
+    ("GET @h", 0, 0),
+    ("GET", 0, 0),
+    ("MGET @1 @none @1 app:1:tools_1 @h", 2, 2),
+    ("GETEX @1", 1, 0),
+    ("GETEX @none EX 100", 0, 1),
+    ("STRLEN @1", 1, 0),
+    ("STRLEN @none", 0, 1),
+    ("GETRANGE @1 0 5", 1, 0),
+    ("GETRANGE @none 0 5", 0, 1),
+    ("GETBIT @1 0", 0, 1),
+    ("EXISTS @1", 1, 0),
+    ("EXISTS @none", 0, 1),
+    ("EXISTS @1 @none @h @1", 3, 1),
+    ("TOUCH @1 @none", 1, 1),
+    ("TTL @1", 1, 0),
+    ("TTL @none", 0, 1),
+    ("PTTL @1", 1, 0),
+    ("EXPIRETIME @none", 0, 1),
+    ("TYPE @1", 1, 0),
+    ("TYPE @none", 0, 1),
+    ("HGET @h f", 1, 0),
+    ("HGET @h none", 0, 1),
+    ("HGET @none f", 0, 1),
+    ("HGET @1 f", 0, 0),
+    ("HMGET @h f none", 1, 0),
+    ("HMGET @h none", 0, 1),
+    ("HMGET @none a b", 0, 1),
+    ("HGETALL @h", 1, 0),
+    ("HGETALL @none", 0, 1),
+    ("HEXISTS @h f", 1, 0),
+    ("HLEN @none", 0, 1),
+    ("HKEYS @h", 1, 0),
+    ("HSCAN @h 0", 1, 0),
+    ("HSCAN @none 0", 0, 1),
+    ("SSCAN @s 0 COUNT 10", 1, 0),
+    ("ZSCAN @none 0", 0, 1),
+    ("LRANGE @l 0 -1", 1, 0),
+    ("LRANGE @none 0 -1", 0, 1),
+    ("LINDEX @l 0", 1, 0),
+    ("LLEN @none", 0, 1),
+    ("SMEMBERS @s", 1, 0),
+    ("SISMEMBER @s a", 1, 0),
+    ("SISMEMBER @s b", 0, 1),
+    ("SMISMEMBER @s a b", 1, 0),
+    ("SINTER @s @none", 0, 2),
+    ("SUNION @s @none", 2, 0),
+    ("ZRANGE @z 0 -1", 1, 0),
+    ("ZSCORE @z a", 1, 0),
+    ("ZSCORE @none a", 0, 1),
+    ("ZMSCORE @z a b", 1, 0),
+    ("OBJECT ENCODING @1", 1, 0),
+    ("DUMP @none", 0, 1),
+    ("SET @new v", 0, 0),
+    ("SET @new v GET", 0, 0),
+    ("INCR @n", 0, 0),
+    ("GETSET @new v", 0, 0),
+    ("GETDEL @new", 0, 0),
+    ("LPOP @nothing", 0, 0),
+    ("DEL @n", 0, 0),
+    ("SCAN 0", 0, 0),
+    ("KEYS *", 0, 0),
+    ("COPY @1 @copy", 0, 0),
+    ("EVAL return(redis.call('GET',KEYS[1])) 1 @1", 0, 0),
+    ("EXPIRE @1 1000", 0, 0),
+    ("SORT_RO @l ALPHA", 1, 0),
+];
+
+fn on_home(line: &str) -> String {
+    line.replace('@', "app:1:home_page_data_")
+}
+
+#[test]
+fn every_kind_of_read_in_both_protocols() {
+    let mut w = World::new();
+    for version in ["2", "3"] {
+        w.client.cmd(&format!("HELLO {version}"));
+        for (line, hits, misses) in HOME_READS {
+            assert_eq!(w.grown("home", &[&on_home(line)]), (*hits, *misses), "{line}, RESP{version}");
+        }
+    }
+}
+
+#[test]
+fn in_transactions_and_pipelines() {
+    let mut w = World::new();
+    let all = HOME_READS.iter().filter(|(line, ..)| *line != "GET");
+    let (hits, misses) = all.clone().fold((0, 0), |sum, one| (sum.0 + one.1, sum.1 + one.2));
+    for version in ["2", "3"] {
+        w.client.cmd(&format!("HELLO {version}"));
+        let lines: Vec<String> = all.clone().map(|one| on_home(one.0)).collect();
+        let before = w.counts("home");
+        let mut pipeline = vec![];
+        for line in &lines {
+            pipeline.extend(encode(&line.split(' ').collect::<Vec<_>>()));
+        }
+        w.client.send(&pipeline);
+        lines.iter().for_each(|_| drop(w.client.raw()));
+        let after = w.counts("home");
+        assert_eq!((after.0 - before.0, after.1 - before.1), (hits.into(), misses.into()), "pipeline");
+
+        let mut queued: Vec<&str> = vec!["MULTI"];
+        queued.extend(lines.iter().map(String::as_str));
+        assert_eq!(w.grown("home", &queued), (0, 0), "before EXEC");
+        assert_eq!(w.grown("home", &["EXEC"]), (hits, misses), "EXEC, RESP{version}");
+        queued.push("DISCARD");
+        assert_eq!(w.grown("home", &queued), (0, 0), "DISCARD");
+    }
+}
+
+#[test]
+fn families_and_databases() {
+    let mut w = World::new();
+    let tools = "tools_*";
+    assert_eq!(w.grown(tools, &["MGET app:1:tools_1 app:1:tools_2 app:1:home_page_data_1 unknown"]), (1, 1));
+    assert_eq!(w.grown("other", &["MGET unknown app:1:tools_1 none", "GET nothing"]), (1, 2));
+    assert_eq!(w.grown("post:{id}:*", &["GET app:1:post:7:x"]), (0, 1));
+    // Over several families, all or none are exact; in between the reply tells the number only.
+    assert_eq!(w.grown(tools, &["EXISTS app:1:tools_1 app:1:home_page_data_1"]), (1, 0));
+    assert_eq!(w.grown(tools, &["EXISTS app:1:tools_9 app:1:home_page_data_none"]), (0, 1));
+    let sum = |w: &World| {
+        let all = [w.counts("home"), w.counts(tools), w.counts("other")];
+        all.iter().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    };
+    let before = sum(&w);
+    w.client.cmd("EXISTS app:1:tools_9 app:1:home_page_data_1 none");
+    let after = sum(&w);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, 2.0));
+    w.client.cmd("SELECT 5");
+    assert_eq!(w.grown("home", &[&format!("GET {HOME}")]), (0, 1));
+    w.client.cmd("SELECT 0");
+    assert_eq!(w.grown("home", &[&format!("GET {HOME}")]), (1, 0));
+    // The first family in the file counts.
+    let rules = "[tags]\nA = [\"x:*\"]\nB = [\"x:y:*\", \"*\"]\n";
+    let proxy = Proxy::start(&w.redis, rules);
+    proxy.client().cmd("GET x:y:1");
+    assert_eq!(proxy.metric("rescind_misses_total{family=\"x:*\"}"), 1.0);
+    assert_eq!(proxy.metric("rescind_misses_total{family=\"x:y:*\"}"), 0.0);
+    proxy.client().cmd("GET z");
+    assert_eq!(proxy.metric("rescind_misses_total{family=\"*\"}"), 1.0);
+}
+
+#[test]
+fn commands_errors_clients_and_bytes() {
+    let mut w = World::new();
+    let metric = |w: &World, name: &str| w.proxy.metric(&format!("rescind_{name}"));
+    let commands = |w: &World, name: &str| metric(w, &format!("commands_total{{command=\"{name}\"}}"));
+    let errors = |w: &World, name: &str| metric(w, &format!("command_errors_total{{command=\"{name}\"}}"));
+    for _ in 0..7 {
+        w.client.cmd("GET k");
+    }
+    w.client.cmd("get app:1:home_page_data_h");
+    assert_eq!((commands(&w, "get"), errors(&w, "get")), (8.0, 1.0));
+    assert_eq!(metric(&w, "command_duration_seconds_count{command=\"get\"}"), 8.0);
+    w.client.cmd("NOSUCH");
+    w.client.cmd("NEITHER x");
+    assert_eq!((commands(&w, "unknown"), errors(&w, "unknown")), (2.0, 2.0));
+    w.client.cmd("TAG.ADD k t");
+    w.client.cmd("TAG.ADD k");
+    assert_eq!((commands(&w, "tag.add"), errors(&w, "tag.add")), (2.0, 1.0));
+    // What the proxy asks on its own behalf is not the client's.
+    assert_eq!((commands(&w, "zrem"), commands(&w, "exists"), commands(&w, "zadd")), (0.0, 0.0, 0.0));
+    w.client.cmd("TAG.WITH 1 t SET k v");
+    assert_eq!((commands(&w, "tag.with"), commands(&w, "set")), (1.0, 1.0));
+
+    assert_eq!(metric(&w, "clients"), 1.0);
+    let more: Vec<Client> = (0..3).map(|_| w.proxy.client()).collect();
+    crate::support::eventually("clients", || (metric(&w, "clients") == 4.0).then_some(()));
+    drop(more);
+    crate::support::eventually("clients", || (metric(&w, "clients") == 1.0).then_some(()));
+
+    let bytes = |w: &World, way: &str| metric(w, &format!("client_bytes_total{{direction=\"{way}\"}}"));
+    let (received, sent) = (bytes(&w, "in"), bytes(&w, "out"));
+    let request = encode(&["ECHO", &"x".repeat(100_000)]);
+    w.client.send(&request);
+    let reply = w.client.raw().len();
+    assert_eq!(bytes(&w, "in") - received, request.len() as f64);
+    // What the socket has taken is counted right after.
+    let counted = || (bytes(&w, "out") - sent == reply as f64).then_some(());
+    crate::support::eventually("the bytes are counted", counted);
+}
+
+#[test]
+fn all_names_are_there() {
+    let mut w = World::new();
+    for line in ["GET k", "TAG.INVALIDATE Post", "NOSUCH"] {
+        w.client.cmd(line);
+    }
+    let (status, text) = w.proxy.http("GET", "/metrics", &[], "");
+    assert_eq!(status, 200);
+    for name in [
+        "hits_total{family=",
+        "misses_total{family=",
+        "evictions_total{family=",
+        "expirations_total{family=",
+        "invalidations_total{trigger=\"model saved\"} 0",
+        "invalidations_total{trigger=\"TAG.INVALIDATE\"} 1",
+        "invalidated_keys_total{family=",
+        "stale_fills_total{family=",
+        "fanout_duration_seconds_count",
+        "fanout_keys_bucket",
+        "commands_total{command=\"get\"}",
+        "command_duration_seconds_bucket{command=\"get\"",
+        "command_errors_total{command=\"get\"} 0",
+        "clients 1",
+        "client_bytes_total{direction=\"in\"}",
+        "upstream_connections{mode=\"shared\"} 1",
+        "upstream_connections{mode=\"pinned\"}",
+        "upstream_up{node=",
+        "upstream_reconnects_total{node=",
+        "index_keys",
+        "index_bytes",
+        "index_complete 1",
+        "feed_connected{node=",
+        "feed_gaps_total{node=",
+        "journal_pending 0",
+        "config_reloads_total{result=\"ok\"} 0",
+        "config_reloads_total{result=\"error\"} 0",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("rescind_{name}"))), "{name}\n{text}");
+    }
+    for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    // No key is a label.
+    assert!(!text.contains("home_page_data_1"));
+    for family in ["home", "blog_posts_*", "tools_*", "post:{id}:*", "feed:*:{id}", "other"] {
+        assert!(text.contains(&format!("rescind_hits_total{{family=\"{family}\"}}")), "{family}");
+    }
+}
+
+#[test]
+fn expirations_and_evictions_by_family() {
+    let mut w = World::new();
+    let of = |w: &World, what: &str, family: &str| {
+        w.proxy.metric(&format!("rescind_{what}_total{{family=\"{family}\"}}"))
+    };
+    for i in 0..5 {
+        w.client.cmd(&format!("SET app:1:tools_x{i} v PX 1"));
+    }
+    w.direct.cmd("SET app:1:blog_posts_x v PX 1");
+    w.direct.cmd("SET nobody's v PX 1");
+    crate::support::eventually("expirations", || {
+        let found = ["tools_*", "blog_posts_*", "other"].map(|family| of(&w, "expirations", family));
+        (found == [5.0, 1.0, 1.0]).then_some(())
+    });
+    w.direct.cmd("FLUSHALL");
+    for i in 0..50 {
+        w.direct.call(&["SET", &format!("app:1:tools_{i}"), &"v".repeat(10_000)]);
+    }
+    w.direct.cmd("CONFIG SET maxmemory-policy allkeys-lru");
+    w.direct.cmd("CONFIG SET maxmemory 1");
+    w.direct.cmd("SET k v");
+    w.direct.cmd("CONFIG SET maxmemory 0");
+    crate::support::eventually("evictions", || (of(&w, "evictions", "tools_*") == 50.0).then_some(()));
+    // What is evicted is not in the index any more.
+    assert_eq!(w.client.cmd("TAG.KEYS Tool"), "*0\r\n");
+    assert_eq!(of(&w, "evictions", "home"), 0.0);
+}
