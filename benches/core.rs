@@ -1,14 +1,19 @@
-//! What the hot path costs: rules and index.
+//! What the hot path costs: framing, commands, the session, accounting, rules and index.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use rescind::accounting::{Account, Reader, Reading};
+use rescind::command::{Commands, Reads};
 use rescind::index::Index;
+use rescind::resp::{Args, Head, Limits, OwnedArgs, Parsed, ReplyFramer, RequestParser, encode};
 use rescind::rules::spec::{Located, RulesSpec, TagSpec, TriggerSpec};
-use rescind::rules::{Rules, Tag};
+use rescind::rules::{FamilyId, Rules, Tag};
+use rescind::session::Session;
 
 fn at(text: String) -> Located<String> {
     Located { value: text, line: 1 }
@@ -131,5 +136,139 @@ fn index(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(core, rules, index);
+/// Requests in multibulk form, one behind the other.
+fn requests(requests: &[&[&str]]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    requests.iter().for_each(|words| encode::request(&mut out, *words));
+    out.to_vec()
+}
+
+/// Frames all requests in `bytes`; returns how many arguments they have.
+fn frame(parser: &mut RequestParser, bytes: &[u8]) -> usize {
+    let (mut at, mut args) = (0, 0);
+    while at < bytes.len() {
+        match parser.parse(&bytes[at..], &Limits::NORMAL) {
+            Parsed::Request { len, inline } => {
+                args += parser.args(&bytes[at..at + len], inline).len();
+                at += len;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    args
+}
+
+const KEY: &str = ":1:home_page_data_0123456789";
+
+fn framing(c: &mut Criterion) {
+    let value = "v".repeat(100);
+    let get: &[&str] = &["GET", KEY];
+    let mget: Vec<&str> = std::iter::once("MGET").chain([KEY; 100]).collect();
+    for (name, bytes) in [
+        ("get", requests(&[get])),
+        ("set_100", requests(&[&["SET", KEY, &value]])),
+        ("get_pipeline_16", requests(&[get; 16])),
+        ("mget_100", requests(&[&mget])),
+        ("inline_get", format!("GET {KEY}\r\n").into_bytes()),
+    ] {
+        let mut parser = RequestParser::default();
+        c.bench_function(&format!("framing/request/{name}"), |b| {
+            b.iter(|| frame(&mut parser, black_box(&bytes)));
+        });
+    }
+    let bulk = format!("$100\r\n{value}\r\n");
+    for (name, bytes) in [
+        ("ok", "+OK\r\n".to_owned()),
+        ("nil", "$-1\r\n".to_owned()),
+        ("int", ":1\r\n".to_owned()),
+        ("bulk_100", bulk.clone()),
+        ("array_100", format!("*100\r\n{}", bulk.repeat(100))),
+    ] {
+        let mut framer = ReplyFramer::default();
+        c.bench_function(&format!("framing/reply/{name}"), |b| {
+            b.iter(|| framer.advance(black_box(bytes.as_bytes()), |_, head| _ = black_box(head)).unwrap());
+        });
+    }
+}
+
+fn command(c: &mut Criterion) {
+    let commands = Commands::builtin();
+    for (name, words) in [
+        ("get", vec!["GET", KEY]),
+        ("set_ex", vec!["SET", KEY, "value", "EX", "300"]),
+        ("mget_10", std::iter::once("MGET").chain([KEY; 10]).collect()),
+        ("client_setname", vec!["CLIENT", "SETNAME", "me"]),
+        ("unknown", vec!["NOSUCHCOMMAND", "x"]),
+    ] {
+        let owned: OwnedArgs = words.into_iter().collect();
+        let find = |args: Args<'_>| commands.find(args).map_or(0, |command| command.id.0);
+        c.bench_function(&format!("command/find/{name}"), |b| b.iter(|| find(black_box(owned.as_args()))));
+        c.bench_function(&format!("command/keys/{name}"), |b| {
+            b.iter(|| {
+                let (args, mut bytes) = (black_box(owned.as_args()), 0);
+                if let Some(command) = commands.find(args) {
+                    command.keys(args, |used| bytes += used.key.len());
+                }
+                bytes
+            });
+        });
+    }
+}
+
+fn session(c: &mut Criterion) {
+    let commands = Commands::builtin();
+    let owned: OwnedArgs = ["GET", KEY].into_iter().collect();
+    let kind = commands.find(owned.as_args()).unwrap().kind;
+    let mut session = Session::default();
+    c.bench_function("session/is_plain", |b| b.iter(|| black_box(&session).is_plain()));
+    c.bench_function("session/route/plain", |b| {
+        b.iter(|| session.route(black_box(kind), black_box(owned.as_args()), false));
+    });
+}
+
+fn accounting(c: &mut Criterion) {
+    let get =
+        || Account::Read(Reading { reads: Reads::Value, families: [FamilyId(1)].into_iter().collect() });
+    let families = [FamilyId(1); 100].into_iter().collect();
+    let mget = Account::Read(Reading { reads: Reads::PerKey, families });
+    let mut reader = Reader::default();
+    let mut hits = 0;
+    let mut count = |_, hit| hits += u64::from(hit);
+    c.bench_function("accounting/get", |b| {
+        b.iter(|| {
+            let account = black_box(get());
+            reader.begin(&account);
+            reader.on(0, black_box(&Head::Bulk(100)), &account, &mut count);
+            reader.finish(account, &mut count).error
+        });
+    });
+    c.bench_function("accounting/nothing", |b| {
+        b.iter(|| {
+            reader.begin(&Account::Nothing);
+            reader.on(0, black_box(&Head::Simple(b"OK")), &Account::Nothing, &mut count);
+            reader.finish(Account::Nothing, &mut count).error
+        });
+    });
+    c.bench_function("accounting/mget_100", |b| {
+        b.iter_batched(
+            || clone_of(&mget),
+            |account| {
+                reader.begin(&account);
+                reader.on(0, &Head::Array(100), &account, &mut count);
+                (0..100).for_each(|_| reader.on(1, black_box(&Head::Bulk(100)), &account, &mut count));
+                reader.finish(account, &mut count).error
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+fn clone_of(account: &Account) -> Account {
+    match account {
+        Account::Read(reading) => Account::Read(reading.clone()),
+        _ => Account::Nothing,
+    }
+}
+
+criterion_group!(core, framing, command, session, accounting, rules, index);
 criterion_main!(core);

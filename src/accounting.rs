@@ -55,6 +55,14 @@ pub struct Firing {
     pub what: String,
 }
 
+impl Firing {
+    /// It fires nothing: the feed will show a write that is ours and no trigger, because of the command or the
+    /// database, both of which the feed does not tell.
+    pub fn only_covers(&self) -> bool {
+        self.triggers.is_empty()
+    }
+}
+
 /// What fired: the label of `rescind_invalidations_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriggerLabel {
@@ -75,6 +83,8 @@ pub struct Queued {
     pub reading: Option<Reading>,
     /// What fires if it succeeds.
     pub firing: Option<Firing>,
+    /// It gives labels, which hold on this condition.
+    pub labels: Option<FireCondition>,
 }
 
 /// What to look for in one reply.
@@ -116,16 +126,20 @@ impl Account {
 /// The reply that is being read.
 #[derive(Debug, Default)]
 pub struct Reader {
-    error: bool,
-    null: bool,
-    /// A copy of the first head that outlives its buffer.
-    int: Option<i64>,
+    /// The head of the reply itself, without its text.
+    head: Option<Head<'static>>,
     text_is_queued: bool,
-    count: u64,
+    /// Heads deeper than this describe the value that follows and are not part of the reply.
+    attribute: Option<u32>,
+    /// The last number at depth 1.
+    number: i64,
     tally: Option<Tally>,
     /// Within EXEC: the element, counted from 1.
     element: usize,
+    /// The elements that fired, counted from 0, in ascending order.
     fired: SmallVec<[usize; 2]>,
+    /// The elements whose labels hold, counted likewise.
+    labelled: SmallVec<[usize; 2]>,
 }
 
 /// What a whole reply told.
@@ -139,12 +153,19 @@ pub struct Verdict {
     pub fired: Vec<Firing>,
     /// What did not.
     pub idle: Vec<Firing>,
+    /// The elements of EXEC, counted from 0, whose labels hold.
+    pub labelled: SmallVec<[usize; 2]>,
 }
 
 impl Verdict {
     /// There was no reply, or one that means nothing.
     pub fn failed() -> Self {
-        Self { error: true, head: Head::Error(b""), fired: vec![], idle: vec![] }
+        Self::of(Head::Error(b""))
+    }
+
+    fn of(head: Head<'static>) -> Self {
+        let labelled = SmallVec::new();
+        Self { error: head.is_error(), head, fired: vec![], idle: vec![], labelled }
     }
 }
 
@@ -158,22 +179,18 @@ impl Reader {
         *self = Reader { tally, ..Reader::default() };
     }
 
-    /// The head of the reply itself, as far as later decisions need it.
+    /// The head of the reply itself, as far as later decisions need it: its text is left out.
     pub fn head(&self) -> Head<'static> {
-        match (self.error, self.null, self.int) {
-            (true, ..) => Head::Error(b""),
-            (_, true, _) => Head::Null,
-            (.., Some(n)) => Head::Int(n),
-            _ => Head::Bulk(0),
-        }
+        self.head.unwrap_or(Head::Null)
     }
 
     /// The last number at depth 1: how many subscriptions a confirmation leaves.
     pub fn number(&self) -> u32 {
-        self.int.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+        u32::try_from(self.number).unwrap_or(0)
     }
 
     /// Takes one head of the reply.
+    #[inline]
     pub fn on(
         &mut self,
         depth: u32,
@@ -181,23 +198,36 @@ impl Reader {
         account: &Account,
         count: &mut impl FnMut(FamilyId, bool),
     ) {
-        if depth == 0 {
-            self.error = head.is_error();
-            self.null = *head == Head::Null;
-            self.text_is_queued = matches!(head, Head::Simple(b"QUEUED"));
+        if self.describes(depth, head) {
+            return;
         }
-        if depth <= 1
-            && let Head::Int(n) = head
-        {
-            self.int = Some(*n);
-        }
-        if let Some(tally) = &mut self.tally
-            && !matches!(account, Account::Exec(_))
-        {
-            tally.on(depth, head);
+        match (depth, head) {
+            (0, _) => {
+                self.head = Some(without_text(head));
+                self.text_is_queued = matches!(head, Head::Simple(b"QUEUED"));
+            }
+            (1, Head::Int(n)) => self.number = *n,
+            _ => {}
         }
         if let Account::Exec(queued) = account {
             self.on_exec(depth, head, queued, count);
+        } else if let Some(tally) = &mut self.tally {
+            tally.on(depth, head);
+        }
+    }
+
+    /// Whether the head belongs to an attribute (RESP3), which says something about the reply and is none of it.
+    fn describes(&mut self, depth: u32, head: &Head<'_>) -> bool {
+        match (self.attribute, head) {
+            (Some(outer), _) if depth > outer => true,
+            (_, Head::Attribute(_)) => {
+                self.attribute = Some(depth);
+                true
+            }
+            _ => {
+                self.attribute = None;
+                false
+            }
         }
     }
 
@@ -208,22 +238,17 @@ impl Reader {
         queued: &[Queued],
         count: &mut impl FnMut(FamilyId, bool),
     ) {
-        match depth {
-            0 => {
-                if let Head::Array(n) = head {
-                    self.count = *n;
-                }
+        if depth == 1 {
+            self.end_of_element(queued, count);
+            self.element += 1;
+            let entry = queued.get(self.element - 1);
+            self.tally = entry.and_then(|q| q.reading.as_ref()).map(Reading::tally);
+            if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
+                self.fired.push(self.element - 1);
             }
-            1 => {
-                self.end_of_element(queued, count);
-                self.element += 1;
-                let entry = queued.get(self.element - 1);
-                self.tally = entry.and_then(|q| q.reading.as_ref()).map(Reading::tally);
-                if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
-                    self.fired.push(self.element - 1);
-                }
+            if entry.and_then(|q| q.labels).is_some_and(|condition| condition.fired(head)) {
+                self.labelled.push(self.element - 1);
             }
-            _ => {}
         }
         if let Some(tally) = &mut self.tally
             && depth > 0
@@ -242,7 +267,8 @@ impl Reader {
 
     /// The reply is complete.
     pub fn finish(&mut self, account: Account, count: &mut impl FnMut(FamilyId, bool)) -> Verdict {
-        let mut verdict = Verdict { error: self.error, head: self.head(), fired: vec![], idle: vec![] };
+        let head = self.head();
+        let mut verdict = Verdict::of(head);
         match account {
             Account::Nothing => {}
             Account::Read(reading) => {
@@ -251,30 +277,58 @@ impl Reader {
                 }
             }
             Account::Write(firing) => {
-                let fired = firing.condition.fired(&self.head());
+                let fired = firing.condition.fired(&head);
                 if fired { verdict.fired.push(*firing) } else { verdict.idle.push(*firing) }
             }
             Account::Queued(queued) => {
                 // MULTI had failed, so this ran at once.
-                if !self.text_is_queued && !self.error {
-                    verdict.fired.extend(queued.firing);
+                if !self.text_is_queued {
+                    verdict.fired.extend(queued.firing.filter(|f| f.condition.fired(&head)));
                 }
             }
             Account::Exec(queued) => {
                 self.end_of_element(&queued, count);
-                let ran = !self.error && !self.null;
-                // A server that queued something else than was thought: take everything as done.
-                let surprised = ran && self.count != queued.len() as u64;
-                let fired = std::mem::take(&mut self.fired);
-                for (i, entry) in queued.into_iter().enumerate() {
-                    if ran && (surprised || fired.contains(&i)) {
-                        verdict.fired.extend(entry.firing);
-                    } else {
-                        verdict.idle.extend(entry.firing);
-                    }
-                }
+                verdict.labelled = std::mem::take(&mut self.labelled);
+                self.judge_exec(queued, &mut verdict);
             }
         }
         verdict
     }
+
+    fn judge_exec(&self, queued: Vec<Queued>, verdict: &mut Verdict) {
+        let ran = !verdict.error && verdict.head != Head::Null;
+        // A server that queued something else than was thought: take everything as done.
+        let surprised = ran && verdict.head != Head::Array(queued.len() as u64);
+        for (i, entry) in queued.into_iter().enumerate() {
+            if ran && (surprised || self.fired.binary_search(&i).is_ok()) {
+                verdict.fired.extend(entry.firing);
+            } else {
+                verdict.idle.extend(entry.firing);
+            }
+        }
+    }
 }
+
+/// A copy of the head that outlives its buffer.
+fn without_text(head: &Head<'_>) -> Head<'static> {
+    match *head {
+        Head::Simple(_) => Head::Simple(b""),
+        Head::Error(_) => Head::Error(b""),
+        Head::Int(n) => Head::Int(n),
+        Head::Bulk(n) => Head::Bulk(n),
+        Head::Null => Head::Null,
+        Head::Array(n) => Head::Array(n),
+        Head::Map(n) => Head::Map(n),
+        Head::Set(n) => Head::Set(n),
+        Head::Push(n) => Head::Push(n),
+        Head::Attribute(n) => Head::Attribute(n),
+        Head::Bool(yes) => Head::Bool(yes),
+        Head::Double => Head::Double,
+        Head::BigNumber => Head::BigNumber,
+        Head::BlobError(n) => Head::BlobError(n),
+        Head::Verbatim(n) => Head::Verbatim(n),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,7 @@ impl App {
             0 => default_workers(),
             n => n,
         };
+        check_journal(&config.journal.path)?;
         let sockets = bind(&config, workers)?;
         let admin = bind_admin(&config)?;
         let (spawned, address, credentials) = match &config.upstream.url {
@@ -218,6 +219,24 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
     Ok(sockets)
 }
 
+/// Whether files can be made where the journal is configured to be. Leaves nothing behind. The default place
+/// may be unusable: nobody has asked for it.
+fn check_journal(path: &std::path::Path) -> Result<(), String> {
+    let missing: Vec<_> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    let probe = path.join(format!(".probe-{}", std::process::id()));
+    let result = std::fs::create_dir_all(path).and_then(|()| std::fs::write(&probe, b""));
+    let _ = std::fs::remove_file(&probe);
+    for made in missing {
+        let _ = std::fs::remove_dir(made);
+    }
+    match result {
+        Err(error) if path != crate::config::Journal::default().path => {
+            Err(format!("the journal cannot be kept at {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn bind_admin(config: &Config) -> Result<std::net::TcpListener, String> {
     let address = Address::Tcp(config.admin.address.to_string());
     match net::bind(&address, false) {
@@ -286,6 +305,11 @@ async fn serve(
         threads.into_iter().filter_map(|thread| thread.join().ok()).find_map(Result::err)
     });
     let result = joined.await;
+    // Fan-outs whose writer has gone.
+    let deadline = tokio::time::Instant::now() + DRAIN / 2;
+    while served.process.metrics.journal_pending.get() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
     match result {

@@ -134,7 +134,11 @@ pub struct OwnTriggers {
 
 #[derive(Debug, Default)]
 struct OwnKey {
+    /// Writes that a fan-out follows.
     under_way: u32,
+    /// Writes that fire nothing. Each covers one change that the feed shows; a further one is somebody else's.
+    quiet: u32,
+    unseen_quiet: u32,
     seen: bool,
 }
 
@@ -153,7 +157,13 @@ impl OwnTriggers {
                 message.under_way += 1;
                 message.unseen += 1;
             } else {
-                self.keys.entry(key.clone()).or_default().under_way += 1;
+                let mut own = self.keys.entry(key.clone()).or_default();
+                if firing.only_covers() {
+                    own.quiet += 1;
+                    own.unseen_quiet += 1;
+                } else {
+                    own.under_way += 1;
+                }
             }
         }
     }
@@ -171,8 +181,9 @@ impl OwnTriggers {
             } else {
                 self.keys.remove_if_mut(key, |_, own| {
                     seen |= own.seen;
-                    own.under_way = own.under_way.saturating_sub(1);
-                    own.under_way == 0
+                    let count = if firing.only_covers() { &mut own.quiet } else { &mut own.under_way };
+                    *count = count.saturating_sub(1);
+                    own.under_way + own.quiet == 0
                 });
             }
         }
@@ -183,8 +194,12 @@ impl OwnTriggers {
     pub fn covers_key(&self, key: &[u8]) -> bool {
         match self.keys.get_mut(key) {
             Some(mut own) => {
-                own.seen = true;
-                true
+                let covered = own.under_way > 0 || own.unseen_quiet > 0;
+                own.seen |= covered;
+                if own.under_way == 0 {
+                    own.unseen_quiet = own.unseen_quiet.saturating_sub(1);
+                }
+                covered
             }
             None => false,
         }

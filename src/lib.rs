@@ -35,6 +35,8 @@ pub mod context;
 pub mod control;
 pub mod explain;
 pub mod fanout;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod metrics;
 pub mod net;

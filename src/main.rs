@@ -1,5 +1,6 @@
 //! The `rescind` binary: command line in, exit code out.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -76,7 +77,12 @@ fn check(cli: &Cli, rules: &Rules) -> ExitCode {
 
 fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
     let filter = EnvFilter::try_from_env("RESCIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let dry_run = cli.dry_run;
     let reload = Box::new(move || load(&cli).map(|(_, rules)| rules));
     let result = App::build(config, rules, dry_run, reload).and_then(App::run);

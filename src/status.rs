@@ -93,7 +93,8 @@ impl Control for Status {
             reasons.push("the feed is not connected".to_owned());
         }
         let warm = self.process.warmed.load(Ordering::Acquire);
-        if !self.process.index.is_complete() && !(warm && self.process.own_writes()) {
+        let scans_anyway = warm && self.process.own_writes();
+        if !self.process.index.is_complete() && !scans_anyway {
             reasons.push(format!("the index is not complete: {}", self.process.index.reason()));
         }
         if self.process.draining.load(Ordering::Relaxed) {

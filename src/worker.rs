@@ -105,10 +105,10 @@ impl Worker {
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
         let outbox = Rc::new(Outbox::new(id, peer, write));
         self.clients.borrow_mut().insert(id, Rc::clone(&outbox));
-        let client = Client::new(Rc::clone(&self.context), Rc::clone(&self.pool), outbox);
+        let client = Client::new(Rc::clone(&self.context), Rc::clone(&self.pool), outbox, read);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            client.run(read).await;
+            client.run().await;
             worker.clients.borrow_mut().remove(&id);
             worker.context.process.metrics.clients.dec();
             worker.context.process.clients.fetch_sub(1, Ordering::Relaxed);

@@ -151,7 +151,7 @@ fn cascades_close_over_cycles_and_captures() {
     let (tags, fired, cut_short) = cascade(triggers(), &["post:4", "post:4"]);
     assert_eq!(tags, ["post:4", "author-of:4", "Post", "SiteMap", "Feed"]);
     assert_eq!((fired, cut_short), (vec![0, 1, 2], false));
-    assert_eq!(cascade(triggers(), &["else"]).1, []);
+    assert!(cascade(triggers(), &["else"]).1.is_empty());
     // A cascade that ends by itself, however long.
     let (tags, _, cut_short) =
         cascade(vec![trigger(1, &[], &["dir:{up*}/{name}"], &["dir:{up}"])], &["dir:a/b/c"]);

@@ -55,32 +55,11 @@ fn stringmatchlen(mut pattern: &[u8], mut string: &[u8]) -> bool {
             }
             b'?' => {}
             b'[' => {
-                pattern = &pattern[1..];
-                let not = pattern.first() == Some(&b'^');
-                if not {
-                    pattern = &pattern[1..];
-                }
-                let mut matched = false;
-                loop {
-                    // Redis steps back where the pattern ends inside a class; such patterns are refused here.
-                    assert!(!pattern.is_empty(), "unclosed class");
-                    if pattern[0] == b'\\' && pattern.len() >= 2 {
-                        pattern = &pattern[1..];
-                        matched |= pattern[0] == string[0];
-                    } else if pattern[0] == b']' {
-                        break;
-                    } else if pattern.len() >= 3 && pattern[1] == b'-' {
-                        let (start, end) = (pattern[0].min(pattern[2]), pattern[0].max(pattern[2]));
-                        pattern = &pattern[2..];
-                        matched |= (start..=end).contains(&string[0]);
-                    } else {
-                        matched |= pattern[0] == string[0];
-                    }
-                    pattern = &pattern[1..];
-                }
-                if matched == not {
+                let (accepted, rest) = class(&pattern[1..], string[0]);
+                if !accepted {
                     return false;
                 }
+                pattern = rest;
             }
             first => {
                 if first == b'\\' && pattern.len() >= 2 {
@@ -101,6 +80,32 @@ fn stringmatchlen(mut pattern: &[u8], mut string: &[u8]) -> bool {
         }
     }
     pattern.is_empty() && string.is_empty()
+}
+
+/// A class behind its `[`: whether it accepts the byte, and the pattern from its `]` on.
+fn class(mut pattern: &[u8], byte: u8) -> (bool, &[u8]) {
+    let not = pattern.first() == Some(&b'^');
+    if not {
+        pattern = &pattern[1..];
+    }
+    let mut matched = false;
+    loop {
+        // Redis steps back where the pattern ends inside a class; such patterns are refused here.
+        assert!(!pattern.is_empty(), "unclosed class");
+        if pattern[0] == b'\\' && pattern.len() >= 2 {
+            pattern = &pattern[1..];
+            matched |= pattern[0] == byte;
+        } else if pattern[0] == b']' {
+            return (matched != not, pattern);
+        } else if pattern.len() >= 3 && pattern[1] == b'-' {
+            let (start, end) = (pattern[0].min(pattern[2]), pattern[0].max(pattern[2]));
+            pattern = &pattern[2..];
+            matched |= (start..=end).contains(&byte);
+        } else {
+            matched |= pattern[0] == byte;
+        }
+        pattern = &pattern[1..];
+    }
 }
 
 /// One piece of a generated pattern; the reference below tries all its splits in order.
@@ -351,5 +356,15 @@ fn stars_match_the_empty_key() {
     for star in ["*", "**"] {
         let mut matcher = matcher(&RulesSpec { tags: vec![tag(1, "all", &[star])], ..RulesSpec::default() });
         assert_eq!(tags(&mut matcher, 0, b""), ["all"]);
+    }
+}
+
+#[test]
+fn a_pattern_that_matches_nothing() {
+    for key in ["[]", "[]x", "a[]*"] {
+        let mut matcher = matcher(&RulesSpec { tags: vec![tag(1, "t", &[key])], ..RulesSpec::default() });
+        assert!(
+            ["", "a", "[]", "[]x", "ab"].iter().all(|key| tags(&mut matcher, 0, key.as_bytes()).is_empty())
+        );
     }
 }

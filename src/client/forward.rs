@@ -1,6 +1,7 @@
 //! Sending a request upstream, on the right connection and in the right order.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
@@ -9,7 +10,7 @@ use crate::accounting::Account;
 use crate::command::{Command, Kind, TagCommand};
 use crate::context::Context;
 use crate::resp::{Args, encode};
-use crate::session::{Effect, Forward, Local, Route};
+use crate::session::{Effect, Forward, Identity, Local, Route, Session};
 use crate::upstream::{Conn, Key, Pending};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
@@ -74,7 +75,10 @@ impl Client {
         if is_attack(command, args) {
             return Step::Then(Pause::End);
         }
-        let kind = command.map_or(Kind::Plain, |c| c.kind);
+        let kind = kind_of(command, args);
+        if is_refused(context, &self.outbox.session.borrow(), kind) {
+            return self.refuse();
+        }
         let blocks = command.is_some_and(|c| c.blocks(args));
         let idle = self.outbox.pending() == 0;
         let in_multi = self.outbox.session.borrow().in_multi();
@@ -112,6 +116,15 @@ impl Client {
         }
     }
 
+    /// Refuses a command before AUTH.
+    fn refuse(&mut self) -> Step {
+        if self.outbox.pending() > 0 {
+            return Step::Again(Pause::Idle);
+        }
+        let error = Local::Error("NOAUTH Authentication required.".to_owned());
+        self.local(error).map_or(Step::Done, Step::Then)
+    }
+
     /// Forwards on the right connection, with what its kind asks for besides.
     pub(super) fn forward(
         &mut self,
@@ -126,14 +139,15 @@ impl Client {
             self.pin();
         }
         let conn = self.conn();
-        match command.map_or(Kind::Plain, |c| c.kind) {
+        match kind_of(command, args) {
             Kind::SwapDb if !forward.queued => {
                 // From before it runs until the index has been rebuilt, fan-outs must also scan.
                 context.process.index.set_incomplete("SWAPDB");
                 extra.hold = true;
                 extra.after.swapped = true;
             }
-            Kind::Multi => self.outbox.queued.borrow_mut().clear(),
+            // A nested MULTI is refused and changes nothing; it has no effect to wait for.
+            Kind::Multi if forward.effect != Effect::None => self.outbox.queued.borrow_mut().clear(),
             Kind::Discard => {
                 self.abandon_labels();
                 self.swap_queued = false;
@@ -236,6 +250,25 @@ pub(super) fn encoded(args: Args<'_>) -> BytesMut {
     let args: Vec<&[u8]> = args.iter().collect();
     encode::request(&mut out, args);
     out
+}
+
+/// What the request means to a session. One with a wrong number of arguments is refused by Redis without any
+/// effect, except EXEC, which ends its transaction, and the commands that the proxy judges itself.
+fn kind_of(command: Option<&Command>, args: Args<'_>) -> Kind {
+    let Some(command) = command else { return Kind::Plain };
+    match command.kind {
+        kind @ (Kind::Exec | Kind::ClientReply | Kind::Tag(_)) => kind,
+        kind if command.arity_ok(args.len()) => kind,
+        _ => Kind::Plain,
+    }
+}
+
+/// Whether Redis would ask for authentication before it took a command that the proxy answers in its place.
+fn is_refused(context: &Context, session: &Session, kind: Kind) -> bool {
+    matches!(kind, Kind::ClientGetName | Kind::ClientReply)
+        && session.identity == Identity::Anonymous
+        && !session.needs_own()
+        && context.process.auth_required.load(Ordering::Relaxed)
 }
 
 /// Whether the proxy answers such a command itself.

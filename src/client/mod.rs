@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::command::TagCommand;
+use crate::accounting::Verdict;
+use crate::command::{FireCondition, TagCommand};
 use crate::context::Context;
 use crate::index::{Generation, KeyId};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
-use crate::resp::{Limits, OwnedArgs, Parsed, encode};
+use crate::resp::{Head, Limits, OwnedArgs, Parsed, encode};
 use crate::rules::Tag;
 use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
@@ -43,6 +44,7 @@ pub struct Client {
     /// The shared connection for the session's key, looked up once.
     shared: Option<Rc<Conn>>,
     pinned: Option<Rc<Conn>>,
+    read: ReadHalf,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
@@ -83,6 +85,8 @@ struct Deleted {
     key: Box<[u8]>,
     id: KeyId,
     generation: Generation,
+    /// When it is gone: MOVE and RENAMENX answer 0 if they left it where it was.
+    condition: FireCondition,
 }
 
 /// What became of one request.
@@ -97,7 +101,7 @@ enum Step {
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>) -> Self {
+    pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>, read: ReadHalf) -> Self {
         let last_read = context.now();
         Self {
             context,
@@ -106,6 +110,7 @@ impl Client {
             input: Input::default(),
             shared: None,
             pinned: None,
+            read,
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
@@ -114,10 +119,10 @@ impl Client {
     }
 
     /// Serves the client until it goes.
-    pub async fn run(mut self, mut read: ReadHalf) {
+    pub async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep(self.timer_period()));
         loop {
-            let pause = std::future::poll_fn(|cx| self.poll(cx, &mut read, &mut timer)).await;
+            let pause = std::future::poll_fn(|cx| self.poll(cx, &mut timer)).await;
             if !self.rest(pause).await {
                 break;
             }
@@ -156,6 +161,10 @@ impl Client {
             if let Some(found) = ready(&self.outbox) {
                 return Poll::Ready(Some(found));
             }
+            if self.outbox.session.borrow().is_blocked() && self.read.poll_gone(cx).is_ready() {
+                // Nobody is left to take what the blocked command would give.
+                self.outbox.close();
+            }
             if self.outbox.is_closing() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
@@ -167,17 +176,19 @@ impl Client {
     async fn verdict(&mut self, after: After) {
         // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
         // effect must not be forgotten.
-        let verdict = loop {
-            match self.until(|o| o.take_verdict()).await {
-                Some(verdict) => break verdict,
-                None if self.outbox.pending() == 0 => return,
-                None => tokio::task::yield_now().await,
-            }
+        let verdict = match self.until(|o| o.take_verdict()).await {
+            Some(verdict) => verdict,
+            None => match self.late_verdict().await {
+                Some(verdict) => verdict,
+                None => return,
+            },
         };
         if !verdict.error {
-            self.index_after(&after);
+            self.index_after(&after, &verdict.head);
         }
-        tag::settle(&self.context, after.labelled, &verdict.head).await;
+        // Without a reply, because the upstream is gone, the write may have taken place.
+        let unknown = verdict.error && self.outbox.is_closing();
+        tag::settle(&self.context, after.labelled, &verdict, unknown).await;
         trigger::not_fired(self, verdict.idle);
         if !verdict.fired.is_empty() {
             trigger::fan_out(self, verdict.fired).await;
@@ -185,24 +196,36 @@ impl Client {
         self.outbox.release();
     }
 
-    fn index_after(&self, after: &After) {
+    /// The verdict on a request whose client has gone; `None`: there will be none.
+    async fn late_verdict(&self) -> Option<Verdict> {
+        if let (true, Some(conn)) = (self.outbox.session.borrow().is_blocked(), &self.pinned) {
+            // Redis shall not go on with it: nothing is popped for a dead client.
+            conn.retire();
+        }
+        self.outbox.set_paused(true);
+        std::future::poll_fn(|cx| {
+            self.outbox.set_waker(cx.waker());
+            match self.outbox.take_verdict() {
+                None if self.outbox.pending() > 0 => Poll::Pending,
+                verdict => Poll::Ready(verdict),
+            }
+        })
+        .await
+    }
+
+    fn index_after(&self, after: &After, reply: &Head<'_>) {
         let process = &self.context.process;
         if after.swapped {
             process.fanout.rebuild("SWAPDB");
         }
-        for gone in &after.deleted {
+        for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
             let dropped = process.index.lock().drop_if(gone.id, gone.generation);
             process.fanout.forget(gone.db, &gone.key, dropped.explicit);
         }
     }
 
     /// Reads and works until something is in the way.
-    fn poll(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        read: &mut ReadHalf,
-        timer: &mut Pin<Box<Sleep>>,
-    ) -> Poll<Pause> {
+    fn poll(&mut self, cx: &mut TaskContext<'_>, timer: &mut Pin<Box<Sleep>>) -> Poll<Pause> {
         self.outbox.set_waker(cx.waker());
         self.write(cx);
         let context = Rc::clone(&self.context);
@@ -220,7 +243,7 @@ impl Client {
             }
             let mut scratch = context.scratch.borrow_mut();
             let mut buf = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut *read).poll_read(cx, &mut buf) {
+            match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
                 Poll::Pending => {
                     drop(scratch);
                     context.flush_dirty();
@@ -258,8 +281,10 @@ impl Client {
                     if self.outbox.pending() > 0 {
                         return Some(Pause::Idle);
                     }
-                    self.outbox.with_buffer(|out| encode::error(out, &format!("ERR {error}")));
-                    self.context.mark_dirty(&self.outbox);
+                    if self.outbox.session.borrow().takes_replies() {
+                        self.outbox.with_buffer(|out| encode::error(out, &error.text()));
+                        self.context.mark_dirty(&self.outbox);
+                    }
                     return Some(Pause::End);
                 }
                 Parsed::Request { len, inline } => {

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::forward::{Extra, encoded};
 use super::{After, Client, Pause, Step};
-use crate::accounting::{Account, Firing, Queued, TriggerLabel};
+use crate::accounting::{Account, Firing, Queued, TriggerLabel, Verdict};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
 use crate::explain;
@@ -33,6 +33,8 @@ pub(super) struct Labelled {
     added: Vec<Tag>,
     /// When the write counts as done.
     condition: FireCondition,
+    /// Inside MULTI: which of the queued commands it is, counted from 0.
+    element: Option<usize>,
 }
 
 /// An error reply, with or without its `-` and CRLF: the client gets it.
@@ -60,20 +62,24 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
     let commands = commands.commands.borrow().clone();
     let Some(row) = commands.find(args.as_args()).filter(|row| matches!(row.kind, Kind::Tag(_))) else {
         // What TAG.NEXT made of a plain command.
-        return answer(client, command, args.as_args()).await;
+        answer(client, command, args.as_args()).await;
+        return;
     };
     let in_multi = client.outbox.session.borrow().in_multi();
-    if !row.arity_ok(args.as_args().len()) {
+    let refused = if !row.arity_ok(args.as_args().len()) {
         refuse(client, in_multi, &format!("ERR wrong number of arguments for '{}' command", row.name));
+        true
     } else if in_multi && !matches!(command, TagCommand::With | TagCommand::Next) {
         refuse(client, in_multi, &format!("ERR '{}' is not allowed inside MULTI", row.name));
+        true
     } else {
-        answer(client, command, args.as_args()).await;
-    }
-    client.context.command_done(Some(row.metric), started, false);
+        answer(client, command, args.as_args()).await
+    };
+    client.context.command_done(Some(row.metric), started, refused);
 }
 
-async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) {
+/// Whether it was refused.
+async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) -> bool {
     let result = match command {
         TagCommand::With => with(client, args).await,
         TagCommand::Next => next(client, args).await,
@@ -86,11 +92,13 @@ async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) {
         TagCommand::Log => log(client, args).await,
         TagCommand::Info => info(client).await,
     };
+    let refused = result.is_err();
     if let Err(Refusal(reply)) = result {
         let in_multi = client.outbox.session.borrow().in_multi();
         let text = String::from_utf8_lossy(&reply).trim_start_matches('-').trim_end().to_owned();
         refuse(client, in_multi, &text);
     }
+    refused
 }
 
 /// Answers with an error; inside MULTI the transaction is aborted, as Redis does with what it cannot queue.
@@ -237,7 +245,7 @@ async fn label_writes(
     let mut all: Vec<Labelled> = vec![];
     for key in keys {
         client.context.process.index.lock().label(db, &key, tags, LabelState::InFlight);
-        let mut labelled = Labelled { db, key, tags: tags.to_vec(), added: vec![], condition };
+        let mut labelled = Labelled { db, key, tags: tags.to_vec(), added: vec![], condition, element: None };
         for tag in tags {
             match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", &labelled.key]).await {
                 Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
@@ -262,7 +270,10 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
     let Route::Forward(forward) = route else { return };
     let mut extra = Extra::default();
-    if forward.queued {
+    let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
+    let condition = labelled.first().map(|one| one.condition);
+    if queued.is_some() {
+        let labelled = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
         client.labels_queued.extend(labelled);
     } else {
         extra = Extra { hold: true, after: After { labelled, ..After::default() } };
@@ -271,17 +282,31 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     {
         client.verdict(after).await;
     }
+    if let Some(element) = queued
+        && let Some(entry) = client.outbox.queued.borrow_mut().get_mut(element)
+    {
+        entry.labels = condition;
+    }
 }
 
-/// The labelled writes are done, with this reply: their labels are good, or are taken back.
-pub(super) async fn settle(context: &Rc<Context>, labelled: Vec<Labelled>, reply: &Head<'_>) {
+/// The labelled writes are done, with this reply: their labels are good, or are taken back. `unknown`: there was
+/// no reply; a label too many costs a deletion too many, one too few is stale data.
+pub(super) async fn settle(context: &Rc<Context>, labelled: Vec<Labelled>, verdict: &Verdict, unknown: bool) {
     if labelled.is_empty() {
         return;
     }
-    // EXEC answers an array; nil means that it did not run.
-    let (good, bad): (Vec<_>, Vec<_>) =
-        labelled.into_iter().partition(|one| *reply != Head::Null && one.condition.fired(reply));
+    let holds = |one: &Labelled| match one.element {
+        _ if unknown => true,
+        Some(element) => verdict.labelled.contains(&element),
+        None => one.condition.fired(&verdict.head),
+    };
+    let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
     undo(context, bad);
+    make_good(context, good).await;
+}
+
+/// These labelled writes took place.
+async fn make_good(context: &Rc<Context>, good: Vec<Labelled>) {
     if good.is_empty() {
         return;
     }
@@ -332,6 +357,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
             tags: tags.clone(),
             added: vec![],
             condition: FireCondition::NoError,
+            element: None,
         };
         for tag in &tags {
             match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", key]).await {
@@ -343,7 +369,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
                 }
             }
         }
-        settle(&Rc::clone(&client.context), vec![labelled], &Head::Simple(b"OK")).await;
+        make_good(&Rc::clone(&client.context), vec![labelled]).await;
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));
     Ok(())

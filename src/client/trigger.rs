@@ -38,8 +38,9 @@ pub(super) fn account(
     };
     if queued {
         // Two of them: the reply `QUEUED` is checked, EXEC's element is counted.
-        let entry = Queued { reading, firing };
-        let check = entry.firing.is_some().then(|| Queued { reading: None, firing: entry.firing.clone() });
+        let entry = Queued { reading, firing, labels: None };
+        let check =
+            entry.firing.is_some().then(|| Queued { firing: entry.firing.clone(), ..Queued::default() });
         outbox.queued.borrow_mut().push(entry);
         return check.map_or(Account::Nothing, |entry| Account::Queued(Box::new(entry)));
     }
@@ -76,22 +77,26 @@ fn written(
     let mut keys = vec![];
     let labels = process.index.has_labels();
     let own_writes = process.own_writes();
-    let other_db = command.other_db(args).and_then(|db| u32::try_from(db).ok());
+    let databases = written_in(command, args, db);
+    // Of writes in other databases the feed thinks that they were made in this one: it is not told.
+    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied());
     command.keys(args, |used: KeyUse<'_>| {
         if !used.writes {
             return;
         }
-        let class = matcher.classify(db, used.key);
-        if class.has_triggers {
-            let before = fired.len();
-            matcher.fired(db, used.key, Some(&command.name), &mut fired);
-            if fired.len() > before {
-                keys.push((db, used.key.into()));
+        let mut shown = false;
+        for db in &databases {
+            let class = matcher.classify(*db, used.key);
+            shown |= class.has_triggers;
+            if class.has_triggers {
+                matcher.fired(*db, used.key, Some(&command.name), &mut fired);
+            }
+            if own_writes && class.has_tags {
+                index_write(context, &mut matcher, *db, used.key);
             }
         }
-        if own_writes && (class.has_tags || other_db.is_some()) {
-            index_write(context, &mut matcher, db, used.key);
-            other_db.into_iter().for_each(|db| index_write(context, &mut matcher, db, used.key));
+        if shown || feed_db.is_some_and(|db| matcher.classify(db, used.key).has_triggers) {
+            keys.push((db, used.key.into()));
         }
         if labels && used.deletes && !queued {
             let found = process.index.lock().with_labels(db, used.key);
@@ -101,14 +106,26 @@ fn written(
                 key: used.key.into(),
                 id,
                 generation,
+                condition: command.fire_condition(args),
             }));
         }
     });
     drop(matcher);
-    if fired.is_empty() {
+    if keys.is_empty() {
         return None;
     }
     Some(firing(command, command.fire_condition(args), fired, keys))
+}
+
+/// The databases that the request writes its keys in.
+fn written_in(command: &Command, args: Args<'_>, db: u32) -> SmallVec<[u32; 2]> {
+    match command.other_db(args).and_then(|db| u32::try_from(db).ok()) {
+        None => SmallVec::from_slice(&[db]),
+        // It is gone here and new there.
+        Some(other) if &*command.name == "move" => SmallVec::from_slice(&[db, other]),
+        // COPY only reads here.
+        Some(other) => SmallVec::from_slice(&[other]),
+    }
 }
 
 /// Where Redis sends no events, the index learns of a dependent from its write, before it happens.
@@ -126,8 +143,15 @@ fn firing(
     fired: Vec<Fired>,
     keys: Vec<(u32, Box<[u8]>)>,
 ) -> Firing {
-    let mut tags: Vec<Tag> = vec![];
-    let mut triggers = SmallVec::new();
+    let (triggers, tags) = merged(fired);
+    let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
+    let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
+    Firing { condition, triggers, tags, keys, what }
+}
+
+/// Each trigger and each tag once.
+fn merged(fired: Vec<Fired>) -> (SmallVec<[TriggerLabel; 1]>, Vec<Tag>) {
+    let (mut triggers, mut tags) = (SmallVec::new(), vec![]);
     for one in fired {
         if !triggers.contains(&TriggerLabel::Rule(one.trigger)) {
             triggers.push(TriggerLabel::Rule(one.trigger));
@@ -138,9 +162,7 @@ fn firing(
             }
         });
     }
-    let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
-    let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
-    Firing { condition, triggers, tags, keys, what }
+    (triggers, tags)
 }
 
 /// `PUBLISH rescind:invalidate "tag tag"`.
@@ -169,7 +191,19 @@ pub(super) fn enter(context: &Context, account: &Account) {
 /// These writes did not take place. If the feed showed one all the same, it was somebody else's.
 pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     let process = &client.context.process;
-    let others = idle.into_iter().filter(|firing| process.own_triggers.leave(firing)).collect();
+    let mut others: Vec<Firing> =
+        idle.into_iter().filter(|firing| process.own_triggers.leave(firing)).collect();
+    for firing in others.iter_mut().filter(|firing| firing.only_covers()) {
+        // Whoever wrote it, his command is not known, so all triggers of the key fire.
+        let mut matcher = client.context.matcher.borrow_mut();
+        let databases = matcher.rules().databases().map(<[u32]>::to_vec);
+        let mut fired = vec![];
+        for (db, key) in &firing.keys {
+            let db = databases.as_ref().and_then(|all| all.first().copied()).unwrap_or(*db);
+            matcher.fired(db, key, None, &mut fired);
+        }
+        (firing.triggers, firing.tags) = merged(fired);
+    }
     client.context.fan_out_detached("direct", others);
 }
 
@@ -177,6 +211,9 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
 pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) {
     let process = &client.context.process;
     let cause = Cause::of(&client.who(), &fired);
+    if fired.iter().all(Firing::only_covers) {
+        return process.fanout.detached(cause, fired);
+    }
     let done = process.fanout.request(cause, fired);
     match tokio::time::timeout(FANOUT_PATIENCE, done).await {
         Ok(_) => {}

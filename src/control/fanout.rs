@@ -10,7 +10,7 @@ use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::{Engine, wire};
-use crate::accounting::TriggerLabel;
+use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{LogEntry, Request};
 use crate::rules::spec::OnInvalidate;
 use crate::rules::{FamilyId, Tag};
@@ -18,7 +18,9 @@ use crate::rules::{FamilyId, Tag};
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
 const BATCH: usize = 512;
 /// Batches on their way at once.
-const WINDOW: usize = 3;
+const WINDOW: usize = 8;
+/// Batches whose entries are kept until the writer has its answer; beyond, memory counts more.
+const MOST_GONE: usize = 400;
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -26,6 +28,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Does one fan-out; it does not end before everything is deleted.
 pub(super) async fn run(engine: Rc<Engine>, request: Request) {
     let started = Instant::now();
+    if request.fired.iter().all(Firing::only_covers) {
+        engine.feed.barrier(request.fired, &engine).await;
+        let _ = request.done.send(0);
+        return;
+    }
     let (tags, labels) = closure(&engine, &request);
     engine.process.metrics.journal_pending.inc();
     let mut own = request.fired;
@@ -47,7 +54,8 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         }
     }
     let duration = started.elapsed();
-    let keys = deletion.total;
+    let (keys, gone) = (deletion.total, std::mem::take(&mut deletion.gone));
+    drop(deletion);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
     labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
@@ -73,6 +81,10 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
     engine.process.log.push(entry);
     // The writer may be gone.
     let _ = request.done.send(keys);
+    for entries in gone {
+        super::gc::drop_entries(&engine, entries);
+        tokio::task::yield_now().await;
+    }
 }
 
 /// All tags to invalidate, cascades included, and the labels of what fired.
@@ -122,6 +134,8 @@ struct Deletion<'a> {
     open: HashMap<(u32, FamilyId), Entries>,
     /// Sent and not answered.
     sent: VecDeque<Sent>,
+    /// Deleted, and still in the index: it is tidied up when the writer has its answer.
+    gone: Vec<Entries>,
     total: u64,
 }
 
@@ -134,7 +148,7 @@ struct Sent {
 
 impl<'a> Deletion<'a> {
     fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
-        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), total: 0 }
+        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), gone: Vec::new(), total: 0 }
     }
 
     /// Deletes what the index knows and, with `scan`, what a scan finds.
@@ -151,6 +165,7 @@ impl<'a> Deletion<'a> {
                 }
             }
         }
+        self.labelled_elsewhere(scan).await?;
         if scan {
             self.scan().await?;
         }
@@ -160,6 +175,26 @@ impl<'a> Deletion<'a> {
         }
         while !self.sent.is_empty() {
             self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
+    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
+    async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
+        let changed = |tag: &&Tag| all || self.engine.changed_sets.borrow().contains(*tag);
+        let tags: Vec<Tag> = self.tags.iter().filter(changed).cloned().collect();
+        if tags.is_empty() {
+            return Ok(());
+        }
+        for tag in &tags {
+            self.engine.changed_sets.borrow_mut().remove(tag);
+        }
+        let found = super::labels::members(self.engine, &tags).await.inspect_err(|_| {
+            self.engine.changed_sets.borrow_mut().extend(tags.iter().cloned());
+        })?;
+        for (db, key) in found {
+            self.add(Entry { place: None, db, key: key[..].into() }).await?;
         }
         Ok(())
     }
@@ -234,7 +269,12 @@ impl<'a> Deletion<'a> {
         }
         self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
         self.total += deleted;
-        if !sent.expires {
+        if sent.expires {
+            return Ok(());
+        }
+        if self.gone.len() < MOST_GONE {
+            self.gone.push(sent.entries);
+        } else {
             super::gc::drop_entries(self.engine, sent.entries);
         }
         Ok(())

@@ -123,14 +123,16 @@ pub(super) async fn run(engine: Rc<Engine>) {
                     reconnects.inc();
                 }
                 was_connected = true;
-                (up.set(1), connected.set(1));
+                up.set(1);
+                connected.set(1);
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.rebuild("the feed was connected");
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
                 engine.feed.lost(&engine);
-                (up.set(0), connected.set(0));
+                up.set(0);
+                connected.set(0);
                 gaps.inc();
                 tracing::warn!(%node, %error, "feed lost: fan-outs also scan until the index is rebuilt");
             }
@@ -270,7 +272,7 @@ fn pushed(engine: &Rc<Engine>, parts: &[BytesFrame]) {
 }
 
 /// `__keyevent@<db>__:<event>`
-fn event(engine: &Engine, channel: &[u8], key: &[u8]) {
+fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
     let Some((db, event)) = split_channel(channel) else { return };
     if key.starts_with(super::gc::CANARY) {
         if event == b"new" {
@@ -287,6 +289,9 @@ fn event(engine: &Engine, channel: &[u8], key: &[u8]) {
         b"evicted" => {
             engine.gone(db, key);
             engine.process.metrics.evictions(&engine.family_of(db, key));
+            if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
+                tokio::task::spawn_local(super::labels::restore(Rc::clone(engine), db, tag.into()));
+            }
         }
         _ => {}
     }
@@ -318,6 +323,9 @@ fn announced(engine: &Rc<Engine>, payload: &[u8]) {
 
 /// A key under a tracked prefix was written, by us or past us.
 fn written(engine: &Rc<Engine>, key: &[u8]) {
+    if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
+        engine.changed_sets.borrow_mut().insert(tag.into());
+    }
     if key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {
         return;
     }

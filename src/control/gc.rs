@@ -39,9 +39,10 @@ impl Entries {
 
 /// The keys are gone as of a reply: their entries go, unless something has happened to them since.
 pub(super) fn drop_entries(engine: &Engine, entries: Entries) {
+    let mut index = engine.process.index.lock();
     for entry in entries.0 {
         if let Some((id, generation)) = entry.place {
-            let dropped = engine.process.index.lock().drop_if(id, generation);
+            let dropped = index.drop_if(id, generation);
             engine.process.fanout.forget(entry.db, &entry.key, dropped.explicit);
         }
     }

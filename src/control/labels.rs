@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use redis_protocol::resp3::types::BytesFrame;
+use bytes::Bytes;
 
 use super::Engine;
 use super::link::Batch;
@@ -39,15 +39,86 @@ pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
 /// Brings the scores of a key's labels up to its expiry.
 pub(super) async fn score(engine: Rc<Engine>, db: u32, key: Vec<u8>, tags: Vec<Tag>) {
     let expiry = engine.scans.one(db, [b"PEXPIRETIME".as_slice(), &key]).await;
-    let Ok(Some(expiry)) = expiry.as_ref().map(int_of) else { return };
-    if expiry < 0 {
-        return;
-    }
+    let expiry = match expiry.as_ref().map(int_of) {
+        Ok(Some(-1)) => "inf".to_owned(),
+        Ok(Some(expiry)) if expiry >= 0 => expiry.to_string(),
+        _ => return,
+    };
+    // Added, not only changed: another proxy may have found the key missing before it was written.
+    let kept = engine.process.index.lock().explicit_of(db, &key);
     let mut batch = Batch::default();
-    for tag in &tags {
-        batch.push([b"ZADD".as_slice(), &set_of(tag), b"XX", expiry.to_string().as_bytes(), &key]);
+    for tag in tags.iter().filter(|tag| kept.contains(tag)) {
+        batch.push([b"ZADD".as_slice(), &set_of(tag), expiry.as_bytes(), &key]);
     }
-    let _ = engine.scans.call(db, batch).await;
+    if !batch.is_empty() {
+        let _ = engine.scans.call(db, batch).await;
+    }
+}
+
+/// Redis evicted the set of a tag: what the index knows of it is written back.
+pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
+    let mut cursor = Some(usize::MAX);
+    while let Some(at) = cursor {
+        let mut batch = Batch::default();
+        {
+            let index = engine.process.index.lock();
+            cursor = index.collect(&tag, at, 512, &mut |one| {
+                if one.db == db && index.explicit_of(db, one.key).contains(&tag) {
+                    batch.push([b"ZADD".as_slice(), &set_of(&tag), b"NX", b"inf", one.key]);
+                }
+            });
+        }
+        if !batch.is_empty()
+            && let Err(error) = engine.scans.call(db, batch).await
+        {
+            tracing::debug!(%error, "an evicted label set cannot be written back");
+        }
+    }
+}
+
+/// The members of these tags' sets that the index does not know, with their databases.
+pub(super) async fn members(engine: &Engine, tags: &[Tag]) -> Result<Vec<(u32, Bytes)>, String> {
+    let mut found = vec![];
+    for db in engine.databases().await? {
+        for tag in tags {
+            let mut walk = Walk::new(db, set_of(tag));
+            while let Some(members) = walk.next(engine).await? {
+                let index = engine.process.index.lock();
+                let unknown = members.into_iter().filter(|key| !index.explicit_of(db, key).contains(tag));
+                found.extend(unknown.map(|key| (db, key)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A walk over the members of one set.
+struct Walk {
+    db: u32,
+    set: Vec<u8>,
+    cursor: Option<Bytes>,
+}
+
+impl Walk {
+    fn new(db: u32, set: Vec<u8>) -> Self {
+        Self { db, set, cursor: Some(Bytes::from_static(b"0")) }
+    }
+
+    /// Some more members; `None` at the end.
+    async fn next(&mut self, engine: &Engine) -> Result<Option<Vec<Bytes>>, String> {
+        let Some(cursor) = self.cursor.take() else { return Ok(None) };
+        let request = [b"ZSCAN".as_slice(), &self.set, &cursor, b"COUNT", COUNT.as_bytes()];
+        let mut parts = match engine.scans.one(self.db, request).await {
+            Ok(frame) => array_of(frame).into_iter(),
+            // Somebody's key of another type that happens to have such a name.
+            Err(error) if error.starts_with("WRONGTYPE") => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let next = parts.next().as_ref().and_then(bytes_of).cloned().unwrap_or_default();
+        self.cursor = (*next != *b"0" && !next.is_empty()).then_some(next);
+        let members = parts.next().map(array_of).unwrap_or_default();
+        Ok(Some(members.chunks(2).filter_map(|pair| bytes_of(&pair[0])).cloned().collect()))
+    }
 }
 
 /// Reads all label sets into the index.
@@ -66,35 +137,21 @@ pub(super) async fn load(engine: &Engine) -> Result<(), String> {
 
 async fn load_set(engine: &Engine, db: u32, set: &[u8]) -> Result<(), String> {
     let Some(tag) = set.strip_prefix(PREFIX).map(Tag::from) else { return Ok(()) };
-    let mut cursor = b"0".to_vec();
-    loop {
-        let reply =
-            engine.scans.one(db, [b"ZSCAN".as_slice(), set, &cursor, b"COUNT", COUNT.as_bytes()]).await;
-        let mut parts = match reply {
-            Ok(frame) => array_of(frame).into_iter(),
-            // Somebody's key of another type that happens to have such a name.
-            Err(error) if error.starts_with("WRONGTYPE") => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let next = parts.next().as_ref().and_then(bytes_of).cloned().unwrap_or_default();
-        let members = parts.next().map(array_of).unwrap_or_default();
-        load_members(engine, db, &tag, &members).await?;
-        if *next == *b"0" || next.is_empty() {
-            return Ok(());
-        }
-        cursor = next.to_vec();
+    let mut walk = Walk::new(db, set.to_vec());
+    while let Some(keys) = walk.next(engine).await? {
+        load_members(engine, db, &tag, &keys).await?;
     }
+    Ok(())
 }
 
-async fn load_members(engine: &Engine, db: u32, tag: &Tag, members: &[BytesFrame]) -> Result<(), String> {
-    let keys: Vec<_> = members.chunks(2).filter_map(|pair| bytes_of(&pair[0])).cloned().collect();
+async fn load_members(engine: &Engine, db: u32, tag: &Tag, keys: &[Bytes]) -> Result<(), String> {
     let mut batch = Batch::default();
     keys.iter().for_each(|key| batch.push([b"EXISTS".as_slice(), key]));
     if keys.is_empty() {
         return Ok(());
     }
     // Labelled before it is asked, so that a key made meanwhile keeps its label.
-    for key in &keys {
+    for key in keys {
         engine.process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
     }
     let places: Vec<_> = keys.iter().map(|key| engine.process.index.lock().get(db, key)).collect();

@@ -71,6 +71,8 @@ struct Engine {
     deletes: Link,
     /// Scans, samples, label sets.
     scans: Link,
+    /// Tags whose label sets in Redis have changed since they were last looked at.
+    changed_sets: RefCell<HashSet<Tag>>,
     /// The rebuild that counts: an older one must not declare the index complete.
     rebuild: Cell<u64>,
 }
@@ -90,6 +92,7 @@ pub async fn run(parts: Parts) {
         matcher: RefCell::new(rules.matcher()),
         rules: RefCell::new(rules),
         feed: Feed::default(),
+        changed_sets: RefCell::default(),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });

@@ -119,14 +119,14 @@ impl Engine {
     async fn retag(&self) {
         let mut cursor = Some(0);
         while let Some(at) = cursor {
-            let mut matcher = self.matcher.borrow_mut();
-            cursor = self
-                .process
-                .index
-                .lock()
-                .retag(at, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| matcher.tags(db, key, tags));
-            drop(matcher);
+            cursor = self.retag_from(at);
             tokio::task::yield_now().await;
         }
+    }
+
+    fn retag_from(&self, cursor: usize) -> Option<usize> {
+        let mut matcher = self.matcher.borrow_mut();
+        let mut index = self.process.index.lock();
+        index.retag(cursor, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| matcher.tags(db, key, tags))
     }
 }

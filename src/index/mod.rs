@@ -8,7 +8,7 @@
 //! - `links`: the tags of an entry, with its place among the keys of each; `tags`: names of tags and their keys
 //! - `labels`: explicit labels, apart because few entries have them
 //!
-//! A key with two tags takes about 110 bytes and its own length.
+//! A key of 30 bytes with two tags takes about 115 bytes, or 180 if hardly any other key has these tags.
 
 mod entries;
 mod labels;

@@ -15,9 +15,9 @@ pub fn request<A: AsRef<[u8]>>(
 }
 
 /// Appends `-text`. Line breaks in `text` become spaces.
-pub fn error(out: &mut BytesMut, text: &str) {
+pub fn error(out: &mut BytesMut, text: impl AsRef<[u8]>) {
     out.put_u8(b'-');
-    out.extend(text.bytes().map(|b| if b == b'\r' || b == b'\n' { b' ' } else { b }));
+    out.extend(text.as_ref().iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
     out.put_slice(b"\r\n");
 }
 

@@ -10,8 +10,6 @@ pub struct Unbalanced;
 ///
 /// `"…"` takes `\n \r \t \b \a \xHH` and `\` before any other byte; `'…'` takes only `\'`.
 pub fn split(line: &[u8], out: &mut Vec<u8>, spans: &mut Vec<Span>) -> Result<(), Unbalanced> {
-    // A NUL ends the line for Redis, whose strings are C strings here.
-    let line = line.split(|b| *b == 0).next().unwrap_or(line);
     let mut at = 0;
     loop {
         while line.get(at).is_some_and(|b| is_space(*b)) {

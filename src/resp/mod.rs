@@ -1,6 +1,6 @@
 //! The Redis serialization protocol: framing without building a tree.
 //!
-//! `request` frames what clients send, `reply` what Redis answers, `encode` writes what the proxy itself
+//! `request` frames what clients send (`stream`: what is too big to be kept), `reply` what Redis answers, `encode` writes what the proxy itself
 //! has to say. None of it knows a socket.
 
 pub mod args;
@@ -9,6 +9,7 @@ pub mod head;
 pub mod inline;
 pub mod reply;
 pub mod request;
+pub mod stream;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use head::Head;

@@ -3,10 +3,11 @@
 use super::head::Head;
 use super::request::number;
 
-/// Longest header line, simple string or error. Redis itself sends shorter ones, modules and scripts may not.
-const MAX_LINE: usize = 1024 * 1024;
-/// Deepest nesting; Redis's deepest replies (`COMMAND DOCS`, Lua tables) stay far below.
-const MAX_DEPTH: usize = 512;
+/// Longest line that is looked at as a whole. Lengths and numbers are far shorter; the text of a status or an error,
+/// which scripts may make as long as they like, passes in portions beyond this.
+const MAX_LINE: usize = 64 * 1024;
+/// Deepest nesting. Scripts can return tables within tables as deep as Lua's stack allows, some thousands.
+const MAX_DEPTH: usize = 64 * 1024;
 
 /// The upstream sent something that is not RESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct ReplyFramer {
     open: Vec<u64>,
     /// Bytes of the current body still to come, its CRLF included.
     body: u64,
+    /// Within the text of a status or an error that is longer than [`MAX_LINE`].
+    text: bool,
     /// Within a reply.
     started: bool,
     /// The reply began with an attribute; the value itself is still to come.
@@ -64,6 +67,22 @@ impl ReplyFramer {
                 if self.close() {
                     return Ok(Progress { consumed: at, done: true });
                 }
+                continue;
+            }
+            if self.text {
+                let Some(end) = memchr::memchr(b'\n', &buf[at..]) else {
+                    return Ok(Progress { consumed: buf.len(), done: false });
+                };
+                self.text = false;
+                at += end + 1;
+                if self.close() {
+                    return Ok(Progress { consumed: at, done: true });
+                }
+                continue;
+            }
+            if let Some(head) = long_text(&buf[at..]) {
+                on(self.open.len() as u32, &head);
+                (self.started, self.text) = (true, true);
                 continue;
             }
             let Some((head, length)) = read_head(&buf[at..])? else {
@@ -126,6 +145,19 @@ impl ReplyFramer {
         self.started = false;
         true
     }
+}
+
+/// The start of a status or an error so long that its end is not waited for.
+fn long_text(buf: &[u8]) -> Option<Head<'_>> {
+    let start = buf.get(..MAX_LINE)?;
+    if !matches!(start[0], b'+' | b'-' | b'(') || memchr::memchr(b'\r', start).is_some() {
+        return None;
+    }
+    Some(match start[0] {
+        b'+' => Head::Simple(&start[1..]),
+        b'-' => Head::Error(&start[1..]),
+        _ => Head::BigNumber,
+    })
 }
 
 /// Reads the header line at the start of `buf`: the head and the length of the line with its CRLF.

@@ -6,7 +6,7 @@
 use super::args::{Args, Span};
 
 /// Longest header line or inline request, as `PROTO_INLINE_MAX_SIZE` of Redis.
-const MAX_LINE: usize = 64 * 1024;
+pub(super) const MAX_LINE: usize = 64 * 1024;
 
 /// What a client may send before the framer refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,18 @@ pub enum ProtocolError {
     UnauthenticatedBulk,
 }
 
+impl ProtocolError {
+    /// The whole error reply without its `-`. It is not always UTF-8: Redis repeats the byte that is wrong.
+    pub fn text(&self) -> Vec<u8> {
+        match self {
+            Self::ExpectedDollar(byte) => {
+                [b"ERR Protocol error: expected '$', got '", [*byte].as_slice(), b"'"].concat()
+            }
+            other => format!("ERR {other}").into_bytes(),
+        }
+    }
+}
+
 impl std::fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Protocol error: ")?;
@@ -81,11 +93,7 @@ impl std::fmt::Display for ProtocolError {
             Self::InvalidCount => f.write_str("invalid multibulk length"),
             Self::UnauthenticatedCount => f.write_str("unauthenticated multibulk length"),
             Self::BulkHeaderTooLong => f.write_str("too big bulk count string"),
-            // Redis prints the raw byte; control bytes would break the reply's line.
-            Self::ExpectedDollar(byte) if byte.is_ascii_graphic() || *byte == b' ' => {
-                write!(f, "expected '$', got '{}'", *byte as char)
-            }
-            Self::ExpectedDollar(_) => f.write_str("expected '$', got ' '"),
+            Self::ExpectedDollar(byte) => write!(f, "expected '$', got '{}'", *byte as char),
             Self::InvalidBulk => f.write_str("invalid bulk length"),
             Self::UnauthenticatedBulk => f.write_str("unauthenticated bulk length"),
         }
@@ -94,7 +102,8 @@ impl std::fmt::Display for ProtocolError {
 
 /// Where the parser stands within the current request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
+    /// Before its first byte.
     Start,
     /// At a `$` header; this many arguments are still to come.
     Header(u32),
@@ -159,6 +168,11 @@ impl RequestParser {
         }
     }
 
+    /// Where it stands, and the offset up to which the request has been looked at.
+    pub(super) fn place(&self) -> (Stage, usize) {
+        (self.stage, self.pos)
+    }
+
     /// Gives back memory that an unusually long request made it take.
     pub fn shrink(&mut self) {
         self.spans.shrink_to(16);
@@ -212,7 +226,9 @@ impl RequestParser {
 
     fn parse_inline(&mut self, buf: &[u8]) -> Parsed {
         let window = &buf[..buf.len().min(MAX_LINE + 1)];
-        let Some(newline) = memchr::memchr(b'\n', window) else {
+        // Redis looks for the end of the line in a C string: not behind a NUL.
+        let end = memchr::memchr2(b'\n', 0, window).filter(|at| window[*at] == b'\n');
+        let Some(newline) = end else {
             let too_big = buf.len() > MAX_LINE;
             return if too_big { Parsed::Error(ProtocolError::InlineTooBig) } else { Parsed::Incomplete };
         };
@@ -227,10 +243,11 @@ impl RequestParser {
 }
 
 /// The bytes between `from` and the next CR, and the offset behind its LF. `None`: not there yet.
-/// Like Redis it looks for the CR alone. `Err`: endless.
+/// Like Redis it looks for the CR alone, and not behind a NUL. `Err`: endless.
 fn header(buf: &[u8], from: usize) -> Result<Option<(&[u8], usize)>, ()> {
     let rest = &buf[from..];
-    match memchr::memchr(b'\r', &rest[..rest.len().min(MAX_LINE)]) {
+    let end = memchr::memchr2(b'\r', 0, &rest[..rest.len().min(MAX_LINE)]);
+    match end.filter(|at| rest[*at] == b'\r') {
         Some(at) if rest.len() > at + 1 => Ok(Some((&rest[..at], from + at + 2))),
         Some(_) => Ok(None),
         None if rest.len() >= MAX_LINE => Err(()),
@@ -239,7 +256,11 @@ fn header(buf: &[u8], from: usize) -> Result<Option<(&[u8], usize)>, ()> {
 }
 
 /// Reads a `$length` line at `at`: the length and the offset of the body.
-fn bulk_header(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(usize, usize)>, ProtocolError> {
+pub(super) fn bulk_header(
+    buf: &[u8],
+    at: usize,
+    limits: &Limits,
+) -> Result<Option<(usize, usize)>, ProtocolError> {
     let Some(&first) = buf.get(at) else { return Ok(None) };
     // Redis looks for the end of the line before it looks at the first byte.
     let found = header(buf, at).map_err(|()| ProtocolError::BulkHeaderTooLong)?;

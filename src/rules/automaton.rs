@@ -64,10 +64,11 @@ impl Automaton {
         let Some(key) = key.strip_prefix(self.common.as_slice()) else { return Ok(()) };
         let anchored = start::Config::new().anchored(Anchored::Yes);
         let mut state = self.dfa.start_state(cache, &anchored).map_err(|_| GaveUp)?;
+        if state.is_tagged() {
+            return if state.is_dead() { Ok(()) } else { Err(GaveUp) };
+        }
         cache.search_start(0);
-        let mut at = 0;
-        while at < key.len() {
-            let byte = key[at];
+        for (at, &byte) in key.iter().enumerate() {
             let mut next = self.dfa.next_state_untagged(cache, state, byte);
             // There are no match states on the way, because every pattern ends with `\z`.
             if next.is_tagged() {
@@ -82,16 +83,7 @@ impl Automaton {
                     return Err(GaveUp);
                 }
             }
-            at += 1;
-            if next != state {
-                state = next;
-                continue;
-            }
-            // Inside a wildcard. Asking whether the state remains, rather than which one follows, lets the processor
-            // look at several bytes at once.
-            while at < key.len() && self.dfa.next_state_untagged(cache, state, key[at]) == state {
-                at += 1;
-            }
+            state = next;
         }
         state = self.dfa.next_eoi_state(cache, state).map_err(|_| GaveUp)?;
         cache.search_finish(key.len());

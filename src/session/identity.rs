@@ -42,7 +42,7 @@ pub(super) fn of_auth(args: Args<'_>) -> Option<Identity> {
     }
 }
 
-/// What a HELLO request changes if it succeeds. `None`: it cannot succeed.
+/// What a HELLO request changes if it succeeds. `None`: it cannot succeed, as far as the proxy knows.
 pub(super) fn of_hello(args: Args<'_>) -> Option<Effect> {
     let resp = match args.get(1) {
         None => None,
@@ -50,18 +50,17 @@ pub(super) fn of_hello(args: Args<'_>) -> Option<Effect> {
         Some(b"3") => Some(3),
         Some(_) => return None,
     };
-    let (mut identity, mut named, mut at) = (None, false, 2);
+    let (mut identity, mut name, mut at) = (None, None, 2);
     while let Some(option) = args.get(at) {
         if option.eq_ignore_ascii_case(b"auth") {
             identity = Some(Identity::user(args.get(at + 1), args.get(at + 2)?));
             at += 3;
         } else if option.eq_ignore_ascii_case(b"setname") {
-            args.get(at + 1)?;
-            named = true;
+            name = Some(args.get(at + 1)?.into());
             at += 2;
         } else {
             return None;
         }
     }
-    Some(Effect::Hello { resp, identity, named })
+    Some(Effect::Hello { resp, identity, name })
 }

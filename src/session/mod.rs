@@ -21,7 +21,7 @@ pub enum Route {
     Local(Local),
     /// Nothing is answered and nothing is sent: `CLIENT REPLY OFF` and `SKIP`.
     Swallow,
-    /// The connection is closed without a word, as Redis does to `POST` and `Host:` (cross-protocol attacks).
+    /// The connection is closed without a word: QUIT of a client that wants no replies.
     Cut,
 }
 
@@ -47,6 +47,8 @@ pub enum Effect {
     None,
     /// EXEC: what was queued has run.
     Exec,
+    /// MULTI, the client's so-manieth.
+    Multi(u32),
     /// A state command that must succeed; if it does not the connection's state is unknown.
     MustSucceed,
     /// The connection's identity becomes this one if the reply is not an error.
@@ -57,8 +59,8 @@ pub enum Effect {
         resp: Option<u8>,
         /// From its AUTH option.
         identity: Option<Identity>,
-        /// It named the connection.
-        named: bool,
+        /// From its SETNAME option.
+        name: Option<Box<[u8]>>,
     },
     /// SELECT.
     Select(u32),
@@ -125,6 +127,8 @@ pub struct Session {
     pub name: Option<Box<[u8]>>,
     /// MULTI was sent, EXEC or DISCARD were not.
     in_multi: bool,
+    /// How many MULTIs there were.
+    transactions: u32,
     watching: bool,
     subscriptions: [u32; 3],
     /// Subscription commands whose confirmations are outstanding.
@@ -135,6 +139,10 @@ pub struct Session {
     changing: u32,
     /// Has state that only a reset removes (CLIENT TRACKING, CLIENT ID, READONLY, …).
     sticky: bool,
+    /// A transaction may have named the connection: only Redis knows the name.
+    named_upstream: bool,
+    /// A transaction may have subscribed: messages may arrive.
+    listens_upstream: bool,
     /// Everything passes as it is: MONITOR, replication.
     raw: bool,
     replies: Replies,
@@ -148,12 +156,15 @@ impl Default for Session {
             identity: Identity::Anonymous,
             name: None,
             in_multi: false,
+            transactions: 0,
             watching: false,
             subscriptions: [0; 3],
             subscribing: 0,
             blocked: 0,
             changing: 0,
             sticky: false,
+            named_upstream: false,
+            listens_upstream: false,
             raw: false,
             replies: Replies::On,
         }
@@ -183,7 +194,7 @@ impl Session {
 
     /// Whether the client listens to something: such clients are idle by nature.
     pub fn is_listening(&self) -> bool {
-        self.subscriptions != [0; 3] || self.raw
+        self.subscriptions != [0; 3] || self.listens_upstream || self.raw
     }
 
     /// Whether the client is between MULTI and EXEC.
@@ -196,9 +207,14 @@ impl Session {
         self.raw
     }
 
-    /// Whether confirmations and messages may arrive.
-    pub fn in_pubsub(&self) -> bool {
-        self.subscribing > 0 || self.subscriptions != [0; 3]
+    /// Whether messages may arrive at any moment.
+    pub fn has_subscriptions(&self) -> bool {
+        self.listens_upstream || self.subscriptions != [0; 3]
+    }
+
+    /// Whether the client wants replies at all: not after CLIENT REPLY OFF.
+    pub fn takes_replies(&self) -> bool {
+        self.replies == Replies::On
     }
 
     /// Whether CLIENT REPLY is off or skips the next reply; consumes a skip.
@@ -230,14 +246,20 @@ impl Session {
         match kind {
             Kind::Multi => {
                 self.in_multi = true;
-                forward.effect = Effect::MustSucceed;
+                self.transactions = self.transactions.wrapping_add(1);
+                forward.effect = Effect::Multi(self.transactions);
             }
             Kind::Exec if self.in_multi => {
                 self.transaction_over();
                 forward.effect = Effect::Exec;
             }
-            Kind::Discard | Kind::Unwatch if had_state => {
+            // Without MULTI it is an error, and what is watched stays so.
+            Kind::Discard if self.in_multi => {
                 self.transaction_over();
+                forward.effect = Effect::MustSucceed;
+            }
+            Kind::Unwatch if had_state => {
+                self.watching = false;
                 forward.effect = Effect::MustSucceed;
             }
             Kind::Watch => {
@@ -255,8 +277,10 @@ impl Session {
             Kind::ClientSetName => {
                 forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
             }
-            Kind::ClientGetName if args.len() == 2 => return Route::Local(Local::GetName),
-            Kind::Quit => return Route::Local(Local::Quit),
+            Kind::ClientGetName if args.len() == 2 && !self.named_upstream => {
+                return if silent { Route::Swallow } else { Route::Local(Local::GetName) };
+            }
+            Kind::Quit => return if silent { Route::Cut } else { Route::Local(Local::Quit) },
             Kind::Reset if args.len() == 1 => return Route::Local(Local::Reset),
             Kind::ConnectionState => self.sticky = true,
             Kind::Monitor | Kind::Replication => {
@@ -279,12 +303,24 @@ impl Session {
             // The proxy's own commands are the caller's to judge: it knows what they would queue.
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
-            Kind::Auth | Kind::Hello | Kind::ConnectionState | Kind::ClientReply | Kind::Monitor => {
+            Kind::Auth
+            | Kind::Hello
+            | Kind::Select
+            | Kind::ConnectionState
+            | Kind::ClientReply
+            | Kind::Monitor
+            | Kind::Replication => {
                 self.sticky = true;
                 true
             }
-            Kind::Select | Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
+            Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
                 self.sticky = true;
+                self.listens_upstream = true;
+                true
+            }
+            Kind::ClientSetName => {
+                self.sticky = true;
+                self.named_upstream = true;
                 true
             }
             _ => true,
@@ -338,11 +374,17 @@ impl Session {
                 .and_then(|db| u32::try_from(db).ok())
                 .map(Effect::Select),
         };
-        // Anything else is malformed: Redis says how, and nothing changes.
-        if let Some(effect) = effect {
-            self.changing += 1;
-            forward.effect = effect;
-            forward.sync = true;
+        match effect {
+            Some(effect) => {
+                self.changing += 1;
+                forward.effect = effect;
+                forward.sync = true;
+            }
+            // Redis applies the options of HELLO one by one until it meets a wrong one: who the connection
+            // speaks for is not known any more.
+            None if kind == Kind::Hello && args.len() > 2 => self.sticky = true,
+            // Redis says what is wrong, and nothing changes.
+            None => {}
         }
     }
 
@@ -385,6 +427,13 @@ impl Session {
         let failed = head.is_error();
         match effect {
             Effect::None | Effect::Exec => {}
+            Effect::Multi(number) => {
+                // What was sent behind it has run at once.
+                if failed && self.transactions == number {
+                    self.in_multi = false;
+                }
+                return !failed;
+            }
             Effect::MustSucceed => return !failed,
             Effect::Unblocked => self.blocked = self.blocked.saturating_sub(1),
             Effect::Subscription { .. } => self.subscribing = self.subscribing.saturating_sub(1),
@@ -395,6 +444,8 @@ impl Session {
                 if !failed {
                     return self.changed(effect);
                 }
+                // A HELLO may have authenticated before it failed.
+                return !matches!(effect, Effect::Hello { .. });
             }
         }
         true
@@ -404,12 +455,16 @@ impl Session {
         match effect {
             Effect::Auth(identity) => self.identity = identity,
             Effect::Select(db) => self.db = db,
-            Effect::Hello { resp, identity, named } => {
+            Effect::Hello { resp, identity, name } => {
                 self.resp = resp.unwrap_or(self.resp);
                 if let Some(identity) = identity {
                     self.identity = identity;
                 }
-                return !named;
+                if let Some(name) = name {
+                    self.name = (!name.is_empty()).then_some(name);
+                    // The connection bears it, too.
+                    return false;
+                }
             }
             _ => {}
         }

@@ -1,3 +1,5 @@
+//! What requests of each kind do to a session, and what their replies do.
+
 use super::*;
 use crate::resp::OwnedArgs;
 
@@ -52,6 +54,16 @@ fn discard_and_unwatch_travel_where_the_state_is() {
 }
 
 #[test]
+fn discard_without_multi_keeps_what_is_watched() {
+    let mut session = Session::default();
+    forward(&mut session, Kind::Watch, "WATCH k");
+    let discard = forward(&mut session, Kind::Discard, "DISCARD");
+    assert!(discard.own && discard.effect == Effect::None);
+    assert!(session.needs_own());
+    assert!(forward(&mut session, Kind::Multi, "MULTI").own);
+}
+
+#[test]
 fn a_failed_state_command_leaves_an_unknown_connection() {
     let mut session = Session::default();
     assert!(!session.replied(Effect::MustSucceed, &ERR));
@@ -76,6 +88,7 @@ fn hello_changes_protocol_and_identity_together() {
     let hello = forward(&mut session, Kind::Hello, "HELLO 3 AUTH joe pw SETNAME me");
     assert!(!session.replied(hello.effect, &Head::Map(7)), "a named connection must be reset before reuse");
     assert_eq!((session.resp, session.identity.clone()), (3, Identity::user(Some(b"joe"), b"pw")));
+    assert_eq!(session.name.as_deref(), Some(b"me".as_slice()));
     let broken = forward(&mut session, Kind::Hello, "HELLO 4");
     assert_eq!(broken.effect, Effect::None);
 }
@@ -96,7 +109,7 @@ fn select_moves_only_on_success() {
 fn subscriptions_are_counted_by_their_confirmations() {
     let mut session = Session::default();
     let subscribe = forward(&mut session, Kind::Subscribe, "SUBSCRIBE a b");
-    assert!(subscribe.own && session.in_pubsub());
+    assert!(subscribe.own && !session.has_subscriptions());
     session.confirmed(SubscriptionKind::Channel, 1);
     session.confirmed(SubscriptionKind::Channel, 2);
     session.replied(subscribe.effect, &Head::Array(3));
@@ -126,6 +139,16 @@ fn client_reply_is_ours() {
     assert!(forward(&mut session, Kind::Plain, "GET k").silent);
     assert_eq!(route(&mut session, Kind::ClientReply, "CLIENT REPLY ON"), Route::Local(Local::Ok));
     assert!(session.is_plain());
+}
+
+#[test]
+fn who_wants_no_replies_gets_none_from_the_proxy_either() {
+    let mut session = Session::default();
+    route(&mut session, Kind::ClientReply, "CLIENT REPLY SKIP");
+    assert_eq!(route(&mut session, Kind::ClientGetName, "CLIENT GETNAME"), Route::Swallow);
+    assert_eq!(route(&mut session, Kind::ClientGetName, "CLIENT GETNAME"), Route::Local(Local::GetName));
+    route(&mut session, Kind::ClientReply, "CLIENT REPLY OFF");
+    assert_eq!(route(&mut session, Kind::Quit, "QUIT"), Route::Cut);
 }
 
 #[test]

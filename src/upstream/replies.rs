@@ -180,6 +180,8 @@ impl Incoming {
     fn set_up(&mut self, conn: &Conn, setup: Setup) -> Result<(), String> {
         let error = self.setup_error.take();
         match (setup, error) {
+            // It says so instead of an answer, and hangs up: nothing of what was sent has run.
+            (Setup::Probe, Some(text)) if is_refusal(&text) => return Err(text),
             (Setup::Probe, error) => {
                 conn.opened();
                 let wants_auth = error.as_deref().is_some_and(|text| text.starts_with("NOAUTH"));
@@ -199,7 +201,7 @@ impl Incoming {
         context.command_done(pending.metric, pending.started, verdict.error);
         let client = pending.client;
         if let Some(text) = &pending.instead {
-            client.with_buffer(|out| encode::error(out, text));
+            client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);
         }
         if let Some(effect) = pending.effect {
@@ -241,6 +243,11 @@ impl Incoming {
     }
 }
 
+/// Whether Redis turns away the connection as such: too many clients, or protected mode.
+fn is_refusal(text: &str) -> bool {
+    text.starts_with("ERR max number of clients") || text.starts_with("DENIED")
+}
+
 /// Applies what a reply means to its client's session and to the connection.
 fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &crate::resp::Head<'_>) {
     let moves = matches!(effect, Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_));
@@ -255,9 +262,7 @@ fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &crate::resp::H
 
 /// What the value at the start of `buf` is; `None`: too little of it has arrived.
 fn classify(conn: &Conn, buf: &[u8]) -> Option<Current> {
-    let listening = buf[0] == b'>'
-        || (buf[0] == b'*'
-            && conn.owner.borrow().as_ref().is_some_and(|owner| owner.session.borrow().in_pubsub()));
+    let listening = buf[0] == b'>' || (buf[0] == b'*' && may_be_message(conn));
     if !listening {
         return Some(Current::Reply);
     }
@@ -267,6 +272,20 @@ fn classify(conn: &Conn, buf: &[u8]) -> Option<Current> {
         Class::Other if buf[0] == b'>' => Current::Message,
         Class::Other => Current::Reply,
     })
+}
+
+/// Whether an array may be a message or a confirmation. An array that looks like one may as well be the reply to
+/// a command that was sent before the first SUBSCRIBE.
+fn may_be_message(conn: &Conn) -> bool {
+    let subscribed =
+        conn.owner.borrow().as_ref().is_some_and(|owner| owner.session.borrow().has_subscriptions());
+    subscribed
+        || match conn.queue.borrow().front() {
+            Some(Expected::Client(pending)) => {
+                matches!(pending.effect.as_deref(), Some(Effect::Subscription { .. }))
+            }
+            _ => false,
+        }
 }
 
 fn pass_on(conn: &Conn, bytes: &[u8]) {

@@ -298,7 +298,7 @@ impl Client {
     /// The raw bytes of the next reply.
     pub fn raw(&mut self) -> Vec<u8> {
         loop {
-            if let Some((_, length)) = decode(&self.unread).unwrap() {
+            if let Some(length) = complete(&self.unread) {
                 return self.unread.drain(..length).collect();
             }
             assert!(
@@ -328,9 +328,7 @@ impl Client {
     /// All strings and numbers of a reply, flattened.
     pub fn list(&mut self, line: &str) -> Vec<String> {
         self.request(&line.split(' ').collect::<Vec<_>>());
-        let mut out = vec![];
-        flatten(self.frame(), &mut out);
-        out
+        texts(&self.raw())
     }
 
     /// Whatever arrives until the connection is closed.
@@ -370,6 +368,51 @@ pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes
+}
+
+/// The kind of a value, its line, and how many bytes or values follow that line.
+fn head(bytes: &[u8]) -> Option<(u8, &[u8], usize, u64)> {
+    let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+    let line = &bytes[1..end];
+    let number = std::str::from_utf8(line).ok().and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1);
+    let (body, values) = match bytes[0] {
+        b'$' | b'=' | b'!' if number >= 0 => (number as usize + 2, 0),
+        b'*' | b'~' | b'>' => (0, number.max(0) as u64),
+        b'%' => (0, number as u64 * 2),
+        b'|' => (0, number as u64 * 2 + 1),
+        _ => (0, 0),
+    };
+    Some((bytes[0], line, body, values))
+}
+
+/// The length of the first reply in `bytes`, nils of RESP2 included; `None`: more is to come.
+pub fn complete(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut left) = (0, 1);
+    while left > 0 {
+        let (_, line, body, values) = head(bytes.get(at..)?)?;
+        at += line.len() + 3 + body;
+        left += values;
+        left -= 1;
+    }
+    (at <= bytes.len()).then_some(at)
+}
+
+/// All strings and numbers of a complete reply, flattened.
+pub fn texts(bytes: &[u8]) -> Vec<String> {
+    let (mut at, mut out) = (0, vec![]);
+    while at < bytes.len() {
+        let (kind, line, body, _) = head(&bytes[at..]).unwrap();
+        at += line.len() + 3 + body;
+        match kind {
+            b'*' | b'~' | b'>' | b'%' | b'|' if line != b"-1" => {}
+            b'$' | b'=' | b'!' if body > 0 => {
+                out.push(String::from_utf8_lossy(&bytes[at - body..at - 2]).into_owned());
+            }
+            b'$' | b'*' | b'_' => out.push("(nil)".to_owned()),
+            _ => out.push(String::from_utf8_lossy(line).into_owned()),
+        }
+    }
+    out
 }
 
 pub fn flatten(frame: OwnedFrame, out: &mut Vec<String>) {

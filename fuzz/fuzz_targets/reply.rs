@@ -1,0 +1,4 @@
+//! Hands the fuzzer's bytes to `rescind::fuzzing::reply`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| rescind::fuzzing::reply(data));

@@ -1,0 +1,565 @@
+//! Guarantees 1 and 4: whatever triggers, all dependents are gone when the reply arrives, and nothing else is.
+
+use crate::support::{Client, PATIENCE, Proxy, RULES, Redis, encode, eventually};
+
+/// A dependent of `Post`, and a key that depends on nothing that the tests trigger.
+const DEPENDENT: &str = "app:1:blog_posts_1";
+const STRANGER: &str = "app:1:tools_1";
+
+struct World {
+    proxy: Proxy,
+    redis: Redis,
+    client: Client,
+    direct: Client,
+}
+
+impl World {
+    fn new(rules: &str) -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::start(&redis, rules);
+        let (client, direct) = (proxy.client(), redis.client());
+        Self { proxy, redis, client, direct }
+    }
+
+    /// Waits until the proxy has seen and dealt with everything that was written so far.
+    fn settle(&mut self) {
+        for _ in 0..2 {
+            self.client.cmd("TAG.KEYS nothing");
+        }
+        eventually("no fan-out is under way", || {
+            (self.proxy.metric("rescind_journal_pending") == 0.0).then_some(())
+        });
+    }
+
+    fn invalidations(&self) -> f64 {
+        let (_, text) = self.proxy.http("GET", "/metrics", &[], "");
+        let lines = text.lines().filter(|line| line.starts_with("rescind_invalidations_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    fn fill(&mut self, keys: &[&str]) {
+        for key in keys {
+            assert_eq!(self.direct.call(&["SET", key, "cached"]), "+OK\r\n");
+        }
+    }
+
+    fn is_there(&mut self, key: &str) -> bool {
+        self.direct.call(&["EXISTS", key]) == ":1\r\n"
+    }
+
+    /// Runs one command and checks that it, and it alone, invalidated `Post`.
+    fn fires(&mut self, line: &str) {
+        self.settle();
+        self.fill(&[DEPENDENT, STRANGER]);
+        let before = self.invalidations();
+        let reply = self.client.cmd(line);
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+        assert!(!self.is_there(DEPENDENT), "{line}: the dependent is still there");
+        assert!(self.is_there(STRANGER), "{line}: too much was deleted");
+        self.settle();
+        // `model saved` and the cascade from Post.
+        assert_eq!(self.invalidations() - before, 2.0, "{line}: invalidations");
+    }
+
+    /// Runs one command and checks that nothing is invalidated, also not a little later.
+    fn idle(&mut self, line: &str) {
+        self.settle();
+        self.fill(&[DEPENDENT, STRANGER]);
+        let before = self.invalidations();
+        let reply = self.client.cmd(line);
+        self.settle();
+        assert!(self.is_there(DEPENDENT), "{line}: {reply}: the dependent is gone");
+        assert_eq!(self.invalidations(), before, "{line}: {reply}: invalidations");
+    }
+}
+
+#[test]
+fn every_write_of_a_trigger_key_fires_once() {
+    let mut w = World::new(RULES);
+    for line in [
+        "MSET app:1:x:str 1 app:1:x:num 1",
+        "RPUSH app:1:x:list a b c",
+        "SADD app:1:x:set a b",
+        "ZADD app:1:x:zset 1 a",
+    ] {
+        w.direct.cmd(line);
+    }
+    for line in [
+        "SET app:1:model:Post:1 v",
+        "SET app:1:model:Post:1 v GET",
+        "SET app:1:model:Post:1 v XX",
+        "DEL app:1:model:Post:1",
+        "DEL app:1:model:Post:missing",
+        "UNLINK app:1:nothing app:1:model:Post:missing",
+        "HSET app:1:model:Post:h f v",
+        "HSET app:1:model:Post:h f v",
+        "HDEL app:1:model:Post:h f",
+        "MSET app:1:other 1 app:1:model:Post:2 1 app:1:more 1",
+        "MSETNX app:1:other2 1 app:1:model:Post:3 1",
+        "INCR app:1:model:Post:n",
+        "APPEND app:1:model:Post:s x",
+        "SETRANGE app:1:model:Post:s 2 x",
+        "SETEX app:1:model:Post:s 100 x",
+        "GETSET app:1:model:Post:s x",
+        "EXPIRE app:1:model:Post:s 100",
+        "PERSIST app:1:model:Post:s",
+        "GETDEL app:1:model:Post:s",
+        "LPUSH app:1:model:Post:l x",
+        "SADD app:1:model:Post:set x",
+        "ZADD app:1:model:Post:z 1 x",
+        "XADD app:1:model:Post:x * f v",
+        "PFADD app:1:model:Post:p a",
+        "RENAME app:1:x:str app:1:model:Post:r",
+        "RENAME app:1:model:Post:r app:1:x:str",
+        "RENAMENX app:1:x:str app:1:model:Post:r2",
+        "COPY app:1:x:num app:1:model:Post:c",
+        "LMOVE app:1:x:list app:1:model:Post:l2 LEFT LEFT",
+        "BLMOVE app:1:x:list app:1:model:Post:l3 LEFT LEFT 1",
+        "SMOVE app:1:x:set app:1:model:Post:set2 a",
+        "SUNIONSTORE app:1:model:Post:su app:1:x:set",
+        "ZRANGESTORE app:1:model:Post:zr app:1:x:zset 0 -1",
+        "SORT app:1:x:list ALPHA STORE app:1:model:Post:sort",
+        "BITOP AND app:1:model:Post:bit app:1:x:num",
+        "SETBIT app:1:model:Post:bit 3 1",
+        "EVAL return(redis.call('SET',KEYS[1],1)) 1 app:1:model:Post:lua",
+        "MOVE app:1:model:Post:lua 3",
+        "PUBLISH rescind:invalidate Post",
+        "TAG.WITH 1 t SET app:1:model:Post:with v",
+    ] {
+        let publish = line.starts_with("PUBLISH");
+        let before = w.proxy.metric("rescind_invalidations_total{trigger=\"model saved\"}");
+        w.fires(line);
+        let after = w.proxy.metric("rescind_invalidations_total{trigger=\"model saved\"}");
+        assert_eq!(after - before, f64::from(u8::from(!publish)), "{line}");
+    }
+}
+
+#[test]
+fn what_did_nothing_does_not_fire() {
+    let mut w = World::new(RULES);
+    w.direct.cmd("SET app:1:model:Post:s v");
+    for line in [
+        "LPUSH app:1:model:Post:s x",
+        "INCR app:1:model:Post:s",
+        "SET app:1:model:Post:s v NX",
+        "SET app:1:model:Post:s v NX GET",
+        "SET app:1:model:Post:s v XX NX",
+        "SET app:1:model:Post:none v XX",
+        "SET app:1:model:Post:none v XX GET",
+        "SET app:1:model:Post:s",
+        "SETNX app:1:model:Post:s v",
+        "MSETNX app:1:model:Post:s v app:1:model:Post:new v",
+        "MSET app:1:model:Post:s",
+        "RENAME app:1:none app:1:model:Post:s",
+        "COPY app:1:none app:1:model:Post:s",
+        "COPY app:1:tools_1 app:1:model:Post:s",
+        "LPUSHX app:1:model:Post:none x",
+        "GET app:1:model:Post:s",
+        "EXISTS app:1:model:Post:s",
+        "TTL app:1:model:Post:s",
+        "TOUCH app:1:model:Post:s",
+        "GETRANGE app:1:model:Post:s 0 1",
+        "COPY app:1:model:Post:s app:1:elsewhere",
+        "SET model:Post:1 v",
+        "SET app:1:model:Post:1:2 v",
+        "SET app:2:model:Post:1 v",
+        "NOSUCHCOMMAND app:1:model:Post:s",
+        "PUBLISH rescind:invalidated Post",
+        "PUBLISH other Post",
+        "EVAL error() 1 app:1:model:Post:s",
+    ] {
+        w.idle(line);
+    }
+}
+
+#[test]
+fn transactions_fire_when_exec_succeeds_and_only_then() {
+    let mut w = World::new(RULES);
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("MULTI");
+    assert_eq!(w.client.cmd("SET app:1:model:Post:1 v"), "+QUEUED\r\n");
+    assert!(w.is_there(DEPENDENT));
+    w.client.cmd("EXEC");
+    assert!(!w.is_there(DEPENDENT));
+
+    // RESP3 and several triggers, some of which fail.
+    w.fill(&[DEPENDENT, STRANGER]);
+    w.client.cmd("HELLO 3");
+    w.client.cmd("MULTI");
+    w.client.cmd("LPUSH app:1:model:Post:1 not-a-list");
+    w.client.cmd("HSET app:1:hash a b");
+    w.client.cmd("HGETALL app:1:hash");
+    w.client.cmd("SET app:1:model:Tool:1 v");
+    w.client.cmd("EXEC");
+    assert!(!w.is_there(STRANGER));
+    w.settle();
+    assert!(w.is_there(DEPENDENT), "the failed LPUSH fired");
+    w.client.cmd("HELLO 2");
+
+    for abandon in ["DISCARD", "EXECABORT", "WATCH", "RESET"] {
+        w.settle();
+        w.fill(&[DEPENDENT]);
+        let before = w.invalidations();
+        w.client.cmd("WATCH app:1:watched");
+        w.client.cmd("MULTI");
+        w.client.cmd("SET app:1:model:Post:1 v");
+        match abandon {
+            "EXECABORT" => {
+                w.client.cmd("SET too few");
+                w.client.cmd("SET");
+                assert!(w.client.cmd("EXEC").starts_with("-EXECABORT"));
+            }
+            "WATCH" => {
+                w.direct.cmd("INCR app:1:watched");
+                assert_eq!(w.client.cmd("EXEC"), "*-1\r\n");
+            }
+            other => assert!(w.client.cmd(other).starts_with('+')),
+        }
+        w.settle();
+        assert!(w.is_there(DEPENDENT), "{abandon}");
+        assert_eq!(w.invalidations(), before, "{abandon}");
+    }
+}
+
+#[test]
+fn a_nested_multi_loses_no_trigger() {
+    let mut w = World::new(RULES);
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("MULTI");
+    w.client.cmd("SET app:1:model:Post:1 v");
+    assert!(w.client.cmd("MULTI").starts_with("-ERR MULTI"));
+    assert_eq!(w.client.cmd("EXEC"), "*1\r\n+OK\r\n");
+    assert!(!w.is_there(DEPENDENT));
+}
+
+#[test]
+fn later_commands_of_the_same_client_wait() {
+    let mut w = World::new(RULES);
+    let triggers: [&[&str]; 4] = [
+        &["SET", "app:1:model:Post:1", "v"],
+        &["DEL", "app:1:tag:Post"],
+        &["PUBLISH", "rescind:invalidate", "Post"],
+        &["TAG.INVALIDATE", "Post"],
+    ];
+    for trigger in triggers {
+        for _ in 0..20 {
+            w.fill(&[DEPENDENT]);
+            let mut pipeline = encode(&["GET", DEPENDENT]);
+            pipeline.extend(encode(trigger));
+            pipeline.extend(encode(&["GET", DEPENDENT]));
+            pipeline.extend(encode(&["SET", DEPENDENT, "new"]));
+            pipeline.extend(encode(&["GET", DEPENDENT]));
+            w.client.send(&pipeline);
+            assert_eq!(w.client.raw(), b"$6\r\ncached\r\n");
+            let reply = w.client.raw();
+            assert!(!reply.starts_with(b"-"), "{trigger:?}");
+            assert_eq!(w.client.raw(), b"$-1\r\n", "{trigger:?}");
+            assert_eq!(w.client.raw(), b"+OK\r\n");
+            assert_eq!(w.client.raw(), b"$3\r\nnew\r\n", "{trigger:?}");
+        }
+    }
+}
+
+#[test]
+fn other_ways_to_trigger() {
+    let mut w = World::new(RULES);
+    let dependents = ["app:1:post:7:body", "app:1:feed:x:7"];
+    for (round, virtual_key) in ["SET app:1:tag:post:7 1", "DEL app:1:tag:post:7"].into_iter().enumerate() {
+        w.fill(&dependents);
+        w.client.cmd(virtual_key);
+        assert!(dependents.iter().all(|key| !w.is_there(key)), "round {round}");
+    }
+    w.fill(&dependents);
+    w.fill(&[DEPENDENT, STRANGER]);
+    assert_eq!(w.client.call(&["PUBLISH", "rescind:invalidate", " post:7  Post\n"]), ":1\r\n");
+    assert!(dependents.iter().chain(&[DEPENDENT]).all(|key| !w.is_there(key)));
+    assert!(w.is_there(STRANGER));
+
+    w.fill(&dependents);
+    assert_eq!(w.client.cmd("TAG.INVALIDATE post:7 post:8"), ":2\r\n");
+    w.fill(&dependents);
+    let json = [("Content-Type", "application/json")];
+    let (status, body) = w.proxy.http("POST", "/api/invalidate", &json, r#"{"tags": ["post:7"]}"#);
+    assert_eq!((status, body.replace(' ', "")), (200, r#"{"keys":2}"#.to_owned()));
+    assert!(dependents.iter().all(|key| !w.is_there(key)));
+
+    // Inside MULTI, PUBLISH fires with EXEC.
+    w.fill(&dependents);
+    w.client.cmd("MULTI");
+    w.client.cmd("PUBLISH rescind:invalidate post:7");
+    w.client.cmd("EXEC");
+    assert!(dependents.iter().all(|key| !w.is_there(key)));
+}
+
+#[test]
+fn what_bypasses_the_proxy_is_seen_by_the_feed() {
+    let mut w = World::new(RULES);
+    for line in [
+        "SET app:1:model:Post:1 v",
+        "DEL app:1:model:Post:1",
+        "RENAME app:1:elsewhere app:1:tag:Post",
+        "EVAL return(redis.call('SET','app:1:model:Post:9',1)) 0",
+        "PUBLISH rescind:invalidate Post",
+    ] {
+        w.fill(&[DEPENDENT, STRANGER, "app:1:elsewhere"]);
+        assert!(!w.direct.cmd(line).starts_with('-'));
+        eventually(line, || (w.redis.client().cmd(&format!("EXISTS {DEPENDENT}")) == ":0\r\n").then_some(()));
+        w.settle();
+        assert!(w.is_there(STRANGER), "{line}");
+    }
+    // A script run through the proxy that does not name its keys.
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("EVAL return(redis.call('SET','app:1:model:Post:9',2)) 0");
+    eventually("undeclared keys", || {
+        (w.redis.client().cmd(&format!("EXISTS {DEPENDENT}")) == ":0\r\n").then_some(())
+    });
+}
+
+const FILTERED: &str = r#"
+[tags]
+T = ["dep:*"]
+[[trigger]]
+name = "removed"
+keys = ["src:{id}"]
+commands = ["DEL", "hset"]
+invalidate = ["T"]
+"#;
+
+#[test]
+fn only_the_commands_that_a_trigger_names_fire_it() {
+    let mut w = World::new(FILTERED);
+    let queued = ["MULTI", "SET src:1 v", "EXEC"];
+    for lines in
+        [&["SET src:1 v"][..], &["EXPIRE src:1 100"], &["UNLINK src:1"], &["APPEND src:2 x"], &queued]
+    {
+        w.settle();
+        w.fill(&["dep:1"]);
+        lines.iter().for_each(|line| {
+            w.client.cmd(line);
+        });
+        w.settle();
+        assert!(w.is_there("dep:1"), "{lines:?} fired");
+        assert_eq!(w.invalidations(), 0.0, "{lines:?} fired");
+    }
+    for line in ["DEL src:1", "HSET src:h f v", "del src:1"] {
+        w.fill(&["dep:1"]);
+        w.client.cmd(line);
+        assert!(!w.is_there("dep:1"), "{line} did not fire");
+    }
+    // Past the proxy nobody knows the command.
+    w.settle();
+    w.fill(&["dep:1"]);
+    w.direct.cmd("SET src:5 v");
+    eventually("a direct write", || (w.redis.client().cmd("EXISTS dep:1") == ":0\r\n").then_some(()));
+}
+
+const CASCADES: &str = r#"
+[tags]
+A = ["a:*"]
+B = ["b:*"]
+C = ["c:*"]
+"item:{id}" = ["item:{id}:*"]
+[[trigger]]
+keys = ["src:{name*}"]
+invalidate = ["{name*}"]
+[[trigger]]
+tags = ["A"]
+invalidate = ["B"]
+[[trigger]]
+tags = ["B"]
+invalidate = ["C"]
+[[trigger]]
+tags = ["C"]
+invalidate = ["A"]
+[[trigger]]
+tags = ["item:{id}"]
+invalidate = ["C", "parent:{id}"]
+"#;
+
+#[test]
+fn cascades_end_although_they_go_round() {
+    let mut w = World::new(CASCADES);
+    for tag in ["A", "B", "C", "item:5"] {
+        w.fill(&["a:1", "b:1", "c:1", "item:5:x", "item:6:x", "d:1"]);
+        w.client.cmd(&format!("SET src:{tag} 1"));
+        assert_eq!(w.direct.cmd("EXISTS a:1 b:1 c:1"), ":0\r\n", "{tag}");
+        assert_eq!(w.is_there("item:5:x"), tag != "item:5");
+        assert_eq!(w.direct.cmd("EXISTS item:6:x d:1"), ":2\r\n");
+    }
+}
+
+#[test]
+fn tags_span_databases() {
+    let mut w = World::new(RULES);
+    let key = "app:1:home_page_data_x";
+    let dbs = [0, 1, 7, 15];
+    for round in 0..2 {
+        for db in dbs {
+            w.direct.cmd(&format!("SELECT {db}"));
+            w.fill(&[key, STRANGER]);
+        }
+        w.client.cmd(&format!("SELECT {}", round * 3));
+        w.client.cmd("SET app:1:model:Post:1 v");
+        for db in dbs {
+            w.direct.cmd(&format!("SELECT {db}"));
+            assert!(!w.is_there(key), "db {db}");
+            assert!(w.is_there(STRANGER), "db {db}");
+        }
+    }
+}
+
+#[test]
+fn rules_of_one_database_leave_the_others_alone() {
+    let mut w = World::new(&RULES.replace("prefix = \"app:1:\"", "prefix = \"app:1:\"\ndatabases = [1]"));
+    w.fill(&[DEPENDENT]);
+    w.direct.cmd("SELECT 1");
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("SET app:1:model:Post:1 v");
+    w.settle();
+    assert!(w.is_there(DEPENDENT), "a write in another database fired");
+    // MOVE and COPY write in the other database.
+    w.client.cmd("MOVE app:1:model:Post:1 1");
+    assert!(!w.is_there(DEPENDENT), "MOVE into the database");
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("SET app:1:x v");
+    w.client.cmd("COPY app:1:x app:1:model:Post:2 DB 1");
+    assert!(!w.is_there(DEPENDENT), "COPY into the database");
+    w.fill(&[DEPENDENT]);
+    w.client.cmd("SELECT 1");
+    w.client.cmd("COPY app:1:model:Post:2 app:1:model:Post:3 DB 0");
+    w.settle();
+    assert!(w.is_there(DEPENDENT), "COPY out of the database");
+    w.client.cmd("SET app:1:model:Post:1 v");
+    assert!(!w.is_there(DEPENDENT));
+    w.direct.cmd("SELECT 0");
+    assert!(w.is_there(DEPENDENT));
+}
+
+#[test]
+fn dependents_may_come_to_exist_in_any_way() {
+    let mut w = World::new(RULES);
+    let key = "app:1:blog_posts_9";
+    let ways: &[&[&str]] = &[
+        &["SET app:1:blog_posts_9 v"],
+        &["HSET app:1:blog_posts_9 f v"],
+        &["EVAL return(redis.call('SET','app:1:blog_posts_9',1)) 0"],
+        &["SET app:1:x v", "RENAME app:1:x app:1:blog_posts_9"],
+        &["SET app:1:x v", "COPY app:1:x app:1:blog_posts_9"],
+        &["SELECT 2", "SET app:1:blog_posts_9 v", "MOVE app:1:blog_posts_9 0", "SELECT 0"],
+        &["SET app:1:blog_posts_9 v PX 1", "SET app:1:blog_posts_9 v"],
+        &["SET app:1:x 1", "BITOP NOT app:1:blog_posts_9 app:1:x"],
+        &["MULTI", "DEL app:1:blog_posts_9", "SET app:1:blog_posts_9 v", "EXEC"],
+        &["HELLO 3", "SET app:1:blog_posts_9 v", "HELLO 2"],
+        &["PFADD app:1:blog_posts_9 v"],
+        &["XADD app:1:blog_posts_9 * f v"],
+        &["LPUSH app:1:l a", "LMOVE app:1:l app:1:blog_posts_9 LEFT LEFT"],
+        &["SET app:1:blog_posts_9 v", "DEL app:1:blog_posts_9", "APPEND app:1:blog_posts_9 v"],
+    ];
+    for (round, way) in ways.iter().cycle().take(ways.len() * 4).enumerate() {
+        // Straight to Redis, through the proxy.
+        let writer = if round / ways.len() % 2 == 0 { &mut w.direct } else { &mut w.client };
+        for line in *way {
+            let reply = writer.cmd(line);
+            assert!(!reply.starts_with('-'), "{line}: {reply}");
+        }
+        assert!(w.is_there(key), "{way:?}");
+        w.client.cmd("SET app:1:model:Post:1 v");
+        assert!(!w.is_there(key), "{way:?}, round {round}");
+        w.settle();
+    }
+}
+
+#[test]
+fn keys_are_bytes() {
+    let mut w = World::new(RULES);
+    let dependents: [&[u8]; 4] = [
+        b"app:1:blog_posts_\xff\xfe\x00",
+        b"app:1:blog_posts_ with\r\nlines",
+        b"app:1:blog_posts_\xc3\xa9\"'\\",
+        b"app:1:blog_posts_*[a-z]?",
+    ];
+    for key in dependents {
+        w.direct.call(&[b"SET".as_slice(), key, b"v"]);
+    }
+    w.direct.call(&[b"SET".as_slice(), b"app:1:post:\xff\x00:x", b"v"]);
+    w.direct.call(&[b"SET".as_slice(), b"app:1:post:\xfe\x00:x", b"v"]);
+    w.client.call(&[b"SET".as_slice(), b"app:1:model:Post:\xff\x00", b"v"]);
+    for key in dependents.into_iter().chain([b"app:1:post:\xff\x00:x".as_slice()]) {
+        assert_eq!(w.direct.call(&[b"EXISTS".as_slice(), key]), ":0\r\n", "{}", key.escape_ascii());
+    }
+    assert_eq!(w.direct.call(&[b"EXISTS".as_slice(), b"app:1:post:\xfe\x00:x"]), ":1\r\n");
+}
+
+#[test]
+fn a_big_fan_out_deletes_all_and_counts_them() {
+    let mut w = World::new(RULES);
+    let mut pipeline = vec![];
+    for i in 0..5000 {
+        pipeline.extend(encode(&["SET", &format!("app:1:blog_posts_{i}"), "v"]));
+    }
+    w.direct.send(&pipeline);
+    (0..5000).for_each(|_| assert_eq!(w.direct.raw(), b"+OK\r\n"));
+    assert_eq!(w.client.cmd("TAG.INVALIDATE Post"), ":5000\r\n");
+    assert_eq!(w.direct.cmd("EVAL return(#redis.call('KEYS','app:1:*')) 0"), ":0\r\n");
+    assert_eq!(w.proxy.metric("rescind_invalidated_keys_total{family=\"blog_posts_*\"}"), 5000.0);
+}
+
+#[test]
+fn soft_invalidation_shortens_the_time_to_live() {
+    let rules = r#"
+        [tags]
+        T = ["soft:*", "hard:*"]
+        [[family]]
+        name = "soft"
+        keys = ["soft:*"]
+        on_invalidate = "expire"
+        grace = "90s"
+        [[trigger]]
+        keys = ["src"]
+        invalidate = ["T"]
+    "#;
+    let mut w = World::new(rules);
+    for line in ["SET soft:none v", "SET soft:long v EX 5000", "SET soft:short v EX 20", "SET hard:1 v"] {
+        w.direct.cmd(line);
+    }
+    for _ in 0..2 {
+        w.client.cmd("SET src 1");
+        assert!(!w.is_there("hard:1"));
+        for (key, most) in [("soft:none", 90), ("soft:long", 90), ("soft:short", 20)] {
+            let ttl: i64 = w.direct.list(&format!("TTL {key}"))[0].parse().unwrap();
+            assert!((1..=most).contains(&ttl), "{key}: {ttl}");
+        }
+    }
+    w.direct.cmd("SET soft:again v");
+    w.direct.cmd("SET soft:none v");
+    w.client.cmd("SET src 1");
+    assert_ne!(w.direct.cmd("TTL soft:again"), ":-1\r\n");
+    assert_ne!(w.direct.cmd("TTL soft:none"), ":-1\r\n");
+}
+
+#[test]
+fn a_dry_run_deletes_nothing() {
+    let redis = Redis::start();
+    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), RULES, &["--dry-run"]);
+    proxy.ready();
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    client.cmd("SET app:1:blog_posts_1 v");
+    client.cmd("TAG.WITH 1 Mine SET app:1:mine v");
+    for line in ["SET app:1:model:Post:1 v", "TAG.INVALIDATE Post Mine", "PUBLISH rescind:invalidate Post"] {
+        assert!(!client.cmd(line).starts_with('-'));
+    }
+    direct.cmd("SET app:1:model:Post:2 v");
+    client.cmd("TAG.KEYS Post");
+    assert_eq!(direct.cmd("EXISTS app:1:blog_posts_1 app:1:mine"), ":2\r\n");
+    assert_eq!(client.cmd("TAG.KEYS Post"), "*1\r\n$18\r\napp:1:blog_posts_1\r\n");
+}
+
+#[test]
+fn a_slow_redis_delays_the_answer() {
+    let mut w = World::new(RULES);
+    w.fill(&[DEPENDENT]);
+    w.client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    w.direct.cmd("CLIENT PAUSE 300 WRITE");
+    w.client.cmd("SET app:1:model:Post:1 v");
+    assert!(!w.is_there(DEPENDENT));
+}
