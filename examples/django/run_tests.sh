@@ -79,11 +79,10 @@ PY
 wait_for redis "$redis_port" "${pids[0]}" || fail "redis-server does not answer"
 
 echo "== ${binary##*/} on $proxy_port"
-# The journal belongs to this run; its path in proxy.toml is relative to the work directory.
-(cd "$tmp" && exec "$binary" --config "$here/proxy.toml" \
+"$binary" --config "$here/proxy.toml" \
   --listen "127.0.0.1:$proxy_port" \
   --upstream "redis://127.0.0.1:$redis_port" \
-  --admin "127.0.0.1:$admin_port") >"$tmp/rescind.log" 2>&1 &
+  --admin "127.0.0.1:$admin_port" >"$tmp/rescind.log" 2>&1 &
 pids+=($!)
 wait_for readyz "$admin_port" "${pids[1]}" || fail "rescind did not become ready"
 
