@@ -79,9 +79,16 @@ impl Outbox {
 
     /// Appends bytes of a reply. A client that does not read is cut at [`HARD_LIMIT`].
     pub fn push(&self, bytes: &[u8]) {
+        self.push_reply(bytes, 0);
+    }
+
+    /// As [`Outbox::push`] of a part of a reply that is `length` bytes long so far: one reply may be longer than
+    /// the limit.
+    pub fn push_reply(&self, bytes: &[u8], length: usize) {
+        let limit = HARD_LIMIT.max(length + SOFT_LIMIT);
         let waiting = self.out.borrow().len() + self.held.borrow().as_ref().map_or(0, BytesMut::len);
         // Looked at before the buffer grows: growing doubles it.
-        if waiting + bytes.len() > HARD_LIMIT && !self.closing.get() {
+        if waiting + bytes.len() > limit && !self.closing.get() {
             tracing::warn!(client = %self.peer, bytes = waiting, "client reads too slowly: output limit reached");
             self.held.replace(None);
             self.out.replace(BytesMut::new());

@@ -246,7 +246,7 @@ impl Client {
         Step::Done
     }
 
-    fn pin(&mut self) {
+    pub(super) fn pin(&mut self) {
         let key = Key::of(&self.outbox.session.borrow());
         self.pinned = Some(self.pool.pin(&key, &self.outbox));
     }

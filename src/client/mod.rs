@@ -7,6 +7,7 @@
 mod forward;
 mod input;
 mod labels;
+mod stream;
 mod tag;
 mod trigger;
 
@@ -26,6 +27,7 @@ use crate::context::Context;
 use crate::index::{Generation, KeyId};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
+use crate::resp::stream::Streamed;
 use crate::resp::{Head, Limits, OwnedArgs, Parsed, encode};
 use crate::rules::Tag;
 use crate::session::{Identity, Local};
@@ -48,6 +50,8 @@ pub struct Client {
     shared: Option<Rc<Conn>>,
     pinned: Option<Rc<Conn>>,
     read: ReadHalf,
+    /// A request that is too big to be kept and has not arrived whole.
+    passing: Option<Streamed>,
     timer: RefCell<Pin<Box<Sleep>>>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
@@ -116,6 +120,7 @@ impl Client {
             shared: None,
             pinned: None,
             read,
+            passing: None,
             timer: RefCell::new(Box::pin(tokio::time::sleep(period))),
             next: Vec::new(),
             swap_queued: false,
@@ -285,8 +290,17 @@ impl Client {
         let limits = self.limits();
         loop {
             let start = self.input.offset();
+            if self.passing.is_some() {
+                if start == buf.len() {
+                    return None;
+                }
+                if let Some(pause) = self.pass(&buf[start..]) {
+                    return Some(pause);
+                }
+                continue;
+            }
             match self.input.parser.parse(&buf[start..], &limits) {
-                Parsed::Incomplete => return None,
+                Parsed::Incomplete => return self.incomplete(&buf[start..]),
                 Parsed::Nothing { len } => self.input.advance(len),
                 Parsed::Error(error) => {
                     if self.outbox.pending() > 0 {
@@ -428,7 +442,7 @@ impl Client {
         self.abandon_labels();
         if let Some(conn) = self.pinned.take() {
             let tainted = self.outbox.session.borrow().needs_own();
-            if tainted || self.outbox.pending() > 0 {
+            if tainted || self.passing.is_some() || self.outbox.pending() > 0 {
                 // Ends what Redis still does for it: nothing is popped for a dead client.
                 conn.set_owner(None);
                 conn.retire();

@@ -149,7 +149,7 @@ impl Incoming {
                 if pending.capture {
                     pending.client.capture(chunk);
                 } else if !pending.silent && pending.instead.is_none() {
-                    pending.client.push(chunk);
+                    pending.client.push_reply(chunk, self.length);
                     conn.context.mark_dirty(&pending.client);
                 }
             }

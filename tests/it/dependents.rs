@@ -25,7 +25,7 @@ fn dependents_may_come_to_exist_in_any_way() {
     ];
     for (round, way) in ways.iter().cycle().take(ways.len() * 4).enumerate() {
         // Straight to Redis, through the proxy.
-        let writer = if round / ways.len() % 2 == 0 { &mut w.direct } else { &mut w.client };
+        let writer = if (round / ways.len()).is_multiple_of(2) { &mut w.direct } else { &mut w.client };
         for line in *way {
             let reply = writer.cmd(line);
             assert!(!reply.starts_with('-'), "{line}: {reply}");

@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod races;
 mod smoke;
+mod streaming;
 mod support;
 mod tags;
 mod triggers;

@@ -8,9 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use redis_protocol::resp3::decode::complete::decode;
-use redis_protocol::resp3::types::OwnedFrame;
-
 /// How long anything may take before a test gives up. Long, because machines are slow and shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -208,10 +205,6 @@ impl Proxy {
         Client::connect(self.port)
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// `-TERM`, `-HUP`, `-STOP`, …
     pub fn signal(&self, signal: &str) {
         send_signal(self.child.id(), signal);
@@ -309,11 +302,6 @@ impl Client {
         }
     }
 
-    /// The next reply, decoded.
-    pub fn frame(&mut self) -> OwnedFrame {
-        decode(&self.raw()).unwrap().unwrap().0
-    }
-
     /// Sends one request and returns the raw reply as text.
     pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> String {
         self.request(args);
@@ -335,15 +323,6 @@ impl Client {
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill() {}
         std::mem::take(&mut self.unread)
-    }
-
-    /// Whether nothing arrives for a little while. To be used only where something wrong would come at once.
-    pub fn is_silent(&mut self) -> bool {
-        self.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let mut byte = [0];
-        let silent = self.unread.is_empty() && self.stream.peek(&mut byte).is_err();
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        silent
     }
 
     fn fill(&mut self) -> bool {
@@ -413,19 +392,4 @@ pub fn texts(bytes: &[u8]) -> Vec<String> {
         }
     }
     out
-}
-
-pub fn flatten(frame: OwnedFrame, out: &mut Vec<String>) {
-    match frame {
-        OwnedFrame::Array { data, .. } | OwnedFrame::Push { data, .. } => {
-            data.into_iter().for_each(|one| flatten(one, out));
-        }
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => {
-            out.push(String::from_utf8_lossy(&data).into_owned());
-        }
-        OwnedFrame::SimpleError { data, .. } => out.push(data),
-        OwnedFrame::Number { data, .. } => out.push(data.to_string()),
-        OwnedFrame::Null => out.push("(nil)".to_owned()),
-        other => out.push(format!("{other:?}")),
-    }
 }

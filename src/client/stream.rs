@@ -1,0 +1,97 @@
+//! Requests that are too big to be kept: they pass through to a connection of the client's own as they arrive.
+
+use super::forward::Extra;
+use super::{Client, Pause, Step};
+use crate::command::Kind;
+use crate::resp::stream::Streamed;
+use crate::resp::{RequestParser, encode};
+use crate::session::Route;
+
+/// Requests of at least this many bytes pass through; smaller ones are kept until they are whole.
+const BIG: usize = 256 * 1024;
+/// The longest request that is kept because the proxy itself must see all of it (Redis's
+/// `client-query-buffer-limit`).
+const MOST_KEPT: usize = 1024 * 1024 * 1024;
+
+impl Client {
+    /// The request that begins with `rest` has not arrived whole: a big one begins to pass through.
+    pub(super) fn incomplete(&mut self, rest: &[u8]) -> Option<Pause> {
+        if rest.len() > MOST_KEPT {
+            return Some(Pause::End);
+        }
+        if self.input.parser.needed().max(rest.len()) < BIG || !self.may_pass(rest) {
+            return None;
+        }
+        if self.pinned.is_none() {
+            if self.outbox.pending() > 0 {
+                return Some(Pause::Idle);
+            }
+            self.pin();
+        }
+        let conn = self.conn();
+        if !conn.has_room(&self.outbox) {
+            return Some(Pause::Room);
+        }
+        let stream = Streamed::begin(&self.input.parser, rest)?;
+        conn.send(rest, None);
+        self.input.advance(rest.len());
+        self.input.parser = RequestParser::default();
+        self.passing = Some(stream);
+        None
+    }
+
+    /// Whether the proxy need not see the request as a whole.
+    fn may_pass(&self, rest: &[u8]) -> bool {
+        let args = self.input.parser.args(rest, false);
+        let commands = self.context.commands.borrow();
+        let plain = commands.find(args).is_some_and(|command| command.kind == Kind::Plain);
+        plain && self.next.is_empty() && !self.outbox.session.borrow().is_raw()
+    }
+
+    /// Passes on what of `bytes` belongs to the request that is passing through.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Option<Pause> {
+        let mut stream = self.passing.take()?;
+        let conn = self.conn();
+        if !conn.is_alive() {
+            return Some(Pause::End);
+        }
+        if !conn.has_room(&self.outbox) {
+            self.passing = Some(stream);
+            return Some(Pause::Room);
+        }
+        match stream.advance(bytes, &self.limits()) {
+            Ok((used, false)) => {
+                conn.send(&bytes[..used], None);
+                self.input.advance(used);
+                self.passing = Some(stream);
+                None
+            }
+            Ok((used, true)) => {
+                self.input.advance(used);
+                self.passed(&stream, &bytes[..used])
+            }
+            Err(error) => {
+                // Redis must not wait for the rest.
+                conn.retire();
+                self.outbox.with_buffer(|out| encode::error(out, error.text()));
+                self.context.mark_dirty(&self.outbox);
+                Some(Pause::End)
+            }
+        }
+    }
+
+    /// The last bytes are here: only now it is known what the request reads, writes and fires.
+    fn passed(&mut self, stream: &Streamed, last: &[u8]) -> Option<Pause> {
+        let context = std::rc::Rc::clone(&self.context);
+        let commands = context.commands.borrow();
+        let args = stream.args();
+        let command = commands.find(args);
+        let kind = command.map_or(Kind::Plain, |c| c.kind);
+        let route = self.outbox.session.borrow_mut().route(kind, args, false);
+        let Route::Forward(forward) = route else { return Some(Pause::End) };
+        match self.forward(&context, command, args, Some(last), forward, Extra::default()) {
+            Step::Done => None,
+            Step::Again(pause) | Step::Then(pause) => Some(pause),
+        }
+    }
+}
