@@ -174,7 +174,8 @@ impl Outbox {
                 }
             }
         }
-        if out.capacity() > KEEP {
+        // What has been written no longer counts as capacity unless it is reclaimed.
+        if out.try_reclaim(KEEP + 1) {
             *out = BytesMut::new();
         } else {
             out.clear();

@@ -350,7 +350,8 @@ impl Conn {
         }
         let room = out.len() < MOST_UNSENT / 2;
         if out.is_empty() {
-            if out.capacity() > KEEP {
+            // What has been written no longer counts as capacity unless it is reclaimed.
+            if out.try_reclaim(KEEP + 1) {
                 *out = BytesMut::new();
             } else {
                 out.clear();
