@@ -216,7 +216,7 @@ impl World {
                 *self = World::default();
             }
             route => {
-                assert!(command.kind == Kind::ClientReply && !in_multi, "{request}: {route:?}");
+                assert!(command.kind == Kind::ClientReply, "{request}: {route:?}");
                 self.client_reply(request, &route);
             }
         }

@@ -178,8 +178,9 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
     let setting_up = async {
         let mut wire = Wire::connect(&engine.process.upstream, &engine.credentials).await?;
         super::described::learn_commands(engine).await;
-        let enabled = enable_events(&mut wire).await;
         subscribe(engine, &mut wire).await?;
+        // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
+        let enabled = enable_events(&mut wire).await;
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
         Ok(wire)
