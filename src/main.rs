@@ -80,6 +80,8 @@ fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        // Whoever read the log may have gone; that is no reason to end.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();

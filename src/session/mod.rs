@@ -6,105 +6,13 @@
 //! pinning is derived from the state.
 
 mod identity;
+mod route;
 
 pub use identity::Identity;
+pub use route::{Effect, Forward, Local, Route, SubscriptionKind};
 
-use crate::command::{Kind, TagCommand};
+use crate::command::Kind;
 use crate::resp::{Args, Head};
-
-/// Where a request goes.
-#[derive(Debug, PartialEq)]
-pub enum Route {
-    /// To Redis.
-    Forward(Forward),
-    /// Answered by the proxy itself, after all earlier replies.
-    Local(Local),
-    /// Nothing is answered and nothing is sent: `CLIENT REPLY OFF` and `SKIP`.
-    Swallow,
-    /// The connection is closed without a word: QUIT of a client that wants no replies.
-    Cut,
-}
-
-/// How a request is forwarded.
-#[derive(Debug, PartialEq)]
-pub struct Forward {
-    /// Only over a connection of the client's own.
-    pub own: bool,
-    /// Requests behind it wait until its reply has been applied.
-    pub sync: bool,
-    /// Redis queues it (the client is inside MULTI).
-    pub queued: bool,
-    /// The client wants no reply to it.
-    pub silent: bool,
-    /// What its reply changes.
-    pub effect: Effect,
-}
-
-/// What the reply to a request changes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// EXEC: what was queued has run, a SELECT of this database included.
-    Exec(Option<u32>),
-    /// MULTI, the client's so-manieth.
-    Multi(u32),
-    /// A state command that must succeed; if it does not the connection's state is unknown.
-    MustSucceed,
-    /// The connection's identity becomes this one if the reply is not an error.
-    Auth(Identity),
-    /// HELLO: protocol version (`None`: unchanged), identity, name.
-    Hello {
-        /// 2 or 3; `None`: as before.
-        resp: Option<u8>,
-        /// From its AUTH option.
-        identity: Option<Identity>,
-        /// From its SETNAME option.
-        name: Option<Box<[u8]>>,
-    },
-    /// SELECT.
-    Select(u32),
-    /// CLIENT SETNAME.
-    SetName(Box<[u8]>),
-    /// (P|S)SUBSCRIBE or its opposite: this many confirmations are to come
-    /// (`None`: one per subscription of that kind, at least one).
-    Subscription {
-        /// Which list of subscriptions.
-        kind: SubscriptionKind,
-        /// Confirmations to come.
-        confirms: Option<u32>,
-    },
-    /// A command that may block ends.
-    Unblocked,
-}
-
-/// The three lists of subscriptions of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SubscriptionKind {
-    /// SUBSCRIBE
-    Channel,
-    /// PSUBSCRIBE
-    Pattern,
-    /// SSUBSCRIBE
-    Shard,
-}
-
-/// What the proxy answers itself.
-#[derive(Debug, PartialEq)]
-pub enum Local {
-    /// QUIT: `OK` and close.
-    Quit,
-    /// RESET.
-    Reset,
-    /// CLIENT GETNAME.
-    GetName,
-    /// CLIENT REPLY ON.
-    Ok,
-    /// A command of the proxy's own.
-    Tag(TagCommand),
-    /// An error reply, its whole text.
-    Error(String),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replies {
@@ -320,10 +228,15 @@ impl Session {
         if kind == Kind::Select {
             self.queued_db = identity::of_select(args).or(self.queued_db);
         }
+        let mut effect = Effect::None;
         let queued = match kind {
             // These run at once even within MULTI.
             Kind::Exec | Kind::Discard | Kind::Quit | Kind::Reset => return None,
-            Kind::Multi | Kind::Watch => false,
+            Kind::Multi => {
+                effect = Effect::MultiAgain(self.transactions);
+                false
+            }
+            Kind::Watch => false,
             // The proxy's own commands are the caller's to judge: it knows what they would queue.
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
@@ -348,10 +261,11 @@ impl Session {
             }
             _ => true,
         };
-        Some(Route::Forward(Forward { own: true, sync: false, queued, silent, effect: Effect::None }))
+        Some(Route::Forward(Forward { own: true, sync: false, queued, silent, effect }))
     }
 
     fn transaction_over(&mut self) {
+        self.transactions = self.transactions.wrapping_add(1);
         self.in_multi = false;
         self.queued_db = None;
         self.watching = false;
@@ -455,6 +369,8 @@ impl Session {
                 }
                 return !failed;
             }
+            // Redis thought nothing of an earlier MULTI, so this one began the transaction.
+            Effect::MultiAgain(number) => self.in_multi |= !failed && self.transactions == number,
             Effect::MustSucceed => return !failed,
             Effect::Unblocked => self.blocked = self.blocked.saturating_sub(1),
             Effect::Subscription { .. } => self.subscribing = self.subscribing.saturating_sub(1),

@@ -78,7 +78,7 @@ enum Phase {
     Dead,
 }
 
-/// One connection to Redis. Lives on one thread; its task is [`Conn::drive`].
+/// One connection to Redis. Lives on one thread; its task is `Conn::drive`.
 #[derive(Debug)]
 pub struct Conn {
     pub(super) context: Rc<Context>,

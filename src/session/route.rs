@@ -1,0 +1,100 @@
+//! What a session decides about a request, and what the reply will change.
+
+use super::Identity;
+use crate::command::TagCommand;
+
+/// Where a request goes.
+#[derive(Debug, PartialEq)]
+pub enum Route {
+    /// To Redis.
+    Forward(Forward),
+    /// Answered by the proxy itself, after all earlier replies.
+    Local(Local),
+    /// Nothing is answered and nothing is sent: `CLIENT REPLY OFF` and `SKIP`.
+    Swallow,
+    /// The connection is closed without a word: QUIT of a client that wants no replies.
+    Cut,
+}
+
+/// How a request is forwarded.
+#[derive(Debug, PartialEq)]
+pub struct Forward {
+    /// Only over a connection of the client's own.
+    pub own: bool,
+    /// Requests behind it wait until its reply has been applied.
+    pub sync: bool,
+    /// Redis queues it (the client is inside MULTI).
+    pub queued: bool,
+    /// The client wants no reply to it.
+    pub silent: bool,
+    /// What its reply changes.
+    pub effect: Effect,
+}
+
+/// What the reply to a request changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// EXEC: what was queued has run, a SELECT of this database included.
+    Exec(Option<u32>),
+    /// MULTI, the client's so-manieth.
+    Multi(u32),
+    /// MULTI inside MULTI: an error, unless Redis refused the first one.
+    MultiAgain(u32),
+    /// A state command that must succeed; if it does not the connection's state is unknown.
+    MustSucceed,
+    /// The connection's identity becomes this one if the reply is not an error.
+    Auth(Identity),
+    /// HELLO: protocol version (`None`: unchanged), identity, name.
+    Hello {
+        /// 2 or 3; `None`: as before.
+        resp: Option<u8>,
+        /// From its AUTH option.
+        identity: Option<Identity>,
+        /// From its SETNAME option.
+        name: Option<Box<[u8]>>,
+    },
+    /// SELECT.
+    Select(u32),
+    /// CLIENT SETNAME.
+    SetName(Box<[u8]>),
+    /// (P|S)SUBSCRIBE or its opposite: this many confirmations are to come
+    /// (`None`: one per subscription of that kind, at least one).
+    Subscription {
+        /// Which list of subscriptions.
+        kind: SubscriptionKind,
+        /// Confirmations to come.
+        confirms: Option<u32>,
+    },
+    /// A command that may block ends.
+    Unblocked,
+}
+
+/// The three lists of subscriptions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscriptionKind {
+    /// SUBSCRIBE
+    Channel,
+    /// PSUBSCRIBE
+    Pattern,
+    /// SSUBSCRIBE
+    Shard,
+}
+
+/// What the proxy answers itself.
+#[derive(Debug, PartialEq)]
+pub enum Local {
+    /// QUIT: `OK` and close.
+    Quit,
+    /// RESET.
+    Reset,
+    /// CLIENT GETNAME.
+    GetName,
+    /// CLIENT REPLY ON.
+    Ok,
+    /// A command of the proxy's own.
+    Tag(TagCommand),
+    /// An error reply, its whole text.
+    Error(String),
+}
