@@ -11,8 +11,8 @@ BOUND := timeout --kill-after=10 $(shell [ -t 0 ] && echo --foreground)
 # Debian keeps some servers where not every PATH looks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-PROPERTY_TESTS := --lib --test config --test index_model --test rules_match
-SECONDS := 300
+PROPERTY_TESTS := --lib --test config --test framing --test index_model --test rules_match --test session_model
+SECONDS := 120
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -74,7 +74,8 @@ bench: ## beside direct Redis, haproxy and twemproxy; then invalidations
 bench-quick: BENCH = --quick
 bench-quick: bench ## the same, in two minutes and less exact
 
-fuzz: ## the property tests, again and again with other cases, for SECONDS=300
+fuzz: ## mutated inputs for every parser (SECONDS for each), then the property tests with other cases
+	RESCIND_FUZZ_SECONDS=$(SECONDS) cargo test --locked --release --test fuzz -- --nocapture
 	$(BOUND) 900 cargo test --locked --release $(PROPERTY_TESTS) --no-run
 	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
 	  PROPTEST_CASES=20000 $(BOUND) 600 cargo test --locked --release --quiet $(PROPERTY_TESTS) || exit 1; \

@@ -25,14 +25,19 @@ impl Reading {
         Tally::new(self.reads, self.families.len())
     }
 
+    /// Whether the reply may not tell which of the keys are there: `EXISTS a b` of two families answered 1.
+    pub fn is_ambiguous(&self) -> bool {
+        self.reads == Reads::Count && self.families.windows(2).any(|pair| pair[0] != pair[1])
+    }
+
     /// Tells `count` the family of every key and whether it was there.
     fn settle(&self, outcome: Outcome<'_>, mut count: impl FnMut(FamilyId, bool)) {
         match outcome {
             Outcome::Uncounted => {}
             Outcome::All(hit) => self.families.iter().for_each(|f| count(*f, hit)),
             Outcome::PerKey(hits) => self.families.iter().zip(hits).for_each(|(f, hit)| count(*f, *hit)),
-            // `EXISTS a b` answered 1: exact where the keys are of one family. Otherwise the reply does not
-            // tell which; the first ones are taken to be there.
+            // Exact where the keys are of one family. Others are asked for one by one, except inside MULTI, where
+            // the first ones are taken to be there.
             Outcome::Some(hits) => {
                 self.families.iter().enumerate().for_each(|(i, f)| count(*f, (i as u64) < hits));
             }
@@ -110,6 +115,19 @@ impl Account {
             Self::Nothing | Self::Read(_) | Self::Queued(_) => false,
             Self::Write(_) => true,
             Self::Exec(queued) => queued.iter().any(|q| q.firing.is_some()),
+        }
+    }
+
+    /// Takes the families out of a read whose reply may not tell which keys are there: they are to be asked for
+    /// one by one.
+    pub fn take_ambiguous(&mut self) -> Option<Families> {
+        match self {
+            Self::Read(reading) if reading.is_ambiguous() => {
+                let families = std::mem::take(&mut reading.families);
+                *self = Self::Nothing;
+                Some(families)
+            }
+            _ => None,
         }
     }
 

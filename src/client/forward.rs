@@ -197,7 +197,7 @@ impl Client {
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
-        let account = match forward.effect {
+        let mut account = match forward.effect {
             Effect::Exec(_) => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {
                 Some(command) => {
@@ -212,6 +212,7 @@ impl Client {
                 }
             },
         };
+        let probed = account.take_ambiguous();
         let hold = extra.hold || account.may_fire();
         trigger::enter(context, &account);
         let pending = Pending {
@@ -228,6 +229,15 @@ impl Client {
         match raw {
             Some(raw) => conn.send(raw, Some(pending)),
             None => conn.send(&encoded(args), Some(pending)),
+        }
+        if let (Some(families), Some(command)) = (probed, command) {
+            // In the same write, so that nothing comes in between.
+            let mut families = families.into_iter();
+            command.keys(args, |used| {
+                if let (true, Some(family)) = (used.reads, families.next()) {
+                    conn.probe(family, used.key);
+                }
+            });
         }
         if hold {
             Step::Then(Pause::Verdict(extra.after))

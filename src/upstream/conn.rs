@@ -16,6 +16,7 @@ use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
 use crate::resp::{Head, encode};
+use crate::rules::FamilyId;
 use crate::session::{Effect, Identity};
 
 /// Unsent bytes beyond which clients must wait before they add more.
@@ -66,6 +67,8 @@ pub enum Expected {
     Setup(Setup),
     /// A client's.
     Client(Pending),
+    /// Whether a key of this family exists: counts, unless the client's command before it failed.
+    Probe(FamilyId),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +105,8 @@ pub struct Conn {
     throttled: Cell<bool>,
     /// Clients that have it as their shared connection.
     users: Cell<u32>,
+    /// The last command of a client answered with an error.
+    pub(super) failed: Cell<bool>,
     /// Set-up commands without an answer.
     setting_up: Cell<u32>,
     /// Clients' requests that wait until the set-up has succeeded: sent behind a failed AUTH they would run as
@@ -129,6 +134,7 @@ impl Conn {
             retired: Cell::new(false),
             throttled: Cell::new(false),
             users: Cell::new(0),
+            failed: Cell::new(false),
             setting_up: Cell::new(0),
             behind: RefCell::default(),
         });
@@ -183,6 +189,14 @@ impl Conn {
         if idle {
             self.wake();
         }
+    }
+
+    /// Asks whether `key` exists, for the count of hits and misses of its family; nobody gets the reply.
+    pub fn probe(&self, family: FamilyId, key: &[u8]) {
+        let mut request = BytesMut::new();
+        encode::request(&mut request, [b"EXISTS".as_slice(), key]);
+        self.send(&request, None);
+        self.queue.borrow_mut().push_back(Expected::Probe(family));
     }
 
     /// One of the set-up commands has been answered well.

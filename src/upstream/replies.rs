@@ -13,7 +13,7 @@ use super::pubsub::{self, Class};
 use crate::accounting::Reader;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
-use crate::resp::{ReplyFramer, encode};
+use crate::resp::{Head, ReplyFramer, encode};
 use crate::session::{Effect, SubscriptionKind};
 
 /// What the value that is being read is.
@@ -130,12 +130,12 @@ impl Incoming {
             }
             Some(Expected::Setup(_)) if self.current == Current::Reply => {
                 self.framer.advance(buf, |depth, head| {
-                    if let (0, crate::resp::Head::Error(text)) = (depth, head) {
+                    if let (0, Head::Error(text)) = (depth, head) {
                         *setup_error = Some(String::from_utf8_lossy(text).into_owned());
                     }
                 })
             }
-            _ if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
+            None if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
             _ => {
                 let (nothing, mut ignore) = (crate::accounting::Account::Nothing, |_, _| {});
                 self.framer.advance(buf, |depth, head| reader.on(depth, head, &nothing, &mut ignore))
@@ -170,6 +170,11 @@ impl Incoming {
                 match expected {
                     Some(Expected::Client(pending)) => self.answered(conn, pending),
                     Some(Expected::Setup(setup)) => self.set_up(conn, setup)?,
+                    Some(Expected::Probe(family)) => {
+                        if let (Head::Int(n), false) = (self.reader.head(), conn.failed.get()) {
+                            conn.context.count_read(family, n > 0);
+                        }
+                    }
                     None => {}
                 }
             }
@@ -204,6 +209,7 @@ impl Incoming {
         let head = self.reader.head();
         let verdict = self.reader.finish(pending.account, &mut count);
         context.command_done(pending.metric, pending.started, verdict.error);
+        conn.failed.set(verdict.error);
         let client = pending.client;
         if let Some(text) = &pending.instead {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
@@ -254,7 +260,7 @@ fn is_refusal(text: &str) -> bool {
 }
 
 /// Applies what a reply means to its client's session and to the connection.
-fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &crate::resp::Head<'_>) {
+fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &Head<'_>) {
     let moves = matches!(effect, Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_));
     let mut session = client.session.borrow_mut();
     if !session.replied(effect, head) {
