@@ -71,6 +71,9 @@ impl App {
                 (Some(spawned), address, None)
             }
             UpstreamUrl::Server(server) => {
+                if server.database != 0 {
+                    tracing::warn!("the database in upstream.url is not used: clients select their own");
+                }
                 let own = server.credentials.as_ref();
                 let credentials = own.map(|own| (own.user.clone(), own.password.expose().to_owned()));
                 (None, Address::from(&server.address), credentials)

@@ -157,7 +157,9 @@ impl Client {
                 extra.after.swapped = true;
             }
             // A nested MULTI is refused and changes nothing; it has no effect to wait for.
-            Kind::Multi if matches!(forward.effect, Effect::Multi(_)) => self.outbox.queued.borrow_mut().clear(),
+            Kind::Multi if matches!(forward.effect, Effect::Multi(_)) => {
+                self.outbox.queued.borrow_mut().clear()
+            }
             Kind::Discard => {
                 self.abandon_labels();
                 self.swap_queued = false;

@@ -287,7 +287,7 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
         triggers: smallvec::smallvec![TriggerLabel::Command],
         tags,
         keys: vec![],
-        what: "TAG.INVALIDATE".to_owned(),
+        what: String::new(),
     }];
     let cause = Cause::of(&client.who(), &fired);
     let keys = client.context.process.fanout.request(cause, fired).await;
