@@ -300,6 +300,7 @@ async fn serve(
             },
         }
     }
+    let deadline = tokio::time::Instant::now() + DRAIN;
     tracing::info!("draining");
     served.process.draining.store(true, Ordering::Relaxed);
     let _ = drain.send(true);
@@ -309,7 +310,7 @@ async fn serve(
     });
     let result = joined.await;
     // Fan-outs whose writer has gone.
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let deadline = deadline.max(tokio::time::Instant::now() + Duration::from_millis(100));
     while served.process.fanout.outstanding() > 0 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -207,6 +207,7 @@ impl OwnTriggers {
                     seen |= own.seen;
                     let count = if firing.only_covers() { &mut own.quiet } else { &mut own.under_way };
                     *count = count.saturating_sub(1);
+                    own.unseen_quiet = own.unseen_quiet.min(own.quiet);
                     own.under_way + own.quiet == 0
                 });
             }

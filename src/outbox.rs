@@ -47,6 +47,7 @@ pub struct Outbox {
     blocked_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     average: Cell<usize>,
+    muted: Cell<bool>,
     /// Replies that may be on their way at once: grows as replies arrive.
     window: Cell<u32>,
     /// The task waits; how many replies may be left when it is to look again.
@@ -72,9 +73,20 @@ impl Outbox {
             blocked_since: Cell::new(None),
             waker: RefCell::default(),
             average: Cell::new(64),
+            muted: Cell::new(false),
             window: Cell::new(FIRST_WINDOW),
             paused: Cell::new(None),
         }
+    }
+
+    /// Whether the client is to get nothing until further notice: it wants no reply to what is being done.
+    pub fn set_muted(&self, muted: bool) {
+        self.muted.set(muted);
+    }
+
+    /// Whether the client is to get nothing now.
+    pub fn is_muted(&self) -> bool {
+        self.muted.get()
     }
 
     /// Appends bytes of a reply. A client that does not read is cut at [`HARD_LIMIT`].
@@ -99,7 +111,7 @@ impl Outbox {
 
     /// Lets `write` append to what the client is to get.
     pub fn with_buffer(&self, write: impl FnOnce(&mut BytesMut)) {
-        if self.closing.get() {
+        if self.closing.get() || self.muted.get() {
             return;
         }
         let mut held = self.held.borrow_mut();

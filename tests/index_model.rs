@@ -196,6 +196,9 @@ fn apply(op: &Op, index: &mut Index, model: &mut Model) {
                 label.settled = !label.removed;
             });
             index.settle(db, &name, &tags(set));
+            if model.entries.contains_key(key) {
+                model.touch(*key);
+            }
         }
         Op::Cancel(key, set) => {
             let (db, name) = name(*key);

@@ -172,7 +172,7 @@ impl Client {
                 }
                 extra.hold = extra.after.swapped || !extra.after.labelled.is_empty();
             }
-            Kind::Wait => {
+            Kind::Wait if !forward.queued => {
                 // WAIT counts from the last write of its own connection. Any command run there first moves
                 // that mark to the present, hence behind all that the client wrote elsewhere.
                 conn.send_probe();
@@ -264,7 +264,7 @@ impl Client {
     }
 
     /// Gives the client's own connection back: nothing of its state is left there.
-    fn unpin(&mut self) {
+    pub(super) fn unpin(&mut self) {
         if let Some(conn) = self.pinned.take() {
             self.pool.unpin(conn, true);
             // The database or the identity may be another now.

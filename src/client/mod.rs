@@ -153,7 +153,11 @@ impl Client {
                 self.until(|o| (o.has_room() && conn.has_room(o)).then_some(())).await;
             }
             Pause::Verdict(after) => self.verdict(after).await,
-            Pause::Tag(command, args) => tag::run(self, command, args).await,
+            Pause::Tag(command, args) => {
+                self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
+                tag::run(self, command, args).await;
+                self.outbox.set_muted(false);
+            }
         }
         self.context.mark_dirty(&self.outbox);
         self.context.flush_dirty();
@@ -220,6 +224,9 @@ impl Client {
         if let (true, Some(conn)) = (self.outbox.session.borrow().is_blocked(), &self.pinned) {
             // Redis shall not go on with it: nothing is popped for a dead client.
             conn.retire();
+        }
+        if let Some(conn) = &self.pinned {
+            conn.resume();
         }
         self.outbox.set_paused(true);
         std::future::poll_fn(|cx| {

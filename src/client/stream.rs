@@ -22,6 +22,10 @@ impl Client {
         if self.input.parser.needed().max(rest.len()) < BIG || !self.may_pass(rest) {
             return None;
         }
+        if self.outbox.pending() == 0 && !self.outbox.session.borrow().needs_own() {
+            // Perhaps a dead one.
+            self.unpin();
+        }
         if self.pinned.is_none() {
             if self.outbox.pending() > 0 {
                 return Some(Pause::Idle);
@@ -53,7 +57,10 @@ impl Client {
         let mut stream = self.passing.take()?;
         let conn = self.conn();
         if !conn.is_alive() {
-            return Some(Pause::End);
+            return self.break_off("ERR the connection to Redis was lost");
+        }
+        if stream.error().is_some() {
+            return self.broken(stream);
         }
         if !conn.has_room(&self.outbox) {
             self.passing = Some(stream);
@@ -70,14 +77,28 @@ impl Client {
                 self.input.advance(used);
                 self.passed(&stream, &bytes[..used])
             }
-            Err(error) => {
-                // Redis must not wait for the rest.
-                conn.retire();
-                self.outbox.with_buffer(|out| encode::error(out, error.text()));
-                self.context.mark_dirty(&self.outbox);
-                Some(Pause::End)
-            }
+            Err(_) => self.broken(stream),
         }
+    }
+
+    /// The client broke the protocol: it gets the error behind all earlier replies.
+    fn broken(&mut self, stream: Streamed) -> Option<Pause> {
+        let error = stream.error()?;
+        if self.outbox.pending() > 0 {
+            self.passing = Some(stream);
+            return Some(Pause::Idle);
+        }
+        // Redis must not wait for the rest.
+        self.conn().retire();
+        self.break_off(error.text())
+    }
+
+    fn break_off(&mut self, error: impl AsRef<[u8]>) -> Option<Pause> {
+        if self.outbox.session.borrow().takes_replies() {
+            self.outbox.with_buffer(|out| encode::error(out, error));
+            self.context.mark_dirty(&self.outbox);
+        }
+        Some(Pause::End)
     }
 
     /// The last bytes are here: only now it is known what the request reads, writes and fires.

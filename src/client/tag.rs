@@ -108,7 +108,7 @@ fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         account: Account::Nothing,
         effect: None,
         hold: false,
-        silent: false,
+        silent: client.outbox.is_muted(),
         capture: instead.is_none(),
         instead: instead.map(Into::into),
     }
@@ -211,7 +211,8 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     let blocks = command.is_some_and(|c| c.blocks(inner));
     let kind = command.map_or(Kind::Plain, |c| c.kind);
     let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
-    let Route::Forward(forward) = route else { return };
+    let Route::Forward(mut forward) = route else { return };
+    forward.silent |= client.outbox.is_muted();
     let mut extra = Extra::default();
     let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
     let condition = labelled.first().map(|one| one.condition);

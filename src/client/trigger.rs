@@ -114,7 +114,14 @@ fn written(
     if keys.is_empty() {
         return None;
     }
-    Some(firing(command, command.fire_condition(args), fired, keys))
+    let mut firing = firing(command, command.fire_condition(args), fired, keys);
+    if command.blocks(args) {
+        // Nobody knows when it will write: what the feed shows meanwhile may be anybody's, and is not covered. Nil
+        // says that it did not.
+        firing.condition = FireCondition::NotNil;
+        firing.keys.clear();
+    }
+    (!firing.tags.is_empty() || !firing.keys.is_empty()).then_some(firing)
 }
 
 /// The databases that the request writes its keys in.

@@ -275,7 +275,12 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
     wire.call(&["PING"]).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
-        tracing::warn!(%error, "CLIENT TRACKING is not possible: trigger keys written past the proxy are not seen");
+        tracing::warn!(
+            %error,
+            "CLIENT TRACKING is not possible: trigger keys written past the proxy are not seen, and every fan-out \
+             looks for labels that other proxies gave"
+        );
+        engine.label_changes.lose_track();
     }
     *engine.feed.watched.borrow_mut() = watched;
     Ok(())
@@ -417,7 +422,7 @@ fn announced(engine: &Rc<Engine>, payload: &[u8]) {
 /// A key under a tracked prefix was written, by us or past us.
 fn written(engine: &Rc<Engine>, key: &[u8]) {
     if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
-        engine.changed_sets.borrow_mut().insert(tag.into());
+        engine.label_changes.seen_change(tag.into());
     }
     let unwritten = engine.feed.ended.borrow_mut().remove(key);
     if unwritten || key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {

@@ -1,6 +1,8 @@
 //! Explicit labels as they are kept in Redis: per tag and database a sorted set `rescind:tag:<tag>`, whose
 //! members are keys and whose scores are their expiry in milliseconds since 1970 (`inf`: none).
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -21,6 +23,53 @@ const COUNT: &str = "1000";
 /// How often an evicted set is tried to be written back, and the pause in between.
 const TRIES: u32 = 60;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Tags whose changes are remembered one by one; beyond, all count as changed.
+const MOST_CHANGED: usize = 10_000;
+
+/// Which label sets have been written by anybody, as far as the feed has shown, since they were last found to hold
+/// nothing that the index has not.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Each with the number of its latest change.
+    tags: RefCell<HashMap<Tag, u64>>,
+    seen: Cell<u64>,
+    /// Changes are not seen, or were too many.
+    lost_track: Cell<bool>,
+}
+
+impl Changes {
+    /// The feed shows that the set of `tag` was written.
+    pub fn seen_change(&self, tag: Tag) {
+        self.seen.set(self.seen.get() + 1);
+        let mut tags = self.tags.borrow_mut();
+        tags.insert(tag, self.seen.get());
+        if tags.len() > MOST_CHANGED {
+            tags.clear();
+            self.lost_track.set(true);
+        }
+    }
+
+    /// From now on every set may have changed.
+    pub fn lose_track(&self) {
+        self.lost_track.set(true);
+    }
+
+    /// Whether the set of `tag` may hold something that the index has not.
+    pub fn may_concern(&self, tag: &Tag) -> bool {
+        self.lost_track.get() || self.tags.borrow().contains_key(tag)
+    }
+
+    /// How many changes have been seen.
+    pub fn seen(&self) -> u64 {
+        self.seen.get()
+    }
+
+    /// The sets of `tags` were looked at after `before` changes, and the index has all of it.
+    pub fn settled(&self, tags: &[Tag], before: u64) {
+        self.tags.borrow_mut().retain(|tag, change| *change > before || !tags.contains(tag));
+    }
+}
 
 /// The name of a tag's set.
 pub fn set_of(tag: &[u8]) -> Vec<u8> {

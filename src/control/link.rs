@@ -136,7 +136,11 @@ impl Link {
 
     async fn serve(&self, mut wire: Wire) -> Error {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
+        let mut deadline = tokio::time::Instant::now();
         let error = loop {
+            if waiting.is_empty() {
+                deadline = tokio::time::Instant::now() + SILENCE;
+            }
             while let Some(call) = self.0.calls.borrow_mut().pop_front() {
                 let select = call.db != self.0.db.get();
                 if select {
@@ -149,10 +153,11 @@ impl Link {
             let next = tokio::select! {
                 frame = wire.next() => frame,
                 () = self.0.wake.notified() => continue,
-                () = tokio::time::sleep(SILENCE), if !waiting.is_empty() => {
+                () = tokio::time::sleep_until(deadline), if !waiting.is_empty() => {
                     Err(format!("no answer within {} s", SILENCE.as_secs()))
                 }
             };
+            deadline = tokio::time::Instant::now() + SILENCE;
             match next.and_then(|frame| take(&mut waiting, frame)) {
                 Ok(()) => {}
                 Err(error) => break error,

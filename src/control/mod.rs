@@ -72,7 +72,7 @@ struct Engine {
     /// Scans, samples, label sets.
     scans: Link,
     /// Tags whose label sets in Redis have changed since they were last looked at.
-    changed_sets: RefCell<HashSet<Tag>>,
+    label_changes: labels::Changes,
     /// The rebuild that counts: an older one must not declare the index complete.
     rebuild: Cell<u64>,
 }
@@ -92,7 +92,7 @@ pub async fn run(parts: Parts) {
         matcher: RefCell::new(rules.matcher()),
         rules: RefCell::new(rules),
         feed: Feed::default(),
-        changed_sets: RefCell::default(),
+        label_changes: labels::Changes::default(),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });

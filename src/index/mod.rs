@@ -177,6 +177,10 @@ impl Index {
             label.in_flight = label.in_flight.saturating_sub(1);
             label.settled = !label.removed;
         });
+        // The key was written a moment ago: what was asked about it before says nothing any more.
+        if let Some(entry) = self.find(db, key) {
+            self.touch(entry);
+        }
     }
 
     /// A labelled write failed or did not write: as [`Index::settle`], but labels that nothing else holds go.

@@ -69,6 +69,8 @@ pub enum ProtocolError {
     InvalidBulk,
     /// Too long an argument before AUTH.
     UnauthenticatedBulk,
+    /// More small arguments than can be remembered.
+    RequestTooBig,
 }
 
 impl ProtocolError {
@@ -96,6 +98,7 @@ impl std::fmt::Display for ProtocolError {
             Self::ExpectedDollar(byte) => write!(f, "expected '$', got '{}'", *byte as char),
             Self::InvalidBulk => f.write_str("invalid bulk length"),
             Self::UnauthenticatedBulk => f.write_str("unauthenticated bulk length"),
+            Self::RequestTooBig => f.write_str("too big request"),
         }
     }
 }

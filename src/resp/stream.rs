@@ -4,7 +4,9 @@ use super::args::{Args, Span};
 use super::request::{self, Limits, ProtocolError, RequestParser, Stage};
 
 /// Longer arguments are not remembered: they are values, not keys or options.
-const LONGEST_KEPT: usize = 64 * 1024;
+const LONGEST_KEPT: usize = 4 * 1024;
+/// What may be remembered of one request, in bytes.
+const MOST_KEPT: usize = 128 * 1024 * 1024;
 
 /// Where the stream stands.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,7 @@ pub struct Streamed {
     kept: Vec<u8>,
     spans: Vec<Span>,
     line: Vec<u8>,
+    error: Option<ProtocolError>,
 }
 
 impl Streamed {
@@ -31,7 +34,8 @@ impl Streamed {
     /// `None`: nothing is known of the request yet, or it is an inline one.
     pub fn begin(parser: &RequestParser, buf: &[u8]) -> Option<Self> {
         let (stage, pos) = parser.place();
-        let mut stream = Self { at: At::Header, left: 0, kept: vec![], spans: vec![], line: vec![] };
+        let mut stream =
+            Self { at: At::Header, left: 0, kept: vec![], spans: vec![], line: vec![], error: None };
         for arg in parser.args(buf, false).iter() {
             stream.remember(arg);
         }
@@ -55,8 +59,19 @@ impl Streamed {
         Args::new(&self.kept, &self.spans)
     }
 
+    /// How the client broke the protocol, if it did.
+    pub fn error(&self) -> Option<ProtocolError> {
+        self.error
+    }
+
     /// Takes what of `bytes` belongs to the request: how many bytes, and whether it ends there.
     pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), ProtocolError> {
+        let result = self.take(bytes, limits);
+        self.error = result.err();
+        result
+    }
+
+    fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), ProtocolError> {
         let mut at = 0;
         while at < bytes.len() {
             match self.at {
@@ -78,6 +93,9 @@ impl Streamed {
             return Ok(self.line.len() - before);
         };
         self.line.clear();
+        if self.kept.len() + self.spans.len() * size_of::<Span>() > MOST_KEPT {
+            return Err(ProtocolError::RequestTooBig);
+        }
         self.enter(length);
         Ok(end - before)
     }

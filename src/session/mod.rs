@@ -56,6 +56,7 @@ pub struct Session {
     /// Everything passes as it is: MONITOR, replication.
     raw: bool,
     replies: Replies,
+    silenced: bool,
 }
 
 impl Default for Session {
@@ -78,6 +79,7 @@ impl Default for Session {
             listens_upstream: false,
             raw: false,
             replies: Replies::On,
+            silenced: false,
         }
     }
 }
@@ -133,6 +135,11 @@ impl Session {
         self.replies == Replies::On
     }
 
+    /// Whether the client wants no reply to the request that was routed last.
+    pub fn was_silenced(&self) -> bool {
+        self.silenced
+    }
+
     /// Whether CLIENT REPLY is off or skips the next reply; consumes a skip.
     fn take_silence(&mut self) -> bool {
         match self.replies {
@@ -152,6 +159,7 @@ impl Session {
             return self.client_reply(args);
         }
         let silent = self.take_silence();
+        self.silenced = silent;
         if self.in_multi
             && let Some(route) = self.in_transaction(kind, args, silent)
         {

@@ -387,7 +387,7 @@ impl Conn {
     /// Reads and passes on what has arrived; ready only with an error.
     fn poll_replies(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf) -> Poll<String> {
         loop {
-            if self.owner.borrow().as_ref().is_some_and(|o| o.unsent() >= crate::outbox::SOFT_LIMIT) {
+            if self.owner_is_slow() {
                 // Its client does not read: let Redis feel it. Conn::resume goes on.
                 self.throttled.set(true);
                 return Poll::Pending;
@@ -414,6 +414,14 @@ impl Conn {
                 return Poll::Ready(error);
             }
         }
+    }
+
+    /// Whether its client should read before more is read for it. Not while a trigger's reply is awaited: others must
+    /// not see stale values because the writer is slow. Nor when the client is gone.
+    fn owner_is_slow(&self) -> bool {
+        let slow = |owner: &Rc<Outbox>| owner.unsent() >= crate::outbox::SOFT_LIMIT && !owner.is_closing();
+        let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.hold);
+        self.owner.borrow().as_ref().is_some_and(slow) && !self.queue.borrow().iter().any(held)
     }
 
     /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
@@ -455,7 +463,14 @@ impl Conn {
             self.context.fan_out_detached(&client.peer, fired);
         } else {
             let mut error = BytesMut::new();
-            encode::error(&mut error, reason);
+            // Redis's own errors begin with a word in capitals.
+            let own =
+                reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()));
+            if own {
+                encode::error(&mut error, reason);
+            } else {
+                encode::error(&mut error, format!("ERR upstream: {reason}"));
+            }
             if pending.capture {
                 client.capture(&error)
             } else {

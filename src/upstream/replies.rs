@@ -211,7 +211,7 @@ impl Incoming {
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
         let client = pending.client;
-        if let Some(text) = &pending.instead {
+        if let Some(text) = pending.instead.as_ref().filter(|_| !pending.silent) {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);
         }

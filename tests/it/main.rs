@@ -7,6 +7,7 @@ mod cli;
 mod degraded;
 mod dependents;
 mod differential;
+mod findings;
 mod forwarding;
 mod identity;
 mod interleaving;
