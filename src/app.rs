@@ -150,18 +150,21 @@ impl App {
         metrics.register_families(&names);
         let labels: Vec<&str> = self.rules.triggers().iter().map(|t| t.label.as_str()).collect();
         metrics.register_triggers(&labels);
+        let index = crate::index::SharedIndex::default();
+        index.set_incomplete("the proxy has just started");
         Process {
             upstream: self.address.clone(),
             max_clients: self.config.listen.max_clients,
             clients: Default::default(),
             idle_timeout: self.config.listen.idle_timeout,
             metrics,
-            index: Default::default(),
+            index,
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: Default::default(),
             log: Default::default(),
             fanout,
+            silence: Default::default(),
             warmed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }

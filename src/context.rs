@@ -2,9 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::accounting::Firing;
 use crate::command::Commands;
@@ -40,6 +40,8 @@ pub struct Process {
     pub log: Arc<fanout::Log>,
     /// Where fan-outs are asked for.
     pub fanout: fanout::Handle,
+    /// Since when Redis takes connections, or has them, and answers nothing.
+    pub silence: Mutex<Option<Instant>>,
     /// The index has been built once: the proxy is warm.
     pub warmed: AtomicBool,
     /// The server is going down: clients are let go when they are idle.
@@ -47,6 +49,18 @@ pub struct Process {
 }
 
 impl Process {
+    /// Redis answers nothing, or does so again.
+    pub fn set_silent(&self, silent: bool) {
+        let mut since = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = silent.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    /// For how long Redis has answered nothing.
+    pub fn silent_for(&self) -> Duration {
+        let since = *self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Whether the index learns of keys only from what is written through this proxy.
     pub fn own_writes(&self) -> bool {
         self.own_writes.load(std::sync::atomic::Ordering::Acquire)

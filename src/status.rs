@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,9 @@ use crate::context::Process;
 use crate::control::Knowledge;
 use crate::fanout::Cause;
 use crate::rules::Tag;
+
+/// How long an HTTP client waits for its fan-out.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The proxy behind the admin address.
 pub struct Status {
@@ -87,7 +90,7 @@ impl Control for Status {
     }
 
     /// Where Redis sends no events the index is never complete, and fan-outs always scan: slow, but ready.
-    fn readiness(&self) -> Result<(), Vec<String>> {
+    fn readiness(&self) -> Result<Vec<String>, Vec<String>> {
         let mut reasons = vec![];
         if !self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected) {
             reasons.push("the feed is not connected".to_owned());
@@ -100,7 +103,12 @@ impl Control for Status {
         if self.process.draining.load(Ordering::Relaxed) {
             reasons.push("the proxy is going down".to_owned());
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        let complete = self.process.index.is_complete();
+        let degraded = "the index has only what is written through this proxy: every fan-out also scans";
+        Ok(if complete { vec![] } else { vec![degraded.to_owned()] })
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
@@ -112,7 +120,12 @@ impl Control for Status {
             what: "POST /api/invalidate".to_owned(),
         }];
         let done = self.process.fanout.request(Cause::of(&client, &fired), fired);
-        Box::pin(async { done.await.map_err(|_| "the proxy is going down".to_owned()) })
+        Box::pin(async {
+            match tokio::time::timeout(PATIENCE, done).await {
+                Ok(done) => done.map_err(|_| "the proxy is going down".to_owned()),
+                Err(_) => Err("Redis does not answer; the invalidation goes on until it is done".to_owned()),
+            }
+        })
     }
 
     fn log(&self, n: usize) -> Vec<admin::LogEntry> {

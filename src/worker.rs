@@ -17,6 +17,8 @@ use crate::net::{Bound, Listener, ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
 use crate::upstream::Pool;
 
+/// How long Redis may answer nothing at all, to nobody, before those who wait are told.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after `accept` failed, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,11 +74,22 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
             context.set_commands(known.commands);
         }
     });
+    tokio::task::spawn_local(watch_silence(Rc::clone(&worker)));
     // An error means that the assembly has gone, which ends the worker as well.
     let _ = drain.wait_for(|drain| *drain).await;
     accepting.iter().for_each(|task| task.abort());
     worker.let_go(patience).await;
     Ok(())
+}
+
+/// Ends connections to a Redis that answers nobody: clients get an error instead of waiting for ever.
+async fn watch_silence(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if worker.context.process.silent_for() >= SILENCE {
+            worker.pool.give_up_after(SILENCE);
+        }
+    }
 }
 
 async fn accept(worker: Rc<Worker>, listener: Listener) {

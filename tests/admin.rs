@@ -29,8 +29,8 @@ impl Control for Fake {
         Status { version: "9.9".into(), uptime_seconds: 5, families: vec![family, idle], ..Status::default() }
     }
 
-    fn readiness(&self) -> Result<(), Vec<String>> {
-        if self.not_ready.is_empty() { Ok(()) } else { Err(self.not_ready.clone()) }
+    fn readiness(&self) -> Result<Vec<String>, Vec<String>> {
+        if self.not_ready.is_empty() { Ok(vec![]) } else { Err(self.not_ready.clone()) }
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {

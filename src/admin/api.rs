@@ -55,12 +55,14 @@ pub(super) async fn health() -> &'static str {
 
 pub(super) async fn ready(State(admin): State<Admin>) -> Response {
     match admin.control.readiness() {
-        Ok(()) => "ready".into_response(),
-        Err(reasons) => {
-            let lines: String = reasons.iter().map(|reason| reason.replace('\n', " ") + "\n").collect();
-            (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
-        }
+        Ok(notes) if notes.is_empty() => "ready".into_response(),
+        Ok(notes) => format!("ready\n{}", lines(&notes)).into_response(),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, lines(&reasons)).into_response(),
     }
+}
+
+fn lines(sentences: &[String]) -> String {
+    sentences.iter().map(|sentence| sentence.replace('\n', " ") + "\n").collect()
 }
 
 /// `/api/status`: all that the page shows, from one moment.

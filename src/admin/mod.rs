@@ -56,8 +56,8 @@ pub trait Control: Send + Sync + 'static {
     /// The state now.
     fn status(&self) -> Status;
 
-    /// Whether traffic should be sent here; if not, why: one sentence each.
-    fn readiness(&self) -> Result<(), Vec<String>>;
+    /// Whether traffic should be sent here, and what is slower than it could be; if not, why: one sentence each.
+    fn readiness(&self) -> Result<Vec<String>, Vec<String>>;
 
     /// Invalidates the tags for `client` (as the log shall name it). Resolves when all keys are deleted. Is driven
     /// to its end even if the HTTP client goes away.

@@ -188,7 +188,8 @@ async fn with(client: &mut Client, args: Args<'_>) -> Answer<()> {
     if args.len() < count.saturating_add(3) {
         return Err("ERR Number of tags can't be greater than number of args".into());
     }
-    let tags = tags_of(args.iter().skip(2).take(count))?;
+    let announced = std::mem::take(&mut client.next);
+    let tags = tags_of(args.iter().skip(2).take(count).chain(announced.iter().map(|tag| &**tag)))?;
     let inner = args.tail(2 + count);
     let commands = client.context.commands.borrow().clone();
     let command = commands.find(inner);

@@ -186,9 +186,9 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         Ok(wire)
     };
     let patience = Duration::from_secs(10);
-    tokio::time::timeout(patience, setting_up)
-        .await
-        .unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+    let result = tokio::time::timeout(patience, setting_up).await;
+    engine.process.set_silent(result.is_err());
+    result.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
 }
 
 /// Adds the flags that are needed to those that are set.

@@ -12,6 +12,8 @@ use crate::index::{Collected, Generation, KeyId};
 pub(super) const CANARY: &[u8] = b"rescind:canary:";
 /// How often the feed is tested and the index sampled.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long Redis may take to answer a canary.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Entries looked at in one go.
 const SAMPLE: usize = 1000;
 /// If more of a sample than one in this many is dead, the next sample follows at once.
@@ -52,13 +54,19 @@ pub(super) fn drop_entries(engine: &Engine, entries: Entries) {
 pub(super) async fn run(engine: Rc<Engine>) {
     let mut suspects: Option<(Instant, Entries)> = None;
     let mut tick = 0u64;
+    let mut swaps = None;
     loop {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
         if !engine.feed.is_connected() {
             continue;
         }
-        canary(&engine, tick).await;
+        if tokio::time::timeout(PATIENCE, canary(&engine, tick)).await.is_err() {
+            engine.process.set_silent(true);
+            engine.feed.reconnect("Redis does not answer");
+            continue;
+        }
+        swaps = watch_swaps(&engine, swaps).await;
         if engine.process.own_writes() {
             suspects = collect_slowly(&engine, suspects).await;
         } else {
@@ -96,6 +104,22 @@ async fn canary(engine: &Rc<Engine>, tick: u64) {
         }
         _ => {}
     }
+}
+
+/// SWAPDB sent past the proxy shows in no event, but Redis counts its commands.
+async fn watch_swaps(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> {
+    let info = engine.scans.one(0, ["INFO", "commandstats"]).await.ok()?;
+    let calls = swaps_in(&wire::text_of(&info));
+    if before.is_some_and(|before| calls > before) {
+        engine.rebuild("SWAPDB");
+    }
+    Some(calls)
+}
+
+/// `cmdstat_swapdb:calls=2,usec=…`
+fn swaps_in(info: &str) -> u64 {
+    let calls = |line: &str| line.strip_prefix("cmdstat_swapdb:calls=")?.split(',').next()?.parse().ok();
+    info.lines().find_map(calls).unwrap_or(0)
 }
 
 /// Samples until few of the entries are dead.

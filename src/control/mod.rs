@@ -193,11 +193,7 @@ impl Engine {
             return Ok(databases.to_vec());
         }
         let info = self.scans.one(0, ["INFO", "keyspace"]).await?;
-        let text = match &info {
-            redis_protocol::resp3::types::BytesFrame::VerbatimString { data, .. } => data.clone(),
-            other => wire::bytes_of(other).cloned().unwrap_or_default(),
-        };
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = wire::text_of(&info);
         let number = |line: &str| line.strip_prefix("db")?.split_once(':')?.0.parse().ok();
         Ok(text.lines().filter_map(number).collect())
     }

@@ -118,6 +118,15 @@ pub fn bytes_of(frame: &BytesFrame) -> Option<&bytes::Bytes> {
     }
 }
 
+/// The text of a string reply, verbatim or not.
+pub fn text_of(frame: &BytesFrame) -> String {
+    let bytes = match frame {
+        BytesFrame::VerbatimString { data, .. } => data.clone(),
+        other => bytes_of(other).cloned().unwrap_or_default(),
+    };
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The elements of an array reply.
 pub fn array_of(frame: BytesFrame) -> Vec<BytesFrame> {
     match frame {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 
@@ -105,6 +105,10 @@ pub struct Conn {
     throttled: Cell<bool>,
     /// Clients that have it as their shared connection.
     users: Cell<u32>,
+    /// When Redis last said something, or the first reply began to be waited for.
+    heard: Cell<Instant>,
+    /// Redis is silent: clients are told so.
+    stalled: Cell<bool>,
     /// The last command of a client answered with an error.
     pub(super) failed: Cell<bool>,
     /// Set-up commands without an answer.
@@ -134,6 +138,8 @@ impl Conn {
             retired: Cell::new(false),
             throttled: Cell::new(false),
             users: Cell::new(0),
+            heard: Cell::new(context.now()),
+            stalled: Cell::new(false),
             failed: Cell::new(false),
             setting_up: Cell::new(0),
             behind: RefCell::default(),
@@ -184,7 +190,11 @@ impl Conn {
         drop(out);
         if let Some(pending) = pending {
             pending.client.expect();
-            self.queue.borrow_mut().push_back(Expected::Client(pending));
+            let mut queue = self.queue.borrow_mut();
+            if queue.is_empty() {
+                self.heard.set(self.context.now());
+            }
+            queue.push_back(Expected::Client(pending));
         }
         if idle {
             self.wake();
@@ -296,6 +306,14 @@ impl Conn {
         self.retired.get()
     }
 
+    /// Redis answers nobody: ends it if a reply has been waited for that long.
+    pub(super) fn give_up_after(&self, patience: Duration) {
+        if !self.is_idle() && self.heard.get().elapsed() >= patience {
+            self.stalled.set(true);
+            self.retire();
+        }
+    }
+
     /// Its client has read something: replies may flow again, if they were stopped.
     pub fn resume(&self) {
         if self.throttled.replace(false) {
@@ -401,6 +419,7 @@ impl Conn {
                     Poll::Ready(Ok(0)) => return Poll::Ready("the connection was closed".to_owned()),
                     Poll::Ready(Ok(n)) => {
                         self.context.tick();
+                        self.heard.set(self.context.now());
                         incoming.process(self, &scratch[..n])
                     }
                 }
@@ -452,13 +471,18 @@ impl Conn {
 
     fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
         let client = pending.client;
-        if pending.hold {
+        if pending.hold && !sent {
             client.hold();
         }
         let mut verdict = Verdict::failed();
         if sent {
             // It may have run: a fan-out too many is harmless.
             let fired = pending.account.may_have_fired();
+            if self.stalled.get() && !pending.silent {
+                client.with_buffer(|out| {
+                    encode::error(out, "ERR upstream does not answer; what was sent may or may not run");
+                });
+            }
             client.close();
             self.context.fan_out_detached(&client.peer, fired);
         } else {

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use super::Key;
 use super::conn::Conn;
@@ -23,12 +24,20 @@ pub struct Pool {
     backoff: Rc<Backoff>,
     shared: RefCell<HashMap<Key, Rc<Conn>>>,
     idle: RefCell<Vec<Rc<Conn>>>,
+    /// All that are alive, whoever has them.
+    all: RefCell<Vec<Weak<Conn>>>,
 }
 
 impl Pool {
     /// A pool without connections; they are made when they are needed.
     pub fn new(context: Rc<Context>) -> Self {
-        Self { context, backoff: Rc::default(), shared: RefCell::default(), idle: RefCell::default() }
+        Self {
+            context,
+            backoff: Rc::default(),
+            shared: RefCell::default(),
+            idle: RefCell::default(),
+            all: RefCell::default(),
+        }
     }
 
     /// The connection that all clients with this key share.
@@ -88,7 +97,17 @@ impl Pool {
     fn open(&self, key: &Key, mode: ConnectionMode) -> Rc<Conn> {
         let conn = Conn::new(&self.context, key, mode);
         dial::start(&conn, &self.backoff);
+        let mut all = self.all.borrow_mut();
+        if all.len() == all.capacity() {
+            all.retain(|conn| conn.strong_count() > 0);
+        }
+        all.push(Rc::downgrade(&conn));
         conn
+    }
+
+    /// Redis answers nobody: ends the connections on which a reply has been waited for that long.
+    pub fn give_up_after(&self, patience: Duration) {
+        self.all.borrow().iter().filter_map(Weak::upgrade).for_each(|conn| conn.give_up_after(patience));
     }
 
     /// Closes everything that no client uses.

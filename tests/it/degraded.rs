@@ -197,3 +197,19 @@ fn the_index_forgets_what_is_gone() {
     eventually("all are gone", || (keys() == 0.0).then_some(()));
     works(&mut client, &mut direct, "afterwards");
 }
+
+#[test]
+fn a_swapdb_past_the_proxy_is_noticed() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    direct.cmd("SET app:1:blog_posts_1 old");
+    // The count of swaps must have been looked at once.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    direct.cmd("SWAPDB 0 1");
+    eventually("the index is rebuilt", || {
+        client.cmd("SET app:1:model:Post:7 1");
+        direct.cmd("SELECT 1");
+        (direct.cmd("EXISTS app:1:blog_posts_1") == ":0\r\n").then_some(())
+    });
+}

@@ -231,3 +231,21 @@ fn a_redis_that_comes_and_goes_is_found_again_each_time() {
         assert_eq!(wire.cmd("SELECT 0"), "+OK\r\n");
     }
 }
+
+#[test]
+fn a_redis_that_answers_nothing_is_given_up() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut trigger) = (proxy.client(), proxy.client());
+    assert_eq!(client.cmd("PING"), "+PONG\r\n");
+    redis.signal("-STOP");
+    client.request(&["GET", "k"]);
+    trigger.request(&["SET", "app:1:model:Post:7", "1"]);
+    assert!(client.raw().starts_with(b"-ERR upstream does not answer"));
+    assert!(trigger.rest().starts_with(b"-ERR upstream does not answer"));
+    assert_eq!(proxy.http("GET", "/readyz", &[], "").0, 503);
+    assert!(proxy.client().cmd("GET k").starts_with("-ERR upstream"));
+    redis.signal("-CONT");
+    proxy.ready();
+    eventually("Redis is used again", || (proxy.client().cmd("GET k") == "$-1\r\n").then_some(()));
+}
