@@ -133,6 +133,9 @@ struct Deletion<'a> {
     tags: &'a [Tag],
     /// Collected and not sent.
     open: HashMap<(u32, FamilyId), Entries>,
+    /// The one that is added to, and what is in it.
+    slot: Option<(u32, FamilyId)>,
+    current: Entries,
     /// Sent and not answered.
     sent: VecDeque<Sent>,
     /// Deleted, and still in the index: it is tidied up when the writer has its answer.
@@ -149,12 +152,23 @@ struct Sent {
 
 impl<'a> Deletion<'a> {
     fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
-        Self { engine, tags, open: HashMap::new(), sent: VecDeque::new(), gone: Vec::new(), total: 0 }
+        Self {
+            engine,
+            tags,
+            open: HashMap::new(),
+            slot: None,
+            current: Entries::default(),
+            sent: VecDeque::new(),
+            gone: Vec::new(),
+            total: 0,
+        }
     }
 
     /// Deletes what the index knows and, with `scan`, what a scan finds.
     async fn run(&mut self, scan: bool) -> Result<(), String> {
         self.open.clear();
+        self.slot = None;
+        self.current = Entries::default();
         self.sent.clear();
         for tag in self.tags {
             let mut cursor = Some(usize::MAX);
@@ -170,7 +184,10 @@ impl<'a> Deletion<'a> {
         if scan {
             self.scan().await?;
         }
-        let open: Vec<_> = self.open.drain().collect();
+        if let Some(slot) = self.slot.take() {
+            self.open.insert(slot, std::mem::take(&mut self.current));
+        }
+        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
         for ((db, family), entries) in open {
             self.send(db, family, entries).await?;
         }
@@ -227,11 +244,16 @@ impl<'a> Deletion<'a> {
     async fn add(&mut self, entry: Entry) -> Result<(), String> {
         let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
         let slot = (entry.db, family);
-        let entries = self.open.entry(slot).or_default();
-        entries.0.push(entry);
-        if entries.0.len() >= BATCH
-            && let Some(entries) = self.open.remove(&slot)
-        {
+        // Dependents of a tag mostly come in runs of one family.
+        if self.slot != Some(slot) {
+            if let Some(before) = self.slot.replace(slot) {
+                self.open.insert(before, std::mem::take(&mut self.current));
+            }
+            self.current = self.open.remove(&slot).unwrap_or_default();
+        }
+        self.current.0.push(entry);
+        if self.current.0.len() >= BATCH {
+            let entries = std::mem::take(&mut self.current);
             self.send(slot.0, family, entries).await?;
         }
         Ok(())
@@ -259,6 +281,8 @@ impl<'a> Deletion<'a> {
         }
         let reply = Slot::new(self.engine.deletes.call(db, batch));
         self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
+        // Redis gets the batch now, not when this task next waits.
+        tokio::task::yield_now().await;
         while self.sent.len() >= WINDOW {
             self.answered().await?;
         }
