@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_slot::Slot;
 
-use super::gc::{Entries, Entry};
+use super::gc::{Entries, Entry, SentEntries};
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::{Engine, wire};
@@ -16,7 +16,7 @@ use crate::rules::spec::OnInvalidate;
 use crate::rules::{FamilyId, Tag};
 
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
 /// Batches on their way at once.
 const WINDOW: usize = 8;
 /// Batches whose entries are kept until the writer has its answer; beyond, memory counts more.
@@ -83,7 +83,7 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
     let _ = request.done.send(keys);
     drop(request.outstanding);
     for entries in gone {
-        super::gc::drop_entries(&engine, entries);
+        entries.drop_from(&engine);
         tokio::task::yield_now().await;
     }
 }
@@ -139,14 +139,14 @@ struct Deletion<'a> {
     /// Sent and not answered.
     sent: VecDeque<Sent>,
     /// Deleted, and still in the index: it is tidied up when the writer has its answer.
-    gone: Vec<Entries>,
+    gone: Vec<SentEntries>,
     total: u64,
 }
 
 struct Sent {
     family: String,
     expires: bool,
-    entries: Entries,
+    entries: SentEntries,
     reply: Slot,
 }
 
@@ -280,6 +280,7 @@ impl<'a> Deletion<'a> {
             batch.push(request);
         }
         let reply = Slot::new(self.engine.deletes.call(db, batch));
+        let entries = entries.sent(self.engine.process.index.has_labels());
         self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
         // Redis gets the batch now, not when this task next waits.
         tokio::task::yield_now().await;
@@ -305,7 +306,7 @@ impl<'a> Deletion<'a> {
         if self.gone.len() < MOST_GONE {
             self.gone.push(sent.entries);
         } else {
-            super::gc::drop_entries(self.engine, sent.entries);
+            sent.entries.drop_from(self.engine);
         }
         Ok(())
     }

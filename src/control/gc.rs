@@ -39,6 +39,38 @@ impl Entries {
     }
 }
 
+/// Keys that have been sent to Redis. Their names are kept only where explicit labels may have to go with them: the
+/// memory of big fan-outs is used again and again that way. A label given later moves the generation.
+pub(super) enum SentEntries {
+    Places(Vec<(KeyId, Generation)>),
+    Named(Entries),
+}
+
+impl Entries {
+    /// What of them is still needed now that they have been sent.
+    pub fn sent(self, labels: bool) -> SentEntries {
+        match labels {
+            true => SentEntries::Named(self),
+            false => SentEntries::Places(self.0.iter().filter_map(|entry| entry.place).collect()),
+        }
+    }
+}
+
+impl SentEntries {
+    /// The keys are gone: their entries go, unless something has happened to them since.
+    pub fn drop_from(self, engine: &Engine) {
+        match self {
+            Self::Named(entries) => drop_entries(engine, entries),
+            Self::Places(places) => {
+                let mut index = engine.process.index.lock();
+                for (id, generation) in places {
+                    index.drop_if(id, generation);
+                }
+            }
+        }
+    }
+}
+
 /// The keys are gone as of a reply: their entries go, unless something has happened to them since.
 pub(super) fn drop_entries(engine: &Engine, entries: Entries) {
     let mut index = engine.process.index.lock();
