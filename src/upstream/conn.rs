@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 
 use super::Key;
+use super::expected::{Expected, Pending, Setup};
 use super::replies::Incoming;
-use crate::accounting::{Account, Verdict};
+use crate::accounting::Verdict;
 use crate::context::Context;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
 use crate::resp::{Head, encode};
 use crate::rules::FamilyId;
-use crate::session::{Effect, Identity};
+use crate::session::Identity;
 
 /// Unsent bytes beyond which clients must wait before they add more.
 const MOST_UNSENT: usize = 1024 * 1024;
@@ -25,51 +26,6 @@ const MOST_UNSENT: usize = 1024 * 1024;
 const MOST_EXPECTED: usize = 32 * 1024;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 256 * 1024;
-
-/// A reply that a client is to get.
-#[derive(Debug)]
-pub struct Pending {
-    /// The client.
-    pub client: Rc<Outbox>,
-    /// The command's label, as an index into the worker's counters; `None`: not a client's command.
-    pub metric: Option<u16>,
-    /// When its request was read.
-    pub started: Instant,
-    /// What to look for in it.
-    pub account: Account,
-    /// What it changes in the client's session, if anything.
-    pub effect: Option<Box<Effect>>,
-    /// It is kept back until the client's task has dealt with the verdict.
-    pub hold: bool,
-    /// The client wants no reply.
-    pub silent: bool,
-    /// The proxy asked on the client's behalf: the reply is for its task, not for the client.
-    pub capture: bool,
-    /// The client gets this error instead (the request only aborts a transaction).
-    pub instead: Option<Box<str>>,
-}
-
-/// A reply that the proxy itself asked for, before the first client's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setup {
-    /// Must not be an error: the connection is useless otherwise.
-    Must,
-    /// The first `PING`: tells whether there is a Redis, and whether it wants authentication.
-    Probe,
-    /// Whatever it says.
-    Ignore,
-}
-
-/// What the next reply is.
-#[derive(Debug)]
-pub enum Expected {
-    /// The proxy's own.
-    Setup(Setup),
-    /// A client's.
-    Client(Pending),
-    /// Whether a key of this family exists: counts, unless the client's command before it failed.
-    Probe(FamilyId),
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {

@@ -7,11 +7,13 @@
 
 mod conn;
 mod dial;
+mod expected;
 mod pool;
 mod pubsub;
 mod replies;
 
-pub use conn::{Conn, Expected, Pending, Setup};
+pub use conn::Conn;
+pub use expected::{Expected, Pending, Setup};
 pub use pool::Pool;
 
 use crate::session::{Identity, Session};

@@ -8,7 +8,8 @@ use std::task::{Context as TaskContext, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Key;
-use super::conn::{Conn, Expected, Pending, Setup};
+use super::conn::Conn;
+use super::expected::{Expected, Pending, Setup};
 use super::pubsub::{self, Class};
 use crate::accounting::Reader;
 use crate::net::ReadHalf;

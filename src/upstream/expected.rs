@@ -1,0 +1,54 @@
+//! The replies that are expected on a connection, in order: what each of them is.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::accounting::Account;
+use crate::outbox::Outbox;
+use crate::rules::FamilyId;
+use crate::session::Effect;
+
+/// A reply that a client is to get.
+#[derive(Debug)]
+pub struct Pending {
+    /// The client.
+    pub client: Rc<Outbox>,
+    /// The command's label, as an index into the worker's counters; `None`: not a client's command.
+    pub metric: Option<u16>,
+    /// When its request was read.
+    pub started: Instant,
+    /// What to look for in it.
+    pub account: Account,
+    /// What it changes in the client's session, if anything.
+    pub effect: Option<Box<Effect>>,
+    /// It is kept back until the client's task has dealt with the verdict.
+    pub hold: bool,
+    /// The client wants no reply.
+    pub silent: bool,
+    /// The proxy asked on the client's behalf: the reply is for its task, not for the client.
+    pub capture: bool,
+    /// The client gets this error instead (the request only aborts a transaction).
+    pub instead: Option<Box<str>>,
+}
+
+/// A reply that the proxy itself asked for, before the first client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// Must not be an error: the connection is useless otherwise.
+    Must,
+    /// The first `PING`: tells whether there is a Redis, and whether it wants authentication.
+    Probe,
+    /// Whatever it says.
+    Ignore,
+}
+
+/// What the next reply is.
+#[derive(Debug)]
+pub enum Expected {
+    /// The proxy's own.
+    Setup(Setup),
+    /// A client's.
+    Client(Pending),
+    /// Whether a key of this family exists: counts, unless the client's command before it failed.
+    Probe(FamilyId),
+}
