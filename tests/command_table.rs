@@ -241,7 +241,8 @@ impl Server {
         let asked: Vec<&str> =
             ["COMMAND", "GETKEYSANDFLAGS"].into_iter().chain(request.iter().map(String::as_str)).collect();
         let OwnedFrame::Array(found) = self.call(&asked) else { return None };
-        let script = matches!(&*command.name, "eval" | "evalsha" | "fcall");
+        // Reading through a group writes to the stream, though its key is marked as only read.
+        let script = matches!(&*command.name, "eval" | "evalsha" | "fcall" | "xreadgroup");
         let keys = found.into_iter().map(|entry| {
             let [key, flags] = <[OwnedFrame; 2]>::try_from(array(entry)).unwrap();
             let flags: Vec<String> = array(flags).into_iter().map(text).collect();

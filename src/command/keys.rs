@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn keywords() {
         assert_eq!(keys("XREAD COUNT 1 STREAMS a b 0 0"), ["4 a r", "5 b r"]);
-        assert_eq!(keys("XREADGROUP GROUP g c STREAMS streams >"), ["5 streams r"]);
+        assert_eq!(keys("XREADGROUP GROUP g c STREAMS streams >"), ["5 streams rw"]);
         assert_eq!(keys("XREAD COUNT 1"), [""; 0]);
     }
 

@@ -447,7 +447,7 @@ pub(super) static ROWS: &[Row] = &[
     row("xpending", -3, READONLY, &[one(1, RO | ACCESS)]),
     row("xrange", -4, READONLY, &[one(1, RO | ACCESS)]),
     row("xread", -4, READONLY | BLOCKING | MOVABLEKEYS, &[after("STREAMS", 1, (-1, 1, 2), RO | ACCESS)]),
-    row("xreadgroup", -7, WRITE | BLOCKING | MOVABLEKEYS, &[after("STREAMS", 4, (-1, 1, 2), RO | ACCESS)]),
+    row("xreadgroup", -7, WRITE | BLOCKING | MOVABLEKEYS, &[after("STREAMS", 4, (-1, 1, 2), RW | ACCESS | UPDATE)]),
     row("xrevrange", -4, READONLY, &[one(1, RO | ACCESS)]),
     row("xsetid", -3, WRITE | DENYOOM | FAST, &[one(1, RW | UPDATE)]),
     row("xtrim", -4, WRITE, &[one(1, RW | DELETE)]),
