@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::Client;
-use super::tag::{Answer, ask, may_write, set_of};
+use super::tag::{Answer, ask, may_write};
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
 use crate::context::Context;
-use crate::fanout::Order;
+use crate::fanout::{Order, label_set};
 use crate::index::LabelState;
 use crate::resp::Args;
 use crate::rules::Tag;
@@ -37,7 +37,7 @@ pub(super) async fn give(
     let mut labelled =
         Labelled { db, key: key.into(), tags: tags.to_vec(), added: vec![], condition, element: None };
     for tag in tags {
-        match ask(client, &[b"ZADD", &set_of(tag), b"NX", b"inf", key]).await {
+        match ask(client, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
             Ok(_) => {}
             Err(refusal) => {

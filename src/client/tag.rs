@@ -13,15 +13,12 @@ use super::{After, Client, Pause, Step};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::explain;
-use crate::fanout::{Cause, Order};
+use crate::fanout::{Cause, LABEL_SETS, Order, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
 use crate::session::Route;
 use crate::upstream::{Key, Pending};
-
-/// What the names of the label sets begin with.
-const PREFIX: &[u8] = b"rescind:tag:";
 
 /// An error reply, with or without its `-` and CRLF: the client gets it.
 pub(super) struct Refusal(Vec<u8>);
@@ -144,15 +141,10 @@ impl Reply {
     }
 }
 
-/// The key of a tag's label set.
-pub(super) fn set_of(tag: &[u8]) -> Vec<u8> {
-    [PREFIX, tag].concat()
-}
-
 /// May the client write these tags? Removing a member that cannot be there asks without changing anything.
 pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     for tag in tags {
-        ask(client, &[b"ZREM", &set_of(tag), b""]).await?;
+        ask(client, &[b"ZREM", &label_set(tag), b""]).await?;
     }
     Ok(())
 }
@@ -160,10 +152,10 @@ pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
 /// May the client read these tags? Without any: tags at all?
 async fn may_read(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     if tags.is_empty() {
-        ask(client, &[b"EXISTS", PREFIX]).await?;
+        ask(client, &[b"EXISTS", LABEL_SETS]).await?;
     }
     for tag in tags {
-        ask(client, &[b"EXISTS", &set_of(tag)]).await?;
+        ask(client, &[b"EXISTS", &label_set(tag)]).await?;
     }
     Ok(())
 }
@@ -273,7 +265,7 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     for tag in &tags {
-        ask(client, &[b"ZREM", &set_of(tag), key]).await?;
+        ask(client, &[b"ZREM", &label_set(tag), key]).await?;
     }
     let db = client.outbox.session.borrow().current_db();
     let removed = client.context.process.index.lock().unlabel(db, key, &tags);

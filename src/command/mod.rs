@@ -270,12 +270,6 @@ impl Command {
         matches!(self.plan, Plan::Specs(_, By::Script))
     }
 
-    /// Whether Redis says that it only reads.
-    #[inline]
-    pub fn is_readonly(&self) -> bool {
-        self.flags.has(Flags::READONLY)
-    }
-
     /// Whether this very request blocks its client: XREAD and XREADGROUP only do with BLOCK.
     #[inline]
     pub fn blocks(&self, args: Args<'_>) -> bool {

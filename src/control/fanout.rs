@@ -1,10 +1,11 @@
 //! One fan-out: barrier, collect, delete, answer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_slot::Slot;
+use redis_protocol::resp3::types::BytesFrame;
 
 use super::gc::{Entries, Entry, SentEntries};
 use super::link::Batch;
@@ -147,7 +148,7 @@ struct Sent {
     family: String,
     expires: bool,
     entries: SentEntries,
-    reply: Slot,
+    reply: Pin<Box<dyn Future<Output = Result<Vec<BytesFrame>, String>>>>,
 }
 
 impl<'a> Deletion<'a> {
@@ -279,7 +280,7 @@ impl<'a> Deletion<'a> {
             request.extend(entries.0.iter().map(|e| &*e.key));
             batch.push(request);
         }
-        let reply = Slot::new(self.engine.deletes.call(db, batch));
+        let reply = Box::pin(self.engine.deletes.call(db, batch));
         let entries = entries.sent(self.engine.process.index.has_labels());
         self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
         // Redis gets the batch now, not when this task next waits.
@@ -309,32 +310,5 @@ impl<'a> Deletion<'a> {
             sent.entries.drop_from(self.engine);
         }
         Ok(())
-    }
-}
-
-/// Replies that are under way need a name.
-mod futures_slot {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use redis_protocol::resp3::types::BytesFrame;
-
-    type Frames = Result<Vec<BytesFrame>, String>;
-
-    /// A boxed future of a reply.
-    pub struct Slot(Pin<Box<dyn Future<Output = Frames>>>);
-
-    impl Slot {
-        pub fn new(future: impl Future<Output = Frames> + 'static) -> Self {
-            Self(Box::pin(future))
-        }
-    }
-
-    impl Future for Slot {
-        type Output = Frames;
-
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Frames> {
-            self.0.as_mut().poll(cx)
-        }
     }
 }

@@ -380,7 +380,7 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             ended(engine, db, key);
             engine.gone(db, key);
             engine.process.metrics.evictions(&engine.family_of(db, key));
-            if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
+            if let Some(tag) = key.strip_prefix(crate::fanout::LABEL_SETS) {
                 tokio::task::spawn_local(super::labels::restore(Rc::clone(engine), db, tag.into()));
             }
         }
@@ -421,7 +421,7 @@ fn announced(engine: &Rc<Engine>, payload: &[u8]) {
 
 /// A key under a tracked prefix was written, by us or past us.
 fn written(engine: &Rc<Engine>, key: &[u8]) {
-    if let Some(tag) = key.strip_prefix(super::labels::PREFIX) {
+    if let Some(tag) = key.strip_prefix(crate::fanout::LABEL_SETS) {
         engine.label_changes.seen_change(tag.into());
     }
     let unwritten = engine.feed.ended.borrow_mut().remove(key);
@@ -429,7 +429,7 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
         return;
     }
     // Redis does not say in which database.
-    let db = engine.rules.borrow().databases().and_then(|all| all.first().copied()).unwrap_or(0);
+    let db = engine.first_database();
     let mut fired = vec![];
     engine.matcher.borrow_mut().fired(db, key, None, &mut fired);
     for one in fired {

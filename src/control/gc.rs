@@ -104,18 +104,12 @@ pub(super) async fn run(engine: Rc<Engine>) {
         } else {
             collect(&engine).await;
         }
-        let index = engine.process.index.lock();
-        let (keys, bytes) = (index.len(), index.bytes());
-        drop(index);
-        let metrics = &engine.process.metrics;
-        metrics.index_keys.set(keys as i64);
-        metrics.index_bytes.set(bytes as i64);
     }
 }
 
 /// Makes a key and waits for its event: somebody may have changed the settings.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
-    let db = engine.rules.borrow().databases().and_then(|all| all.first().copied()).unwrap_or(0);
+    let db = engine.first_database();
     let key = format!("{}{}:{tick}", String::from_utf8_lossy(CANARY), std::process::id());
     engine.feed.take_canary();
     let session = engine.feed.session();

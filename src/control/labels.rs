@@ -12,11 +12,10 @@ use super::Engine;
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::wire::{array_of, bytes_of, int_of, into_result};
+use crate::fanout::{LABEL_SETS, label_set};
 use crate::index::LabelState;
 use crate::rules::Tag;
 
-/// What the names of the sets begin with.
-pub const PREFIX: &[u8] = b"rescind:tag:";
 /// Members read at once.
 const COUNT: &str = "1000";
 
@@ -71,11 +70,6 @@ impl Changes {
     }
 }
 
-/// The name of a tag's set.
-pub fn set_of(tag: &[u8]) -> Vec<u8> {
-    [PREFIX, tag].concat()
-}
-
 /// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead when it
 /// is loaded.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
@@ -83,7 +77,7 @@ pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
     // A label given anew in the meantime stays.
     let kept = engine.process.index.lock().explicit_of(db, key);
     for tag in tags.iter().filter(|tag| !kept.contains(tag)) {
-        batch.push([b"ZREM".as_slice(), &set_of(tag), key]);
+        batch.push([b"ZREM".as_slice(), &label_set(tag), key]);
     }
     if !batch.is_empty() && !engine.dry_run {
         tokio::task::spawn_local(engine.scans.call(db, batch));
@@ -102,7 +96,7 @@ pub(super) async fn score(engine: Rc<Engine>, db: u32, key: Vec<u8>, tags: Vec<T
     let kept = engine.process.index.lock().explicit_of(db, &key);
     let mut batch = Batch::default();
     for tag in tags.iter().filter(|tag| kept.contains(tag)) {
-        batch.push([b"ZADD".as_slice(), &set_of(tag), expiry.as_bytes(), &key]);
+        batch.push([b"ZADD".as_slice(), &label_set(tag), expiry.as_bytes(), &key]);
     }
     if !batch.is_empty() {
         let _ = engine.scans.call(db, batch).await;
@@ -118,7 +112,7 @@ pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
             let index = engine.process.index.lock();
             cursor = index.collect(&tag, at, 512, &mut |one| {
                 if one.db == db && index.explicit_of(db, one.key).contains(&tag) {
-                    batch.push([b"ZADD".as_slice(), &set_of(&tag), b"NX", b"inf", one.key]);
+                    batch.push([b"ZADD".as_slice(), &label_set(&tag), b"NX", b"inf", one.key]);
                 }
             });
         }
@@ -140,7 +134,7 @@ pub(super) async fn members(engine: &Engine, tags: &[Tag]) -> Result<Vec<(u32, B
     let mut found = vec![];
     for db in engine.databases().await? {
         for tag in tags {
-            let mut walk = Walk::new(db, set_of(tag));
+            let mut walk = Walk::new(db, label_set(tag));
             while let Some(members) = walk.next(engine).await? {
                 let index = engine.process.index.lock();
                 let unknown = members.into_iter().filter(|key| !index.explicit_of(db, key).contains(tag));
@@ -182,7 +176,7 @@ impl Walk {
 
 /// Reads all label sets into the index.
 pub(super) async fn load(engine: &Engine) -> Result<(), String> {
-    let glob = [PREFIX, b"*"].concat();
+    let glob = [LABEL_SETS, b"*"].concat();
     for db in engine.databases().await? {
         let mut scan = Scan::new(db, &glob);
         while let Some(sets) = scan.next(&engine.scans).await? {
@@ -195,7 +189,7 @@ pub(super) async fn load(engine: &Engine) -> Result<(), String> {
 }
 
 async fn load_set(engine: &Engine, db: u32, set: &[u8]) -> Result<(), String> {
-    let Some(tag) = set.strip_prefix(PREFIX).map(Tag::from) else { return Ok(()) };
+    let Some(tag) = set.strip_prefix(LABEL_SETS).map(Tag::from) else { return Ok(()) };
     let mut walk = Walk::new(db, set.to_vec());
     while let Some(keys) = walk.next(engine).await? {
         load_members(engine, db, &tag, &keys).await?;

@@ -187,6 +187,11 @@ impl Engine {
         self.rules.borrow().family(family).name.clone()
     }
 
+    /// The first database that the rules apply to.
+    fn first_database(&self) -> u32 {
+        self.rules.borrow().databases().and_then(|all| all.first().copied()).unwrap_or(0)
+    }
+
     /// The databases that the rules apply to and that hold keys.
     async fn databases(&self) -> Result<Vec<u32>, String> {
         if let Some(databases) = self.rules.borrow().databases() {

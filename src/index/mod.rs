@@ -227,11 +227,6 @@ impl Index {
         entries.take(limit).map(|entry| entry.key.to_vec()).collect()
     }
 
-    /// How many keys have the tag, in all databases.
-    pub fn count_of(&self, tag: &[u8]) -> usize {
-        self.tags.find(tag).map_or(0, |number| self.tags.members(number).len())
-    }
-
     /// Whether the key is known, and since when.
     pub fn get(&self, db: u32, key: &[u8]) -> Option<(KeyId, Generation)> {
         self.find(db, key).map(|entry| (KeyId(entry), self.entries[entry].generation))
