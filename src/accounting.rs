@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::command::{FireCondition, Outcome, Reads, Tally};
 use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
+use crate::session::Effect;
 
 /// The families of the keys that a read names, in order.
 pub type Families = SmallVec<[FamilyId; 4]>;
@@ -90,6 +91,8 @@ pub struct Queued {
     pub firing: Option<Firing>,
     /// It gives labels, which hold on this condition.
     pub labels: Option<FireCondition>,
+    /// What it changes in the client's session if it succeeds.
+    pub effect: Option<Box<Effect>>,
 }
 
 /// What to look for in one reply.
@@ -158,6 +161,8 @@ pub struct Reader {
     fired: SmallVec<[usize; 2]>,
     /// The elements whose labels hold, counted likewise.
     labelled: SmallVec<[usize; 2]>,
+    /// The elements whose effects are good, counted likewise.
+    effective: SmallVec<[usize; 2]>,
 }
 
 /// What a whole reply told.
@@ -173,6 +178,8 @@ pub struct Verdict {
     pub idle: Vec<Firing>,
     /// The elements of EXEC, counted from 0, whose labels hold.
     pub labelled: SmallVec<[usize; 2]>,
+    /// What the elements of EXEC change in the client's session, in order.
+    pub effects: Vec<Effect>,
 }
 
 impl Verdict {
@@ -183,7 +190,7 @@ impl Verdict {
 
     fn of(head: Head<'static>) -> Self {
         let labelled = SmallVec::new();
-        Self { error: head.is_error(), head, fired: vec![], idle: vec![], labelled }
+        Self { error: head.is_error(), head, fired: vec![], idle: vec![], labelled, effects: vec![] }
     }
 }
 
@@ -267,6 +274,9 @@ impl Reader {
             if entry.and_then(|q| q.labels).is_some_and(|condition| condition.fired(head)) {
                 self.labelled.push(self.element - 1);
             }
+            if entry.is_some_and(|q| q.effect.is_some()) && !head.is_error() {
+                self.effective.push(self.element - 1);
+            }
         }
         if let Some(tally) = &mut self.tally
             && depth > 0
@@ -316,13 +326,20 @@ impl Reader {
     fn judge_exec(&self, queued: Vec<Queued>, verdict: &mut Verdict) {
         let ran = !verdict.error && verdict.head != Head::Null;
         // A server that queued something else than was thought: take everything as done.
-        let surprised = ran && verdict.head != Head::Array(queued.len() as u64);
-        for (i, entry) in queued.into_iter().enumerate() {
+        let mut surprised = ran && verdict.head != Head::Array(queued.len() as u64);
+        for (i, mut entry) in queued.into_iter().enumerate() {
+            let effect =
+                entry.effect.take().filter(|_| !surprised && self.effective.binary_search(&i).is_ok());
+            // Redis sends as many elements as there are names, and does not count them.
+            let several = |effect: &Effect| matches!(effect, Effect::Subscription { confirms, .. } if *confirms != Some(1));
+            let shifted = ran && effect.as_deref().is_some_and(several);
+            verdict.effects.extend(effect.map(|effect| *effect));
             if ran && (surprised || self.fired.binary_search(&i).is_ok()) {
                 verdict.fired.extend(entry.firing);
             } else {
                 verdict.idle.extend(entry.firing);
             }
+            surprised |= shifted;
         }
     }
 }

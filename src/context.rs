@@ -1,6 +1,7 @@
 //! What the parts of one worker thread share: counters, rules, clock, the clients to be flushed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,10 @@ use crate::index::SharedIndex;
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
 use crate::net::Address;
 use crate::outbox::Outbox;
+use crate::resp::RequestParser;
 use crate::rules::{FamilyId, Matcher, Rules};
+use crate::session::Identity;
+use crate::standing::Standing;
 
 /// What all threads share.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ pub struct Process {
     pub max_clients: usize,
     /// Clients connected now.
     pub clients: AtomicUsize,
+    /// How long a client is silent before the kernel asks whether it is still there.
+    pub tcp_keepalive: Option<Duration>,
+    /// Unsent bytes beyond which a client is cut.
+    pub output_limit: usize,
     /// Clients are cut after this much silence; `None`: never.
     pub idle_timeout: Option<std::time::Duration>,
     /// All metrics.
@@ -32,6 +40,10 @@ pub struct Process {
     pub index: SharedIndex,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
+    /// Upstream connections that belong to one client each, and idle ones that did.
+    pub pinned: AtomicUsize,
+    /// Most of them.
+    pub max_pinned: usize,
     /// Redis wants authentication: clients without it get tighter limits.
     pub auth_required: AtomicBool,
     /// Trigger writes on their way, so that the feed does not take them for somebody else's.
@@ -82,8 +94,14 @@ pub struct Context {
     pub matcher: RefCell<Matcher>,
     /// Whether there are rules at all.
     pub has_rules: Cell<bool>,
+    /// Whether Redis lets clients in without AUTH.
+    pub standing: Standing,
+    /// All clients of this thread, by their number.
+    pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
+    /// Looks at requests behind the one that is dealt with.
+    pub ahead: RefCell<RequestParser>,
     /// What sockets are read into.
     pub scratch: RefCell<Vec<u8>>,
 }
@@ -103,8 +121,11 @@ impl Context {
             family_counters: RefCell::default(),
             matcher: RefCell::new(rules.matcher()),
             has_rules: Cell::new(false),
+            standing: Standing::default(),
+            clients: RefCell::default(),
             now: Cell::new(Instant::now()),
             dirty: RefCell::default(),
+            ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
         };
         context.set_commands(commands);
@@ -176,6 +197,15 @@ impl Context {
         if slot.is_empty() {
             *slot = dirty;
         }
+    }
+
+    /// Disconnects all clients that have authenticated as `identity`.
+    pub fn disconnect(&self, identity: &Identity) {
+        let clients = self.clients.borrow();
+        clients.values().filter(|client| client.session.borrow().identity == *identity).for_each(|client| {
+            tracing::debug!(client = %client.peer, user = ?identity, "disconnected: Redis does not know the user any more");
+            client.close();
+        });
     }
 
     /// Asks for fan-outs whose reply nobody waits for: the writer is gone, or its upstream connection is.

@@ -75,6 +75,8 @@ pub enum Order {
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Resolves once the index reflects every write executed before.
     Barrier(oneshot::Sender<()>),
+    /// Does Redis live? True only if it has lived ever since the question was asked.
+    Alive(oneshot::Sender<bool>),
     /// The index must be rebuilt, because of this.
     Rebuild(&'static str),
     /// These explicit labels of a key are gone from the index: they must go from Redis.

@@ -117,7 +117,7 @@ pub fn session(data: &[u8]) {
                 assert!(!forward.queued || session.in_multi(), "queued outside MULTI");
                 outstanding.push(forward.effect);
             }
-            Route::Local(crate::session::Local::Reset) => {
+            Route::Local(crate::session::Local::Reset { .. }) => {
                 outstanding.clear();
                 session.reset();
                 assert!(session.is_plain());

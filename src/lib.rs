@@ -14,8 +14,10 @@
 //!
 //! One thread per worker, moving bytes:
 //!
-//! - [`worker`]: accepts clients; [`client`]: one client's task; [`outbox`]: what a client is still to get
-//! - [`upstream`]: shared and pinned connections to Redis; [`context`]: what the parts of a worker share
+//! - [`worker`]: accepts clients; [`client`]: one client's task; [`outbox`]: what a client is still to get;
+//!   [`backlog`]: its bytes, in memory or in files
+//! - [`upstream`]: shared and pinned connections to Redis; [`standing`]: whether clients need AUTH;
+//!   [`context`]: what the parts of a worker share
 //!
 //! The control thread:
 //!
@@ -27,6 +29,7 @@
 pub mod accounting;
 pub mod admin;
 pub mod app;
+pub mod backlog;
 pub mod cli;
 pub mod client;
 pub mod command;
@@ -45,6 +48,7 @@ pub mod resp;
 pub mod rules;
 pub mod session;
 pub mod spawn;
+pub mod standing;
 pub mod status;
 pub mod upstream;
 pub mod worker;

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
-/// Seconds of silence before the kernel asks whether the peer is still there (Redis's `tcp-keepalive`).
+/// Silence before the kernel asks whether Redis is still there.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Connections that wait to be accepted (Redis's `tcp-backlog`).
 const BACKLOG: i32 = 511;
@@ -155,11 +155,12 @@ impl Bound {
 
 impl Listener {
     /// The next client: its halves and its address as Redis would print it.
-    pub async fn accept(&self) -> io::Result<(ReadHalf, WriteHalf, String)> {
+    /// `keepalive`: silence before the kernel asks whether the client is still there (Redis's `tcp-keepalive`).
+    pub async fn accept(&self, keepalive: Option<Duration>) -> io::Result<(ReadHalf, WriteHalf, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                tune(&stream)?;
+                tune(&stream, keepalive)?;
                 let (read, write) = stream.into_split();
                 Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write), peer.to_string()))
             }
@@ -204,7 +205,7 @@ pub async fn dial(address: &Address) -> io::Result<(ReadHalf, WriteHalf)> {
     match address {
         Address::Tcp(text) => {
             let stream = TcpStream::connect(text.as_str()).await?;
-            tune(&stream)?;
+            tune(&stream, Some(KEEPALIVE))?;
             let (read, write) = stream.into_split();
             Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
         }
@@ -215,7 +216,11 @@ pub async fn dial(address: &Address) -> io::Result<(ReadHalf, WriteHalf)> {
     }
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn tune(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+    let Some(silence) = keepalive else { return Ok(()) };
+    // As Redis does: three questions within the time that it was silent, and it counts as gone.
+    let interval = (silence / 3).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

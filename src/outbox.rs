@@ -2,23 +2,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::task::{Poll, Waker};
-use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
+use crate::backlog::Backlog;
 use crate::net::WriteHalf;
 use crate::session::Session;
 
-/// Unsent bytes beyond which no more of the client's requests are read, and its own upstream connection is
-/// not read either.
+/// Unsent bytes beyond which the client's own upstream connection is not read.
 pub const SOFT_LIMIT: usize = 1024 * 1024;
-/// Unsent bytes beyond which the client is cut: it asks on a shared connection and does not read.
-pub const HARD_LIMIT: usize = 256 * 1024 * 1024;
+/// Unsent bytes beyond which the client is cut if they cannot be put into files.
+const MOST_IN_MEMORY: usize = 256 * 1024 * 1024;
 /// Replies that may be on their way to a client of which nothing is known, and at most. How big replies are shows
 /// only when they arrive, and what has been asked for on a shared connection cannot be stopped.
 const FIRST_WINDOW: u32 = 32;
 const LAST_WINDOW: u32 = 128;
+/// Replies that may be on their way to a client with a connection of its own.
+const MOST_PENDING: u32 = 16 * 1024;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 16 * 1024;
 
@@ -36,15 +37,18 @@ pub struct Outbox {
     /// Listed to be flushed.
     pub dirty: Cell<bool>,
     writer: WriteHalf,
-    out: RefCell<BytesMut>,
-    /// Replies that wait for a fan-out, and what follows them.
-    held: RefCell<Option<BytesMut>>,
+    out: RefCell<Backlog>,
+    /// How many bytes of `out` may go: what follows waits for a fan-out. `None`: all.
+    free: Cell<Option<usize>>,
+    /// Unsent bytes beyond which the client is cut.
+    limit: usize,
     verdict: RefCell<Option<Verdict>>,
     /// The reply to what the proxy asked on the client's behalf.
     captured: RefCell<BytesMut>,
     pending: Cell<u32>,
     closing: Cell<bool>,
-    blocked_since: Cell<Option<Instant>>,
+    /// It has been given something since [`Outbox::shrink`] was last called.
+    used: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     average: Cell<usize>,
     muted: Cell<bool>,
@@ -56,7 +60,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// The outbox of a client that has just connected.
-    pub fn new(id: u64, peer: String, writer: WriteHalf) -> Self {
+    pub fn new(id: u64, peer: String, writer: WriteHalf, limit: usize) -> Self {
         Self {
             id,
             peer,
@@ -65,12 +69,13 @@ impl Outbox {
             dirty: Cell::new(false),
             writer,
             out: RefCell::default(),
-            held: RefCell::default(),
+            free: Cell::new(None),
+            limit,
             verdict: RefCell::default(),
             captured: RefCell::default(),
             pending: Cell::new(0),
             closing: Cell::new(false),
-            blocked_since: Cell::new(None),
+            used: Cell::new(false),
             waker: RefCell::default(),
             average: Cell::new(64),
             muted: Cell::new(false),
@@ -89,7 +94,7 @@ impl Outbox {
         self.muted.get()
     }
 
-    /// Appends bytes of a reply. A client that does not read is cut at [`HARD_LIMIT`].
+    /// Appends bytes of a reply. A client that does not read is cut at the limit.
     pub fn push(&self, bytes: &[u8]) {
         self.push_reply(bytes, 0);
     }
@@ -97,13 +102,15 @@ impl Outbox {
     /// As [`Outbox::push`] of a part of a reply that is `length` bytes long so far: one reply may be longer than
     /// the limit.
     pub fn push_reply(&self, bytes: &[u8], length: usize) {
-        let limit = HARD_LIMIT.max(length + SOFT_LIMIT);
-        let waiting = self.out.borrow().len() + self.held.borrow().as_ref().map_or(0, BytesMut::len);
-        // Looked at before the buffer grows: growing doubles it.
-        if waiting + bytes.len() > limit && !self.closing.get() {
+        let (waiting, in_memory) = {
+            let out = self.out.borrow();
+            (out.len(), out.in_memory())
+        };
+        let beyond = |unsent: usize, limit: usize| unsent + bytes.len() > limit.max(length + SOFT_LIMIT);
+        if (beyond(waiting, self.limit) || beyond(in_memory, MOST_IN_MEMORY)) && !self.closing.get() {
             tracing::warn!(client = %self.peer, bytes = waiting, "client reads too slowly: output limit reached");
-            self.held.replace(None);
-            self.out.replace(BytesMut::new());
+            self.out.borrow_mut().clear();
+            self.free.set(None);
             self.close();
         }
         self.with_buffer(|out| out.extend_from_slice(bytes));
@@ -111,24 +118,20 @@ impl Outbox {
 
     /// Lets `write` append to what the client is to get.
     pub fn with_buffer(&self, write: impl FnOnce(&mut BytesMut)) {
-        if self.closing.get() || self.muted.get() {
-            return;
+        if !self.closing.get() && !self.muted.get() {
+            self.used.set(true);
+            self.out.borrow_mut().append(write);
         }
-        let mut held = self.held.borrow_mut();
-        let mut out = self.out.borrow_mut();
-        write(held.as_mut().unwrap_or(&mut out));
     }
 
     /// From here on replies are kept back until [`Outbox::release`].
     pub fn hold(&self) {
-        self.held.borrow_mut().get_or_insert_default();
+        self.free.set(Some(self.unsent()));
     }
 
     /// Lets go what was held back.
     pub fn release(&self) {
-        if let Some(held) = self.held.take() {
-            self.push(&held);
-        }
+        self.free.set(None);
     }
 
     /// Appends to the reply that is for the client's task.
@@ -165,17 +168,18 @@ impl Outbox {
     pub fn flush(&self) -> u64 {
         let mut out = self.out.borrow_mut();
         let mut written = 0;
-        while !out.is_empty() {
-            match self.writer.try_write(&out) {
+        while self.free.get() != Some(0) && !out.is_empty() {
+            let sent = out.front().and_then(|bytes| {
+                let most = self.free.get().map_or(bytes.len(), |free| free.min(bytes.len()));
+                self.writer.try_write(&bytes[..most])
+            });
+            match sent {
                 Ok(n) => {
                     out.advance(n);
+                    self.free.set(self.free.get().map(|free| free - n));
                     written += n as u64;
-                    self.blocked_since.set(None);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if self.blocked_since.get().is_none() {
-                        self.blocked_since.set(Some(Instant::now()));
-                    }
                     self.wake();
                     return written;
                 }
@@ -186,36 +190,25 @@ impl Outbox {
                 }
             }
         }
-        // What has been written no longer counts as capacity unless it is reclaimed.
-        if out.try_reclaim(KEEP + 1) {
-            *out = BytesMut::new();
-        } else {
-            out.clear();
-        }
+        out.reclaim(KEEP);
         written
     }
 
-    /// Gives back the buffer of a client that has nothing to say.
+    /// Gives back the buffer of a client that has been given nothing since the last call.
     pub fn shrink(&self) {
-        let mut out = self.out.borrow_mut();
-        if out.is_empty() {
-            *out = BytesMut::new();
+        if !self.used.replace(false) {
+            self.out.borrow_mut().reclaim(0);
         }
     }
 
-    /// Unsent bytes.
+    /// Unsent bytes that may go.
     pub fn unsent(&self) -> usize {
-        self.out.borrow().len()
-    }
-
-    /// Since when the client has taken no byte although there were some.
-    pub fn stuck_since(&self) -> Option<Instant> {
-        self.blocked_since.get()
+        self.free.get().unwrap_or_else(|| self.out.borrow().len())
     }
 
     /// Ready once the socket takes bytes, if there are any.
     pub fn poll_writable(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.out.borrow().is_empty() {
+        if self.unsent() == 0 {
             return Poll::Pending;
         }
         match self.writer.poll_write_ready(cx) {
@@ -261,9 +254,16 @@ impl Outbox {
         (SOFT_LIMIT / self.average.get().max(1)).clamp(4, self.window.get() as usize) as u32
     }
 
-    /// Whether the client may send more.
-    pub fn has_room(&self) -> bool {
-        self.pending.get() < self.most_pending() && self.out.borrow().len() < SOFT_LIMIT
+    /// How many requests more may be sent on a shared connection.
+    pub fn room(&self) -> u32 {
+        if self.has_room(false) { self.most_pending() - self.pending.get() } else { 0 }
+    }
+
+    /// Whether the client may send more. It may go on although it does not read, as with Redis itself: many a client
+    /// sends all its requests first. `own`: on a connection of its own Redis keeps the replies.
+    pub fn has_room(&self, own: bool) -> bool {
+        let most = if own { MOST_PENDING } else { self.most_pending() };
+        self.pending.get() < most && self.out.borrow().len() < self.limit / 2
     }
 
     /// The connection is to be closed; its task does it.

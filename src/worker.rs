@@ -1,7 +1,5 @@
 //! A worker thread: its listeners, its clients, its upstream connections, on a runtime of its own.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +37,6 @@ pub struct Parts {
 struct Worker {
     context: Rc<Context>,
     pool: Rc<Pool>,
-    clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     drain: watch::Receiver<bool>,
 }
 
@@ -56,13 +53,8 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
         let known = knowledge.borrow_and_update();
         Context::new(process, Arc::clone(&known.commands), &known.rules)
     };
-    let pool = Rc::new(Pool::new(Rc::clone(&context)));
-    let worker = Rc::new(Worker {
-        context: Rc::clone(&context),
-        pool,
-        clients: RefCell::default(),
-        drain: drain.clone(),
-    });
+    let pool = Pool::new(Rc::clone(&context));
+    let worker = Rc::new(Worker { context: Rc::clone(&context), pool, drain: drain.clone() });
     let mut accepting = vec![];
     for socket in sockets {
         accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), socket.listen()?)));
@@ -74,7 +66,7 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
             context.set_commands(known.commands);
         }
     });
-    tokio::task::spawn_local(watch_silence(Rc::clone(&worker)));
+    tokio::task::spawn_local(tend(Rc::clone(&worker)));
     // An error means that the assembly has gone, which ends the worker as well.
     let _ = drain.wait_for(|drain| *drain).await;
     accepting.iter().for_each(|task| task.abort());
@@ -82,10 +74,13 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends connections to a Redis that answers nobody: clients get an error instead of waiting for ever.
-async fn watch_silence(worker: Rc<Worker>) {
+/// Once a second: gives back what nobody needs, and ends connections to a Redis that answers nobody, so that clients get
+/// an error instead of waiting for ever.
+async fn tend(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        worker.pool.trim();
+        worker.context.clients.borrow().values().for_each(|client| client.shrink());
         if worker.context.process.silent_for() >= SILENCE {
             worker.pool.give_up_after(SILENCE);
         }
@@ -94,7 +89,7 @@ async fn watch_silence(worker: Rc<Worker>) {
 
 async fn accept(worker: Rc<Worker>, listener: Listener) {
     loop {
-        match listener.accept().await {
+        match listener.accept(worker.context.process.tcp_keepalive).await {
             Ok((read, write, peer)) => worker.admit(read, write, peer),
             Err(error) => {
                 tracing::warn!(%error, "a client could not be accepted");
@@ -116,13 +111,13 @@ impl Worker {
         }
         process.metrics.clients.inc();
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
-        let outbox = Rc::new(Outbox::new(id, peer, write));
-        self.clients.borrow_mut().insert(id, Rc::clone(&outbox));
+        let outbox = Rc::new(Outbox::new(id, peer, write, process.output_limit));
+        self.context.clients.borrow_mut().insert(id, Rc::clone(&outbox));
         let client = Client::new(Rc::clone(&self.context), Rc::clone(&self.pool), outbox, read);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             client.run().await;
-            worker.clients.borrow_mut().remove(&id);
+            worker.context.clients.borrow_mut().remove(&id);
             worker.context.process.metrics.clients.dec();
             worker.context.process.clients.fetch_sub(1, Ordering::Relaxed);
         });
@@ -132,8 +127,8 @@ impl Worker {
     async fn let_go(&self, patience: Duration) {
         debug_assert!(*self.drain.borrow());
         let deadline = tokio::time::Instant::now() + patience;
-        while !self.clients.borrow().is_empty() && tokio::time::Instant::now() < deadline {
-            let clients: Vec<_> = self.clients.borrow().values().cloned().collect();
+        while !self.context.clients.borrow().is_empty() && tokio::time::Instant::now() < deadline {
+            let clients: Vec<_> = self.context.clients.borrow().values().cloned().collect();
             clients.iter().for_each(|client| client.wake());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 27] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -28,7 +28,9 @@ const ORDER: [&str; 25] = [
     "metrics",
     "admin",
     // A worker's parts.
+    "backlog",
     "outbox",
+    "standing",
     "context",
     "upstream",
     "client",

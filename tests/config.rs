@@ -233,7 +233,7 @@ fn values_of_the_wrong_kind() {
             "[listen]\naddress = [\n'a:1',\n'b'\n]",
             "4: [listen] address: \"b\" is not an address; write host:port",
         ),
-        ("[listen]\nmax_clients = 0", "2: [listen] max_clients: 0 would let no client in; write 1 or more"),
+        ("[listen]\nmax_clients = 0", "2: [listen] max_clients: 0 is too few; write 1 or more"),
         (
             "[listen]\nmax_clients = -1",
             "2: [listen] max_clients: \"-1\" is not a whole number from 0 on; write",

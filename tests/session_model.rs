@@ -11,11 +11,11 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use rescind::command::{Commands, Kind};
 use rescind::resp::{Head, OwnedArgs};
-use rescind::session::{Effect, Identity, Local, Route, Session, SubscriptionKind};
+use rescind::session::{Effect, Identity, LabelField, Local, Route, Session, SubscriptionKind};
 
 static COMMANDS: LazyLock<Commands> = LazyLock::new(Commands::builtin);
 
-const REQUESTS: [&str; 38] = [
+const REQUESTS: [&str; 41] = [
     "GET k",
     "SET k v",
     "PING",
@@ -49,6 +49,9 @@ const REQUESTS: [&str; 38] = [
     "SELECT 99",
     "SELECT x",
     "CLIENT TRACKING ON",
+    "CLIENT SETNAME me",
+    "CLIENT SETINFO LIB-NAME lib",
+    "CLIENT SETINFO LIB-AGE 7",
     "CLIENT REPLY SKIP",
     "CLIENT REPLY OFF",
     "CLIENT REPLY ON",
@@ -88,6 +91,8 @@ struct Connection {
     resp3: bool,
     joe: bool,
     tracking: bool,
+    name: bool,
+    library: bool,
 }
 
 impl Connection {
@@ -96,6 +101,7 @@ impl Connection {
         self.multi.is_some()
             || self.watching
             || self.tracking
+            || self.name
             || self.subscriptions.iter().any(|names| !names.is_empty())
     }
 
@@ -131,6 +137,9 @@ impl Connection {
             "HELLO 3 AUTH joe right" => (self.resp3, self.joe) = (true, true),
             "SELECT 1" => self.db = 1,
             "CLIENT TRACKING ON" => self.tracking = true,
+            "CLIENT SETNAME me" => self.name = true,
+            "CLIENT SETINFO LIB-NAME lib" => self.library = true,
+            "CLIENT SETINFO LIB-AGE 7" => return Sent::Error,
             "AUTH joe wrong" | "HELLO 7" | "SELECT 99" | "SELECT x" | "SUBSCRIBE" => return Sent::Error,
             _ if words[0].contains("SUBSCRIBE") => return self.subscribe(words),
             _ => {}
@@ -208,12 +217,18 @@ impl World {
                 self.sync = forward.sync;
                 self.forwarded(request, command.kind, forward.queued, forward.effect);
             }
-            Route::Local(Local::Reset) => {
+            Route::Local(Local::Reset { .. }) => {
                 while !self.replies.is_empty() {
                     self.arrive();
                 }
                 self.session.reset();
+                let session = std::mem::take(&mut self.session);
+                let library = self.connection.library && !self.blurred;
                 *self = World::default();
+                if library {
+                    // Redis remembers it.
+                    (self.session, self.connection.library) = (session, true);
+                }
             }
             route => {
                 assert!(command.kind == Kind::ClientReply, "{request}: {route:?}");
@@ -256,7 +271,6 @@ impl World {
     fn arrive(&mut self) {
         let Some((effect, sent)) = self.replies.pop_front() else { return };
         let must = matches!(effect, Effect::MustSucceed | Effect::Multi(_) | Effect::Hello { .. });
-        let named = matches!(effect, Effect::Hello { name: Some(_), .. });
         let head = match sent {
             Sent::Error => Head::Error(b"ERR no"),
             Sent::Ok => Head::Simple(b"OK"),
@@ -270,8 +284,7 @@ impl World {
             }
         };
         let known = self.session.replied(effect, &head);
-        // A connection that bears a client's name is not given to others either.
-        assert_eq!(known, !(must && head.is_error() || named && !head.is_error()));
+        assert_eq!(known, !(must && head.is_error()));
         self.unknown |= !known;
     }
 
@@ -297,7 +310,10 @@ impl World {
             assert_eq!(session.has_subscriptions(), subscribed);
             assert_eq!(session.in_multi(), self.connection.multi.is_some());
             assert_eq!((session.db, session.resp == 3), (self.connection.db, self.connection.resp3));
-            assert_eq!(session.identity != Identity::Anonymous, self.connection.joe);
+            assert_eq!(!session.identity.is_anonymous(), self.connection.joe);
+            let label = session.label.as_deref().cloned().unwrap_or_default();
+            let says = (!label.name.is_empty(), !label.library.is_empty());
+            assert_eq!(says, (self.connection.name, self.connection.library));
         }
     }
 }
@@ -331,12 +347,12 @@ proptest! {
         for (effect, fails) in which {
             let effect = match effect {
                 0 => Effect::None,
-                1 => Effect::Exec(None),
+                1 => Effect::Exec,
                 2 => Effect::MustSucceed,
-                3 => Effect::Auth(Identity::Anonymous),
+                3 => Effect::Auth(Identity::Default),
                 4 => Effect::Hello { resp: None, identity: None, name: None },
                 5 => Effect::Select(0),
-                6 => Effect::SetName(b"me".as_slice().into()),
+                6 => Effect::Label(LabelField::Library, b"me".as_slice().into()),
                 7 => Effect::Subscription { kind: SubscriptionKind::Shard, confirms: None },
                 _ => Effect::Unblocked,
             };

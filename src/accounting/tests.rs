@@ -217,7 +217,7 @@ fn a_read_that_also_fires_inside_exec() {
         vec![Queued {
             reading: Some(reading(Reads::Value, &[1])),
             firing: Some(firing(NoError, "w")),
-            labels: None,
+            ..Queued::default()
         }]
     };
     let told = exec(both, b"*1\r\n$1\r\nv\r\n");

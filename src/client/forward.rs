@@ -1,7 +1,6 @@
 //! Sending a request upstream, on the right connection and in the right order.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
@@ -10,11 +9,12 @@ use crate::accounting::{Account, Queued};
 use crate::command::{Command, Kind, TagCommand};
 use crate::context::Context;
 use crate::resp::{Args, encode};
-use crate::session::{Effect, Forward, Identity, Local, Route, Session};
-use crate::upstream::{Conn, Key, Pending};
+use crate::session::{Effect, Forward, Local, Route, Session};
+use crate::upstream::{Conn, Pending};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
+pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
 /// What to do with a request besides forwarding it.
 #[derive(Default)]
@@ -26,50 +26,44 @@ pub(super) struct Extra {
 }
 
 impl Client {
-    /// The connection that the next plain request takes.
-    pub(super) fn conn(&mut self) -> Rc<Conn> {
-        if let Some(conn) = &self.pinned {
-            return Rc::clone(conn);
-        }
-        if let Some(conn) = self.shared.as_ref().filter(|conn| conn.is_alive()) {
-            return Rc::clone(conn);
-        }
-        let conn = self.pool.shared(&Key::of(&self.outbox.session.borrow()));
-        self.set_shared(Some(Rc::clone(&conn)));
-        conn
-    }
-
-    /// Takes another shared connection, or none; connections count who has them.
-    pub(super) fn set_shared(&mut self, conn: Option<Rc<Conn>>) {
-        if let Some(conn) = &conn {
-            conn.count_user(1);
-        }
-        if let Some(before) = std::mem::replace(&mut self.shared, conn) {
-            before.count_user(-1);
-        }
-    }
-
     /// Deals with one request; `raw` are its bytes, unless they must be encoded anew.
     #[inline]
     pub(super) fn request(&mut self, args: Args<'_>, raw: Option<&[u8]>) -> Step {
-        if !self.outbox.has_room() {
+        // Once it has begun, nothing may come between the requests of a transaction that travels in one piece.
+        let bursting = self.burst > 0;
+        if !bursting && !self.outbox.has_room(self.pinned.is_some()) {
             return Step::Again(Pause::Room);
+        }
+        if raw.is_none() && self.limits().exceeded_by(args) {
+            // In one line Redis takes it, but not in the form in which it would be passed on.
+            if self.outbox.pending() > 0 {
+                return Step::Again(Pause::Idle);
+            }
+            match self.standing() {
+                None => return Step::Again(Pause::Standing),
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => return self.refuse(NOAUTH.to_owned()),
+                Some(Err(error)) => return self.refuse(error),
+            }
         }
         let context = Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let command = commands.find(args);
         let plain = command.is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping));
-        if plain && self.pinned.is_none() && self.next.is_empty() && self.outbox.session.borrow().is_plain() {
+        let unbound = self.pinned.is_none() && self.next.is_empty();
+        let is_plain = |session: &Session| session.has_standing() && session.is_plain();
+        if plain && unbound && is_plain(&self.outbox.session.borrow()) {
             if is_attack(command, args) {
                 return Step::Then(Pause::End);
+            }
+            if let Some(step) = self.blocked_way() {
+                return step;
             }
             let conn = self.conn();
             if !conn.has_room(&self.outbox) {
                 return Step::Again(Pause::Room);
             }
-            let forward =
-                Forward { own: false, sync: false, queued: false, silent: false, effect: Effect::None };
-            return self.send(&context, &conn, command, args, raw, forward, Extra::default());
+            return self.send(&context, &conn, command, args, raw, Forward::PLAIN, Extra::default());
         }
         self.special(&context, command, args, raw)
     }
@@ -86,20 +80,41 @@ impl Client {
             return Step::Then(Pause::End);
         }
         let kind = kind_of(command, args);
-        if is_refused(context, &self.outbox.session.borrow(), kind) {
-            return self.refuse();
-        }
         let blocks = command.is_some_and(|c| c.blocks(args));
+        let has_standing = self.outbox.session.borrow().has_standing();
+        // What a client sends before it is known who it is travels alone, on a connection of its own.
+        let mut stranger = !self.outbox.session.borrow().is_vetted();
+        if !has_standing && needs_vetting(kind) && !authenticates(kind, args) {
+            match self.standing() {
+                None => return Step::Again(Pause::Standing),
+                Some(Ok(true)) => stranger = false,
+                Some(Ok(false)) if is_local(kind) || self.has_rights_upstream() => {
+                    return self.refuse(NOAUTH.to_owned());
+                }
+                Some(Ok(false)) => stranger = true,
+                Some(Err(error)) => return self.refuse(error),
+            }
+        }
         let idle = self.outbox.pending() == 0;
         let in_multi = self.outbox.session.borrow().in_multi();
-        if !idle && (is_local(kind) || (self.pinned.is_none() && may_pin(kind, blocks))) {
+        let changes_conn = self.burst == 0 && self.pinned.is_none() && (stranger || may_pin(kind, blocks));
+        if !idle && (is_local(kind) || changes_conn) {
             // Answers and changes of connection must not overtake earlier replies.
             return Step::Again(Pause::Idle);
         }
-        if idle && self.pinned.is_some() && !self.outbox.session.borrow().needs_own() {
-            self.unpin();
+        if !idle && self.outbox.session.borrow().awaits_multi() && !is_queued_or_harmless(kind) {
+            return Step::Again(Pause::Idle);
         }
-        if !self.conn().has_room(&self.outbox) {
+        self.unpin_if_free();
+        // In the midst of a transaction that travels in one piece nothing is waited for.
+        let under_way = self.burst > 0 && in_multi;
+        if !(under_way || changes_conn || is_local(kind))
+            && let Some(step) = self.blocked_way()
+        {
+            return step;
+        }
+        let stays = under_way || changes_conn;
+        if !stays && !self.conn().has_room(&self.outbox) {
             return Step::Again(Pause::Room);
         }
         if !self.next.is_empty() && !is_local(kind) {
@@ -117,7 +132,9 @@ impl Client {
             Route::Swallow => Step::Done,
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
             Route::Local(local) => self.local(local).map_or(Step::Done, Step::Then),
-            Route::Forward(forward) => {
+            Route::Forward(mut forward) => {
+                forward.own |= stranger;
+                forward.sync |= stranger;
                 if in_multi && kind == Kind::SwapDb {
                     self.swap_queued = true;
                 }
@@ -126,13 +143,16 @@ impl Client {
         }
     }
 
-    /// Refuses a command before AUTH.
-    fn refuse(&mut self) -> Step {
+    /// Answers with an error in place of Redis.
+    pub(super) fn refuse(&mut self, error: String) -> Step {
         if self.outbox.pending() > 0 {
             return Step::Again(Pause::Idle);
         }
-        let error = Local::Error("NOAUTH Authentication required.".to_owned());
-        self.local(error).map_or(Step::Done, Step::Then)
+        let route = self.outbox.session.borrow_mut().local_error(error);
+        match route {
+            Route::Local(error) => self.local(error).map_or(Step::Done, Step::Then),
+            _ => Step::Done,
+        }
     }
 
     /// Forwards on the right connection, with what its kind asks for besides.
@@ -145,11 +165,12 @@ impl Client {
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
-        if forward.own && self.pinned.is_none() {
-            self.pin();
+        let kind = kind_of(command, args);
+        if forward.own && self.pinned.is_none() && self.burst == 0 && !self.pin_for(kind, &forward.effect) {
+            return self.no_connection();
         }
         let conn = self.conn();
-        match kind_of(command, args) {
+        match kind {
             Kind::SwapDb if !forward.queued => {
                 // From before it runs until the index has been rebuilt, fan-outs must also scan.
                 context.process.index.set_incomplete("SWAPDB");
@@ -164,7 +185,7 @@ impl Client {
                 self.abandon_labels();
                 self.swap_queued = false;
             }
-            Kind::Exec if matches!(forward.effect, Effect::Exec(_)) => {
+            Kind::Exec if matches!(forward.effect, Effect::Exec) => {
                 extra.after.labelled = std::mem::take(&mut self.labels_queued);
                 extra.after.swapped = std::mem::take(&mut self.swap_queued);
                 if extra.after.swapped {
@@ -179,8 +200,7 @@ impl Client {
             }
             _ => {}
         }
-        let raw_from_here = self.outbox.session.borrow().is_raw();
-        if raw_from_here {
+        if self.outbox.session.borrow().is_raw() {
             conn.set_raw();
             return self.send_raw(&conn, args, raw);
         }
@@ -200,7 +220,7 @@ impl Client {
         mut extra: Extra,
     ) -> Step {
         let mut account = match forward.effect {
-            Effect::Exec(_) => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
+            Effect::Exec => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {
                 Some(command) => {
                     trigger::account(context, &self.outbox, command, args, forward.queued, &mut extra)
@@ -214,6 +234,11 @@ impl Client {
                 }
             },
         };
+        if forward.at_exec != Effect::None
+            && let Some(entry) = self.outbox.queued.borrow_mut().last_mut()
+        {
+            entry.effect = Some(Box::new(forward.at_exec));
+        }
         let probed = account.take_ambiguous();
         let hold = extra.hold || account.may_fire();
         trigger::enter(context, &account);
@@ -257,20 +282,6 @@ impl Client {
         }
         Step::Done
     }
-
-    pub(super) fn pin(&mut self) {
-        let key = Key::of(&self.outbox.session.borrow());
-        self.pinned = Some(self.pool.pin(&key, &self.outbox));
-    }
-
-    /// Gives the client's own connection back: nothing of its state is left there.
-    pub(super) fn unpin(&mut self) {
-        if let Some(conn) = self.pinned.take() {
-            self.pool.unpin(conn, true);
-            // The database or the identity may be another now.
-            self.set_shared(None);
-        }
-    }
 }
 
 /// The request in multibulk form.
@@ -292,24 +303,32 @@ fn kind_of(command: Option<&Command>, args: Args<'_>) -> Kind {
     }
 }
 
-/// Whether Redis would ask for authentication before it took a command that the proxy answers in its place.
-fn is_refused(context: &Context, session: &Session, kind: Kind) -> bool {
-    matches!(kind, Kind::ClientGetName | Kind::ClientReply)
-        && session.identity == Identity::Anonymous
-        && !session.needs_own()
-        && context.process.auth_required.load(Ordering::Relaxed)
+/// Whether it matters for the command if its client needs AUTH: not for AUTH itself, say.
+pub(super) fn needs_vetting(kind: Kind) -> bool {
+    !matches!(kind, Kind::Auth | Kind::Quit | Kind::Reset)
+}
+
+/// Whether a HELLO says who the client is.
+fn authenticates(kind: Kind, args: Args<'_>) -> bool {
+    kind == Kind::Hello && crate::session::names_user(args)
 }
 
 /// Whether the proxy answers such a command itself.
 fn is_local(kind: Kind) -> bool {
-    matches!(kind, Kind::Tag(_) | Kind::Quit | Kind::Reset | Kind::ClientGetName | Kind::ClientReply)
+    matches!(kind, Kind::Tag(_) | Kind::Quit | Kind::Reset | Kind::ClientReply)
+}
+
+/// Whether such a command does no harm if the MULTI before it turns out to have been refused.
+fn is_queued_or_harmless(kind: Kind) -> bool {
+    use Kind::{Discard, Exec, Flush, Multi, Ping, Plain, Publish, SPublish, Unwatch};
+    matches!(kind, Plain | Ping | Publish | SPublish | Flush | Multi | Exec | Discard | Unwatch)
 }
 
 /// Whether such a command may need a connection of the client's own.
-fn may_pin(kind: Kind, blocks: bool) -> bool {
+pub(super) fn may_pin(kind: Kind, blocks: bool) -> bool {
     match kind {
         Kind::Plain | Kind::Ping | Kind::Publish | Kind::SPublish => false,
-        Kind::SwapDb | Kind::Flush | Kind::ClientSetName => false,
+        Kind::SwapDb | Kind::Flush => false,
         Kind::Blocking => blocks,
         _ => true,
     }

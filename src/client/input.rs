@@ -23,6 +23,11 @@ impl Input {
         self.left.is_empty() || self.partial
     }
 
+    /// Bytes that are kept here.
+    pub fn len(&self) -> usize {
+        self.left.len()
+    }
+
     /// Whether the start of a request is kept here.
     pub fn has_partial(&self) -> bool {
         !self.left.is_empty()

@@ -1,15 +1,19 @@
 //! One client's task: reads requests, forwards them, waits where a request demands it.
 //!
-//! `input` keeps what has been read and not used, `forward` sends requests upstream, `trigger` finds out
+//! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
+//! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way.
+//! of writes that are under way, `transaction` finds those that need no connection of their own.
 
+mod connection;
 mod forward;
 mod input;
 mod labels;
 mod stream;
 mod tag;
+mod transaction;
 mod trigger;
+mod wait;
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -21,21 +25,18 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::accounting::Verdict;
 use crate::command::{FireCondition, TagCommand};
 use crate::context::Context;
 use crate::index::{Generation, KeyId};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::stream::Streamed;
-use crate::resp::{Head, Limits, OwnedArgs, Parsed, encode};
+use crate::resp::{Limits, OwnedArgs, Parsed, RequestParser, encode};
 use crate::rules::Tag;
 use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
 use input::Input;
 
-/// How long a client may refuse to take bytes while more than [`crate::outbox::SOFT_LIMIT`] wait for it.
-const STUCK: Duration = Duration::from_secs(60);
 /// How long a fan-out may hold up the reply of the write that caused it. After that the client is disconnected,
 /// since what it was promised cannot be kept yet; the fan-out goes on.
 const FANOUT_PATIENCE: Duration = Duration::from_secs(10);
@@ -50,9 +51,12 @@ pub struct Client {
     shared: Option<Rc<Conn>>,
     pinned: Option<Rc<Conn>>,
     read: ReadHalf,
+    /// How many requests are left of a transaction that has arrived whole and travels on the shared connection.
+    burst: u32,
     /// A request that is too big to be kept and has not arrived whole.
     passing: Option<Streamed>,
-    timer: RefCell<Pin<Box<Sleep>>>,
+    /// When to look whether it has been silent for too long, if ever.
+    timer: Option<RefCell<Pin<Box<Sleep>>>>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
@@ -60,6 +64,12 @@ pub struct Client {
     /// Labels given to keys since MULTI, which EXEC makes good.
     labels_queued: Vec<labels::Labelled>,
     last_read: Instant,
+    /// When it connected, or was reset.
+    accepted: Instant,
+    /// It is nobody, and AUTH was wanted when its present request came.
+    stranger: bool,
+    /// Since when it has waited to be told whether it needs AUTH.
+    asked: Option<Instant>,
 }
 
 /// What must happen before the next request can be looked at.
@@ -68,6 +78,10 @@ enum Pause {
     Idle,
     /// There is room upstream and in the client's output.
     Room,
+    /// Nothing of other clients is in the way upstream.
+    Way,
+    /// It is known whether the client needs AUTH.
+    Standing,
     /// The verdict on the request that was just sent.
     Verdict(After),
     /// A command of the proxy's own.
@@ -111,7 +125,7 @@ impl Client {
     /// A client that has just connected.
     pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>, read: ReadHalf) -> Self {
         let last_read = context.now();
-        let period = timer_period(&context);
+        let period = context.process.idle_timeout.map(look_after);
         Self {
             context,
             pool,
@@ -120,12 +134,16 @@ impl Client {
             shared: None,
             pinned: None,
             read,
+            burst: 0,
             passing: None,
-            timer: RefCell::new(Box::pin(tokio::time::sleep(period))),
+            timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
             last_read,
+            accepted: Instant::now(),
+            stranger: false,
+            asked: None,
         }
     }
 
@@ -140,120 +158,15 @@ impl Client {
         self.leave().await;
     }
 
-    /// Waits as `pause` says. False: the connection ends.
-    async fn rest(&mut self, pause: Pause) -> bool {
-        self.context.flush_dirty();
-        match pause {
-            Pause::End => return false,
-            Pause::Idle => {
-                self.until(|o| (o.pending() == 0).then_some(())).await;
-            }
-            Pause::Room => {
-                let conn = self.conn();
-                self.until(|o| (o.has_room() && conn.has_room(o)).then_some(())).await;
-            }
-            Pause::Verdict(after) => self.verdict(after).await,
-            Pause::Tag(command, args) => {
-                self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
-                tag::run(self, command, args).await;
-                self.outbox.set_muted(false);
-            }
-        }
-        self.context.mark_dirty(&self.outbox);
-        self.context.flush_dirty();
-        self.input.look_again();
-        !self.outbox.is_closing()
-    }
-
-    /// Waits until `ready` finds something in the outbox, writing what the client takes meanwhile. `None`: the
-    /// connection is to be closed.
-    async fn until<T>(&self, ready: impl Fn(&Rc<Outbox>) -> Option<T>) -> Option<T> {
-        self.outbox.set_paused(true);
-        let result = std::future::poll_fn(|cx| {
-            self.outbox.set_waker(cx.waker());
-            self.write(cx);
-            if let Some(found) = ready(&self.outbox) {
-                return Poll::Ready(Some(found));
-            }
-            if self.outbox.session.borrow().is_blocked() && self.read.poll_gone(cx).is_ready() {
-                // Nobody is left to take what the blocked command would give.
-                self.outbox.close();
-            }
-            if self.times_out(cx) {
-                self.outbox.close();
-            }
-            if self.outbox.is_closing() { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await;
-        self.outbox.set_paused(false);
-        result
-    }
-
-    /// Waits for the reply that is held, fans out what it fired, and lets it go.
-    async fn verdict(&mut self, after: After) {
-        // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
-        // effect must not be forgotten.
-        let Some(verdict) = self.next_verdict().await else { return };
-        if after.swapped {
-            // Whatever came of it: the index has been declared incomplete.
-            self.context.process.fanout.rebuild("SWAPDB");
-        }
-        if !verdict.error {
-            self.index_after(&after, &verdict.head);
-        }
-        // Without a reply, because the upstream is gone, the write may have taken place.
-        let unknown = verdict.error && self.outbox.is_closing();
-        labels::settle(&self.context, after.labelled, &verdict, unknown).await;
-        trigger::not_fired(self, verdict.idle);
-        if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
-            return self.outbox.close();
-        }
-        self.outbox.release();
-    }
-
-    /// The verdict on the request that was just sent; `None`: there will be none.
-    async fn next_verdict(&mut self) -> Option<Verdict> {
-        match self.until(|o| o.take_verdict()).await {
-            Some(verdict) => Some(verdict),
-            None => self.late_verdict().await,
-        }
-    }
-
-    /// The verdict on a request whose client has gone; `None`: there will be none.
-    async fn late_verdict(&self) -> Option<Verdict> {
-        if let (true, Some(conn)) = (self.outbox.session.borrow().is_blocked(), &self.pinned) {
-            // Redis shall not go on with it: nothing is popped for a dead client.
-            conn.retire();
-        }
-        if let Some(conn) = &self.pinned {
-            conn.resume();
-        }
-        self.outbox.set_paused(true);
-        std::future::poll_fn(|cx| {
-            self.outbox.set_waker(cx.waker());
-            match self.outbox.take_verdict() {
-                None if self.outbox.pending() > 0 => Poll::Pending,
-                verdict => Poll::Ready(verdict),
-            }
-        })
-        .await
-    }
-
-    fn index_after(&self, after: &After, reply: &Head<'_>) {
-        let process = &self.context.process;
-        for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
-            let dropped = process.index.lock().drop_if(gone.id, gone.generation);
-            process.fanout.forget(gone.db, &gone.key, dropped.explicit);
-        }
-    }
-
     /// Reads and works until something is in the way.
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Pause> {
         self.outbox.set_waker(cx.waker());
         self.write(cx);
+        self.unpin_if_free();
         let context = Rc::clone(&self.context);
         loop {
-            if self.outbox.is_closing() || self.times_out(cx) || self.is_dismissed() {
+            let cut = self.pinned.is_none() && self.shared.as_ref().is_some_and(|conn| conn.was_cut());
+            if cut || self.outbox.is_closing() || self.times_out(cx) || self.is_dismissed() {
                 return Poll::Ready(Pause::End);
             }
             if !self.input.is_empty() {
@@ -294,8 +207,8 @@ impl Client {
 
     /// Deals with the requests in `buf` from the input's offset on, which moves.
     fn work(&mut self, buf: &[u8]) -> Option<Pause> {
-        let limits = self.limits();
         loop {
+            let limits = self.limits();
             let start = self.input.offset();
             if self.passing.is_some() {
                 if start == buf.len() {
@@ -313,6 +226,20 @@ impl Client {
                     if self.outbox.pending() > 0 {
                         return Some(Pause::Idle);
                     }
+                    if limits != Limits::NORMAL {
+                        // Perhaps no AUTH is wanted any more.
+                        match self.standing() {
+                            None => {
+                                self.input.parser = RequestParser::default();
+                                return Some(Pause::Standing);
+                            }
+                            Some(Ok(true)) => {
+                                self.input.parser = RequestParser::default();
+                                continue;
+                            }
+                            _ => {}
+                        }
+                    }
                     if self.outbox.session.borrow().takes_replies() {
                         self.outbox.with_buffer(|out| encode::error(out, error.text()));
                         self.context.mark_dirty(&self.outbox);
@@ -322,12 +249,23 @@ impl Client {
                 Parsed::Request { len, inline } => {
                     let parser = std::mem::take(&mut self.input.parser);
                     let request = &buf[start..start + len];
+                    if self.burst == 0 {
+                        self.burst =
+                            self.whole_transaction(parser.args(request, inline), &buf[start + len..]);
+                    }
                     let step = self.request(parser.args(request, inline), (!inline).then_some(request));
                     self.input.parser = parser;
                     match step {
-                        Step::Done => self.input.advance(len),
-                        Step::Again(pause) => return Some(pause),
+                        Step::Done => {
+                            self.burst = self.burst.saturating_sub(1);
+                            self.input.advance(len);
+                        }
+                        Step::Again(pause) => {
+                            self.burst = 0;
+                            return Some(pause);
+                        }
                         Step::Then(pause) => {
+                            self.burst = 0;
                             self.input.advance(len);
                             return Some(pause);
                         }
@@ -338,7 +276,7 @@ impl Client {
     }
 
     fn limits(&self) -> Limits {
-        let anonymous = self.outbox.session.borrow().identity == Identity::Anonymous;
+        let anonymous = matches!(self.outbox.session.borrow().identity, Identity::Unknown | Identity::Nobody);
         if anonymous && self.context.process.auth_required.load(Ordering::Relaxed) {
             Limits::UNAUTHENTICATED
         } else {
@@ -363,48 +301,44 @@ impl Client {
 
     /// The proxy is going down and owes the client nothing.
     fn is_dismissed(&self) -> bool {
-        self.context.process.draining.load(Ordering::Relaxed) && self.outbox.pending() == 0
+        self.context.process.draining.load(Ordering::Relaxed)
+            && self.outbox.pending() == 0
+            && self.input.is_empty()
     }
 
-    /// Whether the client was silent for too long, or does not take its replies.
+    /// Whether the client was silent for too long.
     fn times_out(&self, cx: &mut TaskContext<'_>) -> bool {
-        let mut timer = self.timer.borrow_mut();
+        let (Some(timer), Some(limit)) = (&self.timer, self.context.process.idle_timeout) else {
+            return false;
+        };
+        let mut timer = timer.borrow_mut();
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
-        timer.as_mut().reset(tokio::time::Instant::now() + timer_period(&self.context));
+        timer.as_mut().reset(tokio::time::Instant::now() + look_after(limit));
         // Polled again so that it is registered for the next period.
         let _ = timer.as_mut().poll(cx);
         let (outbox, now) = (&self.outbox, Instant::now());
-        let stuck = outbox.unsent() >= crate::outbox::SOFT_LIMIT
-            && outbox.stuck_since().is_some_and(|since| now - since > STUCK);
         let session = outbox.session.borrow();
-        let silent = self.context.process.idle_timeout.is_some_and(|limit| {
-            !session.is_listening()
-                && !session.is_blocked()
-                && outbox.pending() == 0
-                && now - self.last_read > limit
-        });
-        stuck || silent
+        !session.is_listening()
+            && !session.is_blocked()
+            && outbox.pending() == 0
+            && now - self.last_read > limit
     }
 
     /// The proxy's own answers.
     fn local(&mut self, local: Local) -> Option<Pause> {
-        let resp3 = self.outbox.session.borrow().resp == 3;
         let mut pause = None;
         self.outbox.with_buffer(|out| match &local {
             Local::Ok | Local::Quit => encode::simple(out, "OK"),
-            Local::Reset => encode::simple(out, "RESET"),
+            Local::Reset { silent: true } => {}
+            Local::Reset { .. } => encode::simple(out, "RESET"),
             Local::Error(text) => encode::error(out, text),
-            Local::GetName => match &self.outbox.session.borrow().name {
-                Some(name) => encode::bulk(out, name),
-                None => encode::null(out, resp3),
-            },
             Local::Tag(_) => {}
         });
         match local {
             Local::Quit => pause = Some(Pause::End),
-            Local::Reset => self.reset(),
+            Local::Reset { .. } => self.reset(),
             _ => {}
         }
         self.context.mark_dirty(&self.outbox);
@@ -414,20 +348,23 @@ impl Client {
     fn reset(&mut self) {
         let tainted = self.outbox.session.borrow().needs_own();
         self.outbox.session.borrow_mut().reset();
+        self.accepted = Instant::now();
         self.outbox.queued.borrow_mut().clear();
         self.abandon_labels();
         self.next.clear();
         self.set_shared(None);
         if let Some(conn) = self.pinned.take() {
-            self.pool.unpin(conn, !tainted);
+            self.give_back(conn, !tainted);
         }
     }
 
     /// How the log names the client.
     fn who(&self) -> String {
-        match &self.outbox.session.borrow().name {
-            Some(name) => format!("{} {}", self.outbox.peer, String::from_utf8_lossy(name)),
-            None => self.outbox.peer.clone(),
+        match &self.outbox.session.borrow().label {
+            Some(label) if !label.name.is_empty() => {
+                format!("{} {}", self.outbox.peer, String::from_utf8_lossy(&label.name))
+            }
+            _ => self.outbox.peer.clone(),
         }
     }
 
@@ -454,7 +391,7 @@ impl Client {
                 conn.set_owner(None);
                 conn.retire();
             } else {
-                self.pool.unpin(conn, true);
+                self.give_back(conn, true);
             }
         }
     }
@@ -465,9 +402,9 @@ impl Client {
     }
 }
 
-/// How often a client is looked at for being silent or stuck.
-fn timer_period(context: &Context) -> Duration {
-    context.process.idle_timeout.unwrap_or(STUCK).clamp(Duration::from_millis(100), STUCK)
+/// How often a client is looked at that may be silent for `limit`.
+fn look_after(limit: Duration) -> Duration {
+    limit.clamp(Duration::from_millis(100), Duration::from_secs(60))
 }
 
 impl Drop for Client {

@@ -1,6 +1,6 @@
 //! Requests that are too big to be kept: they pass through to a connection of the client's own as they arrive.
 
-use super::forward::Extra;
+use super::forward::{Extra, NOAUTH};
 use super::{Client, Pause, Step};
 use crate::command::Kind;
 use crate::resp::stream::Streamed;
@@ -22,15 +22,24 @@ impl Client {
         if self.input.parser.needed().max(rest.len()) < BIG || !self.may_pass(rest) {
             return None;
         }
-        if self.outbox.pending() == 0 && !self.outbox.session.borrow().needs_own() {
-            // Perhaps a dead one.
-            self.unpin();
+        // Perhaps a dead one.
+        self.unpin_if_free();
+        if !self.outbox.session.borrow().has_standing() {
+            match self.standing() {
+                None => return Some(Pause::Standing),
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => return self.break_off(NOAUTH),
+                Some(Err(error)) => return self.break_off(error),
+            }
         }
         if self.pinned.is_none() {
             if self.outbox.pending() > 0 {
                 return Some(Pause::Idle);
             }
-            self.pin();
+            if !self.pin() {
+                self.no_connection();
+                return Some(Pause::End);
+            }
         }
         let conn = self.conn();
         if !conn.has_room(&self.outbox) {

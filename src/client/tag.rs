@@ -116,7 +116,10 @@ pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
     let in_multi = client.outbox.session.borrow().in_multi();
     let conn = match in_multi {
         // The client's own connection would queue it.
-        true => client.pool.shared(&Key::of(&client.outbox.session.borrow())),
+        true => {
+            let key = client.key();
+            client.pool.shared(&Key { label: None, ..key })
+        }
         false => client.conn(),
     };
     let mut request = BytesMut::new();
@@ -218,9 +221,11 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     } else {
         extra = Extra { hold: true, after: After { labelled, ..After::default() } };
     }
-    if let Step::Then(Pause::Verdict(after)) = client.forward(&context, command, inner, None, forward, extra)
-    {
-        client.verdict(after).await;
+    match client.forward(&context, command, inner, None, forward, extra) {
+        Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
+        // There was no connection for it.
+        Step::Then(Pause::End) => client.outbox.close(),
+        _ => {}
     }
     if let Some(element) = queued
         && let Some(entry) = client.outbox.queued.borrow_mut().get_mut(element)

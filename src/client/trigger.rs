@@ -38,7 +38,7 @@ pub(super) fn account(
     };
     if queued {
         // Two of them: the reply `QUEUED` is checked, EXEC's element is counted.
-        let entry = Queued { reading, firing, labels: None };
+        let entry = Queued { reading, firing, ..Queued::default() };
         let check =
             entry.firing.is_some().then(|| Queued { firing: entry.firing.clone(), ..Queued::default() });
         outbox.queued.borrow_mut().push(entry);

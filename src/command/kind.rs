@@ -57,14 +57,18 @@ pub enum Kind {
     ClientReply,
     /// CLIENT SETNAME
     ClientSetName,
-    /// CLIENT GETNAME
-    ClientGetName,
+    /// CLIENT SETINFO
+    ClientSetInfo,
     /// SWAPDB
     SwapDb,
     /// FLUSHALL, FLUSHDB
     Flush,
     /// PING
     Ping,
+    /// May send more or less than one reply: DEBUG.
+    Alone,
+    /// Must reach Redis while it does something else: SCRIPT KILL, CLIENT UNPAUSE, SHUTDOWN, …
+    Urgent,
     /// One of the proxy's own.
     Tag(TagCommand),
 }
@@ -136,11 +140,19 @@ const KINDS: &[(&str, Kind)] = &[
     ("script|debug", Kind::ConnectionState),
     ("client|reply", Kind::ClientReply),
     ("client|setname", Kind::ClientSetName),
-    ("client|getname", Kind::ClientGetName),
+    ("client|setinfo", Kind::ClientSetInfo),
     ("swapdb", Kind::SwapDb),
     ("flushall", Kind::Flush),
     ("flushdb", Kind::Flush),
     ("ping", Kind::Ping),
+    ("debug", Kind::Alone),
+    ("script|kill", Kind::Urgent),
+    ("function|kill", Kind::Urgent),
+    ("function|stats", Kind::Urgent),
+    ("shutdown", Kind::Urgent),
+    ("client|kill", Kind::Urgent),
+    ("client|unblock", Kind::Urgent),
+    ("client|unpause", Kind::Urgent),
     ("tag.with", Kind::Tag(TagCommand::With)),
     ("tag.next", Kind::Tag(TagCommand::Next)),
     ("tag.add", Kind::Tag(TagCommand::Add)),
@@ -182,6 +194,6 @@ mod tests {
         assert_eq!(kind("blpop"), Some(Kind::Blocking));
         assert_eq!(kind("xreadgroup"), Some(Kind::Blocking));
         assert_eq!(kind("client"), Some(Kind::Plain));
-        assert_eq!(kind("client|setinfo"), Some(Kind::Plain));
+        assert_eq!(kind("client|getname"), Some(Kind::Plain));
     }
 }

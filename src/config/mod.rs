@@ -9,7 +9,7 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `endpoint`, `upstream`, `duration`, `secret` | values and how they are written |
+//! | `endpoint`, `upstream`, `duration`, `size`, `secret` | values and how they are written |
 //! | `sections`, `rules` | what each section means |
 //! | `reader`, `suggest` | walking tables, wrong types, unknown keys |
 //! | `flags`, `errors` | the command line's overrides; problems and how they are shown |
@@ -22,6 +22,7 @@ mod reader;
 mod rules;
 mod secret;
 mod sections;
+mod size;
 mod suggest;
 mod upstream;
 
@@ -36,6 +37,7 @@ pub use endpoint::{Endpoint, HostPort};
 pub use errors::{ConfigErrors, ConfigProblem, Loaded, Place};
 pub use flags::Flags;
 pub use secret::Secret;
+pub use size::parse_size;
 pub use upstream::{Credentials, Server, Upstream, UpstreamUrl};
 
 use crate::rules::spec::RulesSpec;
@@ -65,6 +67,10 @@ pub struct Listen {
     pub max_clients: usize,
     /// A client that says nothing for this long is disconnected; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// After this much silence the kernel asks whether a client is still there; `None`: never.
+    pub tcp_keepalive: Option<Duration>,
+    /// A client for which more bytes than this wait is disconnected, unless they are one reply.
+    pub client_output_limit: usize,
     /// Worker threads; 0: chosen from the number of cores.
     pub workers: usize,
 }
@@ -72,7 +78,14 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         let address = HostPort { host: "127.0.0.1".to_owned(), port: 6380 };
-        Self { address: vec![Endpoint::Tcp(address)], max_clients: 10_000, idle_timeout: None, workers: 0 }
+        Self {
+            address: vec![Endpoint::Tcp(address)],
+            max_clients: 10_000,
+            idle_timeout: None,
+            tcp_keepalive: Some(Duration::from_secs(300)),
+            client_output_limit: 1 << 30,
+            workers: 0,
+        }
     }
 }
 

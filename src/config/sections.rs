@@ -8,6 +8,7 @@ use toml::de::DeTable;
 use super::duration::parse_duration;
 use super::reader::{Context, Kind, Section, Wants};
 use super::secret::shown;
+use super::size::parse_size;
 use super::{
     Admin, Config, Endpoint, Fsync, HostPort, Journal, Listen, Secret, Upstream, UpstreamUrl, rules,
 };
@@ -17,7 +18,9 @@ const MOST_WORKERS: usize = 1024;
 
 const ENDPOINT: Kind<Endpoint> =
     Kind { wants: Wants::Text, example: r#""127.0.0.1:6380""#, parse: Endpoint::parse };
-const COUNT: Kind<usize> = Kind { wants: Wants::Number, example: "10000", parse: max_clients };
+const COUNT: Kind<usize> = Kind { wants: Wants::Number, example: "10000", parse: count };
+const KEEPALIVE: Kind<Duration> = Kind { wants: Wants::Text, example: r#""300s""#, parse: keepalive };
+const OUTPUT: Kind<usize> = Kind { wants: Wants::Text, example: r#""1gb""#, parse: output_limit };
 const WORKERS: Kind<usize> = Kind { wants: Wants::Number, example: "0", parse: workers };
 const URL: Kind<UpstreamUrl> =
     Kind { wants: Wants::Text, example: r#""redis://127.0.0.1:6379""#, parse: UpstreamUrl::parse };
@@ -52,6 +55,13 @@ fn listen(mut section: Section<'_>) -> Listen {
         address: address.map_or(default.address, |list| list.into_iter().map(|a| a.value).collect()),
         max_clients: section.one("max_clients", &COUNT).map_or(default.max_clients, |n| n.value),
         idle_timeout: section.one("idle_timeout", &DURATION).map(|d| d.value).filter(|d| !d.is_zero()),
+        tcp_keepalive: match section.one("tcp_keepalive", &KEEPALIVE) {
+            Some(time) => Some(time.value).filter(|time| !time.is_zero()),
+            None => default.tcp_keepalive,
+        },
+        client_output_limit: section
+            .one("client_output_limit", &OUTPUT)
+            .map_or(default.client_output_limit, |size| size.value),
         workers: section.one("workers", &WORKERS).map_or(default.workers, |n| n.value),
     };
     section.finish();
@@ -59,9 +69,13 @@ fn listen(mut section: Section<'_>) -> Listen {
 }
 
 fn upstream(mut section: Section<'_>) -> Upstream {
-    let url = section.one("url", &URL).map(|url| url.value).unwrap_or_default();
+    let default = Upstream::default();
+    let upstream = Upstream {
+        url: section.one("url", &URL).map_or(default.url, |url| url.value),
+        max_pinned: section.one("max_pinned", &COUNT).map_or(default.max_pinned, |n| n.value),
+    };
     section.finish();
-    Upstream { url }
+    upstream
 }
 
 fn admin(mut section: Section<'_>) -> Admin {
@@ -92,11 +106,26 @@ pub(super) fn whole(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{} is too large; write a smaller number", shown(text)))
 }
 
-fn max_clients(text: &str) -> Result<usize, String> {
+fn count(text: &str) -> Result<usize, String> {
     match usize::try_from(whole(text)?) {
-        Ok(0) => Err("0 would let no client in; write 1 or more".to_owned()),
+        Ok(0) => Err("0 is too few; write 1 or more".to_owned()),
         Ok(count) if count <= 10_000_000 => Ok(count),
         _ => Err(format!("{text} is too many; write at most 10000000")),
+    }
+}
+
+/// The kernel counts in seconds.
+fn keepalive(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if time.is_zero() || time >= Duration::from_secs(1) => Ok(time),
+        _ => Err(format!("{} is too short; write at least \"1s\", or \"0s\" for never", shown(text))),
+    }
+}
+
+fn output_limit(text: &str) -> Result<usize, String> {
+    match parse_size(text)? {
+        size if size >= 1 << 20 => Ok(size),
+        _ => Err(format!("{} is too little; write at least \"1mb\"", shown(text))),
     }
 }
 

@@ -8,10 +8,18 @@ use super::endpoint::{Endpoint, HostPort, checked_host, host_port, socket_path};
 use super::secret::Secret;
 
 /// `[upstream]`
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Which Redis.
     pub url: UpstreamUrl,
+    /// Most connections to it that belong to one client each; at least 1.
+    pub max_pinned: usize,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self { url: UpstreamUrl::default(), max_pinned: 10_000 }
+    }
 }
 
 /// Which Redis: one that runs somewhere, or one of the proxy's own.

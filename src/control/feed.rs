@@ -62,10 +62,14 @@ impl Feed {
         self.session.get()
     }
 
-    /// Whether the canary's event arrived; asks anew. What was to be reported long ago will not be any more.
+    /// Whether the canary's event arrived; asks anew.
     pub fn take_canary(&self) -> bool {
-        self.ended.borrow_mut().clear();
         self.canary.replace(false)
+    }
+
+    /// What was to be reported long ago will not be any more; called now and then.
+    pub fn forget_ended(&self) {
+        self.ended.borrow_mut().clear();
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -191,14 +195,25 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
     result.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
 }
 
-/// Adds the flags that are needed to those that are set.
-async fn enable_events(wire: &mut Wire) -> Result<(), String> {
-    let frame = wire.call(&["CONFIG", "GET", "notify-keyspace-events"]).await?;
-    let current = match frame {
+/// Whether Redis is set to send the events that are needed. `None`: it may not be asked.
+pub(super) async fn events_configured(engine: &Engine) -> Option<bool> {
+    let frame = engine.scans.one(0, ["CONFIG", "GET", "notify-keyspace-events"]).await.ok()?;
+    let current = value_of(frame);
+    Some(!current.is_empty() && wanted_flags(&current) == current)
+}
+
+/// The value in the reply to CONFIG GET of one setting.
+fn value_of(frame: BytesFrame) -> String {
+    let value = match frame {
         BytesFrame::Map { data, .. } => data.values().next().and_then(bytes_of).cloned().unwrap_or_default(),
         other => array_of(other).get(1).and_then(bytes_of).cloned().unwrap_or_default(),
     };
-    let current = String::from_utf8_lossy(&current).into_owned();
+    String::from_utf8_lossy(&value).into_owned()
+}
+
+/// Adds the flags that are needed to those that are set.
+async fn enable_events(wire: &mut Wire) -> Result<(), String> {
+    let current = value_of(wire.call(&["CONFIG", "GET", "notify-keyspace-events"]).await?);
     let wanted = wanted_flags(&current);
     if wanted != current {
         wire.call(&["CONFIG", "SET", "notify-keyspace-events", &wanted]).await?;

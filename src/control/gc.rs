@@ -90,6 +90,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
+        engine.feed.forget_ended();
         if !engine.feed.is_connected() {
             continue;
         }
@@ -107,21 +108,21 @@ pub(super) async fn run(engine: Rc<Engine>) {
     }
 }
 
-/// Makes a key and waits for its event: somebody may have changed the settings.
+/// Do events still come? Somebody may have changed the settings. They are asked for; where that is not allowed, a key
+/// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
-    let db = engine.first_database();
-    let key = format!("{}{}:{tick}", String::from_utf8_lossy(CANARY), std::process::id());
-    engine.feed.take_canary();
     let session = engine.feed.session();
-    if let Err(error) = engine.scans.one(db, ["SET", &key, "1", "PX", "5000"]).await {
-        // A full or read-only Redis says nothing about the feed.
-        tracing::debug!(%error, "the canary key cannot be written");
+    let come = match super::feed::events_configured(engine).await {
+        Some(configured) => configured,
+        None => match sings(engine, tick).await {
+            Some(sung) => sung,
+            None => return,
+        },
+    };
+    if engine.feed.session() != session {
         return;
     }
-    if !engine.feed.barrier(vec![], engine).await || engine.feed.session() != session {
-        return;
-    }
-    match (engine.feed.take_canary(), engine.process.own_writes()) {
+    match (come, engine.process.own_writes()) {
         (false, false) => engine.feed.reconnect("keyspace events do not come any more"),
         (true, true) => {
             tracing::info!("keyspace events come although they cannot be configured");
@@ -130,6 +131,37 @@ async fn canary(engine: &Rc<Engine>, tick: u64) {
         }
         _ => {}
     }
+}
+
+/// Whether the event of a key that is made for this came; `None`: that says nothing.
+async fn sings(engine: &Rc<Engine>, tick: u64) -> Option<bool> {
+    let db = engine.first_database();
+    let key = format!("{}{}:{tick}", String::from_utf8_lossy(CANARY), std::process::id());
+    engine.feed.take_canary();
+    if let Err(error) = flash(engine, db, &key).await {
+        // A full or read-only Redis says nothing about the feed.
+        tracing::debug!(%error, "the canary key cannot be written");
+        return None;
+    }
+    engine.feed.barrier(vec![], engine).await.then(|| engine.feed.take_canary())
+}
+
+/// Makes a key and deletes it in one step: nobody sees it, and where scripts are allowed neither replicas nor the
+/// append-only file hear of it.
+async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
+    const SCRIPT: &str =
+        "redis.set_repl(redis.REPL_NONE); redis.call('SET', KEYS[1], ''); redis.call('DEL', KEYS[1])";
+    let Err(error) = engine.scans.one(db, ["EVAL", SCRIPT, "1", key]).await else { return Ok(()) };
+    if !error.starts_with("NOPERM") && !error.starts_with("ERR unknown command") {
+        return Err(error);
+    }
+    let mut batch = super::link::Batch::default();
+    batch.push(["MULTI"]);
+    batch.push(["SET", key, ""]);
+    batch.push(["DEL", key]);
+    batch.push(["EXEC"]);
+    let replies = engine.scans.call(db, batch).await?;
+    replies.into_iter().try_for_each(|reply| wire::into_result(reply).map(|_| ()))
 }
 
 /// SWAPDB sent past the proxy shows in no event, but Redis counts its commands.

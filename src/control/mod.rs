@@ -130,6 +130,11 @@ impl Engine {
                     let _ = reply.send(());
                 });
             }
+            Order::Alive(reply) => {
+                tokio::task::spawn_local(async move {
+                    let _ = reply.send(engine.feed.barrier(vec![], &engine).await);
+                });
+            }
             Order::Rebuild(why) => self.rebuild(why),
             Order::Forget(db, key, tags) => labels::forget(self, db, &key, tags),
             Order::Score(db, key, tags) => {

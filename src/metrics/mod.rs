@@ -217,6 +217,11 @@ impl Metrics {
         let _ = self.rare.feed_gaps.remove_label_values(&[node]);
     }
 
+    /// Counts a client for which there was no connection of its own.
+    pub fn pinned_refused(&self) {
+        self.rare.pinned_refused.inc();
+    }
+
     /// Counts one reload of the configuration.
     pub fn config_reloads(&self, ok: bool) {
         let result = if ok { "ok" } else { "error" };

@@ -1,7 +1,9 @@
 //! The metrics that change seldom: ordinary Prometheus types, with their names, help texts and buckets.
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Seconds: a fan-out of a few keys takes one round trip, one that has to scan takes many.
 const FANOUT_SECONDS: [f64; 17] = [
@@ -68,6 +70,7 @@ pub(super) struct Rare {
     pub fanout_duration: Histogram,
     pub fanout_keys: Histogram,
     pub upstream_connections: IntGaugeVec,
+    pub pinned_refused: IntCounter,
     pub upstream_up: IntGaugeVec,
     pub upstream_reconnects: IntCounterVec,
     pub feed_connected: IntGaugeVec,
@@ -108,6 +111,14 @@ impl Rare {
                  pinned: belongs to one client (transactions, subscriptions, blocking commands); \
                  control: the proxy's own.",
                 "mode",
+            )?,
+            pinned_refused: register(
+                registry,
+                IntCounter::new(
+                    "rescind_upstream_pinned_refused_total",
+                    "Clients that needed a connection to Redis of their own and were disconnected, because there \
+                     were upstream.max_pinned already.",
+                )?,
             )?,
             upstream_up: gauges(
                 registry,

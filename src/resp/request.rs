@@ -25,6 +25,11 @@ impl Limits {
         Limits { max_args: i32::MAX as i64, max_bulk: 512 * 1024 * 1024, unauthenticated: false };
     /// The limits that Redis sets before AUTH.
     pub const UNAUTHENTICATED: Limits = Limits { max_args: 10, max_bulk: 16384, unauthenticated: true };
+
+    /// Whether a request would be refused in multibulk form.
+    pub fn exceeded_by(&self, args: Args<'_>) -> bool {
+        args.len() as i64 > self.max_args || args.iter().any(|arg| arg.len() as i64 > self.max_bulk)
+    }
 }
 
 /// What the bytes at the start of the buffer are.

@@ -1,25 +1,35 @@
-//! Who a client has proved to be, and how AUTH and HELLO say it.
+//! Who a client is, and what it says about itself: how AUTH, HELLO, SELECT and CLIENT SETNAME tell.
 
 use std::rc::Rc;
 
 use super::Effect;
+use crate::command::Kind;
 use crate::resp::Args;
 use crate::resp::request::number;
 
-/// Who a client has proved to be. Redis verified the password each time; it is kept to open more upstream
-/// connections for the same user.
+/// Who a client is to Redis.
+///
+/// Redis decides when a connection is made whether it needs AUTH, and a connection that needed none stays what it is
+/// when a password is set later. So the two kinds of clients without AUTH never share a connection.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// It sent no AUTH: Redis treats it as the default user, or refuses it.
-    Anonymous,
-    /// A user name (`None`: AUTH with the password alone) and its password.
+    /// It sent no AUTH, and whether it needs one has not been asked yet.
+    Unknown,
+    /// It sent no AUTH and needed none when it connected: it is the default user.
+    Default,
+    /// It sent no AUTH and needed one when it connected: Redis judges each of its commands anew.
+    Nobody,
+    /// A user name (`None`: AUTH with the password alone) and its password. Redis verified it each time; it is kept to
+    /// open more upstream connections for the same user.
     User(Rc<(Option<Vec<u8>>, Vec<u8>)>),
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Anonymous => f.write_str("anonymous"),
+            Self::Unknown => f.write_str("unknown"),
+            Self::Default => f.write_str("default user without a password"),
+            Self::Nobody => f.write_str("nobody"),
             Self::User(user) => {
                 write!(f, "user {}", String::from_utf8_lossy(user.0.as_deref().unwrap_or(b"default")))
             }
@@ -32,6 +42,64 @@ impl Identity {
     pub fn user(name: Option<&[u8]>, password: &[u8]) -> Self {
         Self::User(Rc::new((name.map(<[u8]>::to_vec), password.to_vec())))
     }
+
+    /// Whether it sent no AUTH.
+    pub fn is_anonymous(&self) -> bool {
+        !matches!(self, Self::User(_))
+    }
+}
+
+/// What a client says about itself, for CLIENT LIST. Empty: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// CLIENT SETNAME, or SETNAME of HELLO.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO LIB-NAME.
+    pub library: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER.
+    pub version: Vec<u8>,
+}
+
+/// One field of a [`Label`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelField {
+    /// CLIENT SETNAME
+    Name,
+    /// CLIENT SETINFO LIB-NAME
+    Library,
+    /// CLIENT SETINFO LIB-VER
+    Version,
+}
+
+impl Label {
+    /// Sets one field.
+    pub fn set(&mut self, field: LabelField, value: &[u8]) {
+        let slot = match field {
+            LabelField::Name => &mut self.name,
+            LabelField::Library => &mut self.library,
+            LabelField::Version => &mut self.version,
+        };
+        *slot = value.to_vec();
+    }
+}
+
+/// The field that a CLIENT SETNAME or SETINFO request sets. `None`: Redis says what is wrong.
+pub(super) fn of_label(kind: Kind, args: Args<'_>) -> Option<Effect> {
+    let (field, value) = match kind {
+        Kind::ClientSetName => (LabelField::Name, args.get(2).filter(|_| args.len() == 3)?),
+        _ => {
+            let option = args.get(2).filter(|_| args.len() == 4)?;
+            let field = if option.eq_ignore_ascii_case(b"lib-name") {
+                LabelField::Library
+            } else if option.eq_ignore_ascii_case(b"lib-ver") {
+                LabelField::Version
+            } else {
+                return None;
+            };
+            (field, args.get(3)?)
+        }
+    };
+    Some(Effect::Label(field, value.into()))
 }
 
 /// The identity that an AUTH request claims.

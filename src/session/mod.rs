@@ -8,8 +8,10 @@
 mod identity;
 mod route;
 
-pub use identity::Identity;
+pub use identity::{Identity, Label, LabelField};
 pub use route::{Effect, Forward, Local, Route, SubscriptionKind};
+
+use std::rc::Rc;
 
 use crate::command::Kind;
 use crate::resp::{Args, Head};
@@ -31,12 +33,16 @@ pub struct Session {
     pub resp: u8,
     /// Who the client has proved to be.
     pub identity: Identity,
-    /// CLIENT SETNAME.
-    pub name: Option<Box<[u8]>>,
+    /// What the client says about itself; most say nothing.
+    pub label: Option<Rc<Label>>,
     /// MULTI was sent, EXEC or DISCARD were not.
     in_multi: bool,
     /// The database that what is queued from here on will run in, if a SELECT is queued.
     queued_db: Option<u32>,
+    /// MULTI has not been answered yet.
+    multi_pending: bool,
+    /// Something is queued that changes the session once EXEC has run it.
+    change_queued: bool,
     /// How many MULTIs there were.
     transactions: u32,
     watching: bool,
@@ -49,10 +55,8 @@ pub struct Session {
     changing: u32,
     /// Has state that only a reset removes (CLIENT TRACKING, CLIENT ID, READONLY, …).
     sticky: bool,
-    /// A transaction may have named the connection: only Redis knows the name.
-    named_upstream: bool,
-    /// A transaction may have subscribed: messages may arrive.
-    listens_upstream: bool,
+    /// A transaction has subscribed: to channels or patterns, to shard channels. How often is not known.
+    listens_upstream: [bool; 2],
     /// Everything passes as it is: MONITOR, replication.
     raw: bool,
     replies: Replies,
@@ -64,10 +68,12 @@ impl Default for Session {
         Self {
             db: 0,
             resp: 2,
-            identity: Identity::Anonymous,
-            name: None,
+            identity: Identity::Unknown,
+            label: None,
             in_multi: false,
             queued_db: None,
+            multi_pending: false,
+            change_queued: false,
             transactions: 0,
             watching: false,
             subscriptions: [0; 3],
@@ -75,8 +81,7 @@ impl Default for Session {
             blocked: 0,
             changing: 0,
             sticky: false,
-            named_upstream: false,
-            listens_upstream: false,
+            listens_upstream: [false; 2],
             raw: false,
             replies: Replies::On,
             silenced: false,
@@ -93,6 +98,18 @@ impl Session {
             || self.subscribing + self.blocked + self.changing > 0
             || self.sticky
             || self.raw
+            // Who gives itself a name wants to be told from others in CLIENT LIST.
+            || self.label.as_ref().is_some_and(|label| !label.name.is_empty())
+    }
+
+    /// Whether the client has rights, as far as is known: Redis looks at nobody's commands one by one.
+    pub fn has_standing(&self) -> bool {
+        !matches!(self.identity, Identity::Unknown | Identity::Nobody)
+    }
+
+    /// Whether it is known if the client needs AUTH.
+    pub fn is_vetted(&self) -> bool {
+        self.identity != Identity::Unknown
     }
 
     /// Whether a plain command can take the shared connection without another look.
@@ -107,7 +124,7 @@ impl Session {
 
     /// Whether the client listens to something: such clients are idle by nature.
     pub fn is_listening(&self) -> bool {
-        self.subscriptions != [0; 3] || self.listens_upstream || self.raw
+        self.has_subscriptions() || self.raw
     }
 
     /// The database that the next command runs in.
@@ -120,6 +137,16 @@ impl Session {
         self.in_multi
     }
 
+    /// Whether Redis may still refuse the MULTI, so that what follows would run at once.
+    pub fn awaits_multi(&self) -> bool {
+        self.multi_pending
+    }
+
+    /// Whether Redis takes little else than subscriptions from the client.
+    pub fn is_confined(&self) -> bool {
+        self.resp == 2 && self.has_subscriptions()
+    }
+
     /// Whether bytes pass unframed in both directions.
     pub fn is_raw(&self) -> bool {
         self.raw
@@ -127,7 +154,7 @@ impl Session {
 
     /// Whether messages may arrive at any moment.
     pub fn has_subscriptions(&self) -> bool {
-        self.listens_upstream || self.subscriptions != [0; 3]
+        self.listens_upstream != [false; 2] || self.subscriptions != [0; 3]
     }
 
     /// Whether the client wants replies at all: not after CLIENT REPLY OFF.
@@ -154,31 +181,43 @@ impl Session {
 
     /// Decides about one request. `blocks`: it may block, as its arguments say.
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
-        if kind == Kind::ClientReply {
-            // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for.
-            return self.client_reply(args);
+        if kind == Kind::ClientReply && !self.is_confined() {
+            // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for. ON alone
+            // changes nothing there.
+            let on = |mode: &[u8]| mode.eq_ignore_ascii_case(b"on");
+            if !(self.in_multi && self.replies == Replies::On && args.get(2).is_some_and(on)) {
+                return self.client_reply(args);
+            }
         }
+        let skipped = self.replies == Replies::Skip;
         let silent = self.take_silence();
         self.silenced = silent;
+        if kind == Kind::Reset && args.len() == 1 {
+            // RESET also ends CLIENT REPLY OFF: it is answered then.
+            return Route::Local(Local::Reset { silent: skipped });
+        }
         if self.in_multi
             && let Some(route) = self.in_transaction(kind, args, silent)
         {
             return route;
         }
-        if let Some(route) = self.local(kind, args, silent) {
+        if let Some(route) = self.local(kind, silent) {
             return route;
         }
         // A command that ends the state still travels where the state is.
         let had_state = self.needs_own();
-        let mut forward = Forward { own: false, sync: false, queued: false, silent, effect: Effect::None };
+        let mut forward = Forward { silent, ..Forward::PLAIN };
         match kind {
             Kind::Multi => {
                 self.in_multi = true;
+                self.multi_pending = true;
                 self.transactions = self.transactions.wrapping_add(1);
                 forward.effect = Effect::Multi(self.transactions);
             }
             Kind::Exec if self.in_multi => {
-                forward.effect = Effect::Exec(self.queued_db.take());
+                forward.effect = Effect::Exec;
+                // What comes behind it must know where it runs, and as whom.
+                forward.sync = self.change_queued;
                 self.transaction_over();
             }
             // Without MULTI it is an error, and what is watched stays so.
@@ -201,31 +240,33 @@ impl Session {
             }
             Kind::Blocking if blocks => self.blocking(&mut forward),
             Kind::Wait => self.blocking(&mut forward),
-            Kind::Auth | Kind::Hello | Kind::Select => self.handshake(kind, args, &mut forward),
-            Kind::ClientSetName => {
-                forward.effect = args.get(2).map_or(Effect::None, |name| Effect::SetName(name.into()));
+            Kind::Auth | Kind::Hello | Kind::Select | Kind::ClientSetName | Kind::ClientSetInfo => {
+                self.handshake(kind, args, &mut forward);
             }
             Kind::ConnectionState => self.sticky = true,
-            Kind::Monitor | Kind::Replication => {
+            // On a connection of its own for this once, where nothing is waited for.
+            Kind::Alone | Kind::Urgent => (forward.own, forward.sync) = (true, true),
+            Kind::Monitor => {
+                self.changing += 1;
+                (forward.effect, forward.sync) = (Effect::Monitor, true);
+            }
+            Kind::Replication => {
                 self.sticky = true;
                 self.raw = true;
             }
             _ => {}
         }
-        forward.own = had_state || self.needs_own();
+        forward.own |= had_state || self.needs_own();
         Route::Forward(forward)
     }
 
     /// What the proxy answers itself; `None`: Redis answers.
-    fn local(&self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
+    fn local(&self, kind: Kind, silent: bool) -> Option<Route> {
         Some(match kind {
-            Kind::ClientGetName if args.len() != 2 || self.named_upstream => return None,
-            Kind::ClientGetName if silent => Route::Swallow,
-            Kind::ClientGetName => Route::Local(Local::GetName),
             Kind::Quit if silent => Route::Cut,
+            // Behind the messages that are on their way.
+            Kind::Quit if self.has_subscriptions() => return None,
             Kind::Quit => Route::Local(Local::Quit),
-            // RESET also ends CLIENT REPLY OFF: it is answered in any case.
-            Kind::Reset if args.len() == 1 => Route::Local(Local::Reset),
             Kind::Tag(command) => Route::Local(Local::Tag(command)),
             _ => return None,
         })
@@ -236,10 +277,10 @@ impl Session {
         if kind == Kind::Select {
             self.queued_db = identity::of_select(args).or(self.queued_db);
         }
-        let mut effect = Effect::None;
+        let (mut effect, mut at_exec) = (Effect::None, Effect::None);
         let queued = match kind {
             // These run at once even within MULTI.
-            Kind::Exec | Kind::Discard | Kind::Quit | Kind::Reset => return None,
+            Kind::Exec | Kind::Discard | Kind::Quit => return None,
             Kind::Multi => {
                 effect = Effect::MultiAgain(self.transactions);
                 false
@@ -248,33 +289,31 @@ impl Session {
             // The proxy's own commands are the caller's to judge: it knows what they would queue.
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
-            Kind::Auth
-            | Kind::Hello
-            | Kind::Select
-            | Kind::ConnectionState
-            | Kind::Monitor
-            | Kind::Replication => {
+            Kind::Auth | Kind::Hello | Kind::Select | Kind::ClientSetName | Kind::ClientSetInfo => {
                 self.sticky = true;
+                at_exec = handshake(kind, args).unwrap_or(Effect::None);
                 true
             }
             Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
                 self.sticky = true;
-                self.listens_upstream = true;
+                let kind = subscription_of(kind).0;
+                at_exec = Effect::Subscription { kind, confirms: u32::try_from(args.len() - 1).ok() };
                 true
             }
-            Kind::ClientSetName => {
+            Kind::ConnectionState | Kind::Monitor | Kind::Replication => {
                 self.sticky = true;
-                self.named_upstream = true;
                 true
             }
             _ => true,
         };
-        Some(Route::Forward(Forward { own: true, sync: false, queued, silent, effect }))
+        self.change_queued |= at_exec != Effect::None;
+        Some(Route::Forward(Forward { own: true, sync: false, queued, silent, effect, at_exec }))
     }
 
     fn transaction_over(&mut self) {
         self.transactions = self.transactions.wrapping_add(1);
         self.in_multi = false;
+        self.change_queued = false;
         self.queued_db = None;
         self.watching = false;
     }
@@ -287,7 +326,7 @@ impl Session {
     fn client_reply(&mut self, args: Args<'_>) -> Route {
         let Some(mode) = args.get(2).filter(|_| args.len() == 3) else {
             let text = "ERR wrong number of arguments for 'client|reply' command";
-            return self.local_error(text);
+            return self.local_error(text.to_owned());
         };
         if mode.eq_ignore_ascii_case(b"on") {
             self.replies = Replies::On;
@@ -300,22 +339,18 @@ impl Session {
                 self.replies = Replies::Skip;
             }
         } else {
-            return self.local_error("ERR syntax error");
+            return self.local_error("ERR syntax error".to_owned());
         }
         Route::Swallow
     }
 
-    fn local_error(&mut self, text: &str) -> Route {
-        if self.take_silence() { Route::Swallow } else { Route::Local(Local::Error(text.to_owned())) }
+    /// The proxy answers with this error in place of Redis, unless the client wants no reply.
+    pub fn local_error(&mut self, text: String) -> Route {
+        if self.take_silence() { Route::Swallow } else { Route::Local(Local::Error(text)) }
     }
 
     fn handshake(&mut self, kind: Kind, args: Args<'_>, forward: &mut Forward) {
-        let effect = match kind {
-            Kind::Auth => identity::of_auth(args).map(Effect::Auth),
-            Kind::Hello => identity::of_hello(args),
-            _ => identity::of_select(args).map(Effect::Select),
-        };
-        match effect {
+        match handshake(kind, args) {
             Some(effect) => {
                 self.changing += 1;
                 forward.effect = effect;
@@ -330,14 +365,7 @@ impl Session {
     }
 
     fn subscription(&mut self, kind: Kind, args: Args<'_>, forward: &mut Forward) {
-        let (which, adds) = match kind {
-            Kind::Subscribe => (SubscriptionKind::Channel, true),
-            Kind::PSubscribe => (SubscriptionKind::Pattern, true),
-            Kind::SSubscribe => (SubscriptionKind::Shard, true),
-            Kind::Unsubscribe => (SubscriptionKind::Channel, false),
-            Kind::PUnsubscribe => (SubscriptionKind::Pattern, false),
-            _ => (SubscriptionKind::Shard, false),
-        };
+        let (which, adds) = subscription_of(kind);
         let named = args.len().saturating_sub(1) as u32;
         if adds && named == 0 {
             return;
@@ -354,6 +382,9 @@ impl Session {
     /// A confirmation says how many subscriptions there are now: of channels and patterns together, or of
     /// shard channels.
     pub fn confirmed(&mut self, kind: SubscriptionKind, total: u32) {
+        if total == 0 {
+            self.listens_upstream[usize::from(kind == SubscriptionKind::Shard)] = false;
+        }
         let [channels, patterns, _] = self.subscriptions;
         self.subscriptions[kind as usize] = match kind {
             SubscriptionKind::Channel => total.saturating_sub(patterns),
@@ -368,9 +399,10 @@ impl Session {
         let failed = head.is_error();
         match effect {
             Effect::None => {}
-            Effect::Exec(selected) if !failed && *head != Head::Null => self.db = selected.unwrap_or(self.db),
-            Effect::Exec(_) => {}
+            // What was queued and has run comes one by one.
+            Effect::Exec => {}
             Effect::Multi(number) => {
+                self.multi_pending = false;
                 // What was sent behind it has run at once.
                 if failed && self.transactions == number {
                     self.in_multi = false;
@@ -380,14 +412,17 @@ impl Session {
             // Redis thought nothing of an earlier MULTI, so this one began the transaction.
             Effect::MultiAgain(number) => self.in_multi |= !failed && self.transactions == number,
             Effect::MustSucceed => return !failed,
+            Effect::Monitor => {
+                self.changing = self.changing.saturating_sub(1);
+                self.raw |= !failed;
+            }
             Effect::Unblocked => self.blocked = self.blocked.saturating_sub(1),
             Effect::Subscription { .. } => self.subscribing = self.subscribing.saturating_sub(1),
-            Effect::SetName(name) if !failed => self.name = (!name.is_empty()).then_some(name),
-            Effect::SetName(_) => {}
-            Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_) => {
+            Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_) | Effect::Label(..) => {
                 self.changing = self.changing.saturating_sub(1);
                 if !failed {
-                    return self.changed(effect);
+                    self.changed(effect);
+                    return true;
                 }
                 // A HELLO may have authenticated before it failed.
                 return !matches!(effect, Effect::Hello { .. });
@@ -396,29 +431,72 @@ impl Session {
         true
     }
 
-    fn changed(&mut self, effect: Effect) -> bool {
+    /// EXEC has run a queued request, with success, whose effect is this one.
+    pub fn ran(&mut self, effect: Effect) {
+        match effect {
+            Effect::Subscription { kind, .. } => {
+                self.listens_upstream[usize::from(kind == SubscriptionKind::Shard)] = true;
+            }
+            effect => self.changed(effect),
+        }
+    }
+
+    fn changed(&mut self, effect: Effect) {
         match effect {
             Effect::Auth(identity) => self.identity = identity,
             Effect::Select(db) => self.db = db,
+            Effect::Label(field, value) => self.set_label(field, &value),
             Effect::Hello { resp, identity, name } => {
                 self.resp = resp.unwrap_or(self.resp);
                 if let Some(identity) = identity {
                     self.identity = identity;
                 }
                 if let Some(name) = name {
-                    self.name = (!name.is_empty()).then_some(name);
-                    // The connection bears it, too.
-                    return false;
+                    self.set_label(LabelField::Name, &name);
                 }
             }
             _ => {}
         }
-        true
     }
 
-    /// RESET: as if just connected.
+    fn set_label(&mut self, field: LabelField, value: &[u8]) {
+        let mut label = self.label.as_deref().cloned().unwrap_or_default();
+        label.set(field, value);
+        self.label = (label != Label::default()).then(|| Rc::new(label));
+    }
+
+    /// RESET: as if just connected, except that Redis remembers the client's library.
     pub fn reset(&mut self) {
-        *self = Session::default();
+        let label = self.label.take();
+        *self = Session { label, ..Session::default() };
+        self.set_label(LabelField::Name, b"");
+    }
+}
+
+/// Whether a HELLO that is right as it stands says who the client is.
+pub fn names_user(args: Args<'_>) -> bool {
+    matches!(identity::of_hello(args), Some(Effect::Hello { identity: Some(_), .. }))
+}
+
+/// What a request that says who a client is, or where, changes. `None`: nothing, as it stands.
+fn handshake(kind: Kind, args: Args<'_>) -> Option<Effect> {
+    match kind {
+        Kind::Auth => identity::of_auth(args).map(Effect::Auth),
+        Kind::Hello => identity::of_hello(args),
+        Kind::Select => identity::of_select(args).map(Effect::Select),
+        _ => identity::of_label(kind, args),
+    }
+}
+
+/// Which list of subscriptions a command changes, and whether it adds to it.
+fn subscription_of(kind: Kind) -> (SubscriptionKind, bool) {
+    match kind {
+        Kind::Subscribe => (SubscriptionKind::Channel, true),
+        Kind::PSubscribe => (SubscriptionKind::Pattern, true),
+        Kind::SSubscribe => (SubscriptionKind::Shard, true),
+        Kind::Unsubscribe => (SubscriptionKind::Channel, false),
+        Kind::PUnsubscribe => (SubscriptionKind::Pattern, false),
+        _ => (SubscriptionKind::Shard, false),
     }
 }
 

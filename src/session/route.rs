@@ -1,6 +1,6 @@
 //! What a session decides about a request, and what the reply will change.
 
-use super::Identity;
+use super::{Identity, LabelField};
 use crate::command::TagCommand;
 
 /// Where a request goes.
@@ -29,6 +29,20 @@ pub struct Forward {
     pub silent: bool,
     /// What its reply changes.
     pub effect: Effect,
+    /// What it changes when EXEC has run it, if it is queued.
+    pub at_exec: Effect,
+}
+
+impl Forward {
+    /// As most requests are: nothing is to be seen to.
+    pub const PLAIN: Forward = Forward {
+        own: false,
+        sync: false,
+        queued: false,
+        silent: false,
+        effect: Effect::None,
+        at_exec: Effect::None,
+    };
 }
 
 /// What the reply to a request changes.
@@ -36,8 +50,8 @@ pub struct Forward {
 pub enum Effect {
     /// Nothing.
     None,
-    /// EXEC: what was queued has run, a SELECT of this database included.
-    Exec(Option<u32>),
+    /// EXEC: what was queued has run.
+    Exec,
     /// MULTI, the client's so-manieth.
     Multi(u32),
     /// MULTI inside MULTI: an error, unless Redis refused the first one.
@@ -57,8 +71,8 @@ pub enum Effect {
     },
     /// SELECT.
     Select(u32),
-    /// CLIENT SETNAME.
-    SetName(Box<[u8]>),
+    /// CLIENT SETNAME or SETINFO.
+    Label(LabelField, Box<[u8]>),
     /// (P|S)SUBSCRIBE or its opposite: this many confirmations are to come
     /// (`None`: one per subscription of that kind, at least one).
     Subscription {
@@ -67,6 +81,8 @@ pub enum Effect {
         /// Confirmations to come.
         confirms: Option<u32>,
     },
+    /// MONITOR: if it is not refused, everything passes as it is.
+    Monitor,
     /// A command that may block ends.
     Unblocked,
 }
@@ -87,10 +103,11 @@ pub enum SubscriptionKind {
 pub enum Local {
     /// QUIT: `OK` and close.
     Quit,
-    /// RESET.
-    Reset,
-    /// CLIENT GETNAME.
-    GetName,
+    /// RESET. `silent`: behind CLIENT REPLY SKIP.
+    Reset {
+        /// Without a reply.
+        silent: bool,
+    },
     /// CLIENT REPLY ON.
     Ok,
     /// A command of the proxy's own.

@@ -35,7 +35,7 @@ fn a_transaction_owns_until_exec() {
     assert!(!forward(&mut session, Kind::Multi, "MULTI").queued);
     let exec = forward(&mut session, Kind::Exec, "EXEC");
     assert!(exec.own);
-    assert_eq!(exec.effect, Effect::Exec(None));
+    assert_eq!(exec.effect, Effect::Exec);
     assert!(!session.needs_own());
     // Without MULTI, Redis's error needs no connection of one's own.
     assert!(!forward(&mut session, Kind::Exec, "EXEC").own);
@@ -76,7 +76,7 @@ fn authentication_counts_when_redis_says_so() {
     let auth = forward(&mut session, Kind::Auth, "AUTH joe secret");
     assert!(auth.own && auth.sync);
     session.replied(auth.effect.clone(), &ERR);
-    assert_eq!(session.identity, Identity::Anonymous);
+    assert_eq!(session.identity, Identity::Unknown);
     session.replied(auth.effect, &OK);
     assert_eq!(session.identity, Identity::user(Some(b"joe"), b"secret"));
     assert!(!format!("{session:?}").contains("secret"));
@@ -86,9 +86,9 @@ fn authentication_counts_when_redis_says_so() {
 fn hello_changes_protocol_and_identity_together() {
     let mut session = Session::default();
     let hello = forward(&mut session, Kind::Hello, "HELLO 3 AUTH joe pw SETNAME me");
-    assert!(!session.replied(hello.effect, &Head::Map(7)), "a named connection must be reset before reuse");
+    assert!(session.replied(hello.effect, &Head::Map(7)));
     assert_eq!((session.resp, session.identity.clone()), (3, Identity::user(Some(b"joe"), b"pw")));
-    assert_eq!(session.name.as_deref(), Some(b"me".as_slice()));
+    assert_eq!(session.label.as_ref().map(|label| &*label.name), Some(b"me".as_slice()));
     let broken = forward(&mut session, Kind::Hello, "HELLO 4");
     assert_eq!(broken.effect, Effect::None);
 }
@@ -103,6 +103,29 @@ fn select_moves_only_on_success() {
     let select = forward(&mut session, Kind::Select, "SELECT 7");
     session.replied(select.effect, &OK);
     assert_eq!(session.db, 7);
+}
+
+#[test]
+fn names_and_libraries_move_with_their_replies() {
+    let mut session = Session::default();
+    let name = forward(&mut session, Kind::ClientSetName, "CLIENT SETNAME me");
+    assert!(name.own && name.sync);
+    session.replied(name.effect.clone(), &ERR);
+    assert_eq!((session.label.clone(), session.needs_own()), (None, false));
+    session.replied(name.effect, &OK);
+    let library = forward(&mut session, Kind::ClientSetInfo, "CLIENT SETINFO lib-NAME redis-py");
+    session.replied(library.effect, &OK);
+    let label = Label { name: b"me".to_vec(), library: b"redis-py".to_vec(), version: vec![] };
+    assert_eq!(session.label.as_deref(), Some(&label));
+    // As with Redis, the library outlives RESET and the name does not.
+    session.reset();
+    assert_eq!(session.label.as_deref(), Some(&Label { name: vec![], ..label }));
+    let none = forward(&mut session, Kind::ClientSetInfo, "CLIENT SETINFO LIB-NAME ");
+    session.replied(none.effect, &OK);
+    assert_eq!(session.label, None);
+    for wrong in ["CLIENT SETINFO LIB-AGE 7", "CLIENT SETINFO LIB-NAME"] {
+        assert_eq!(forward(&mut session, Kind::ClientSetInfo, wrong).effect, Effect::None, "{wrong}");
+    }
 }
 
 #[test]
@@ -145,8 +168,8 @@ fn client_reply_is_ours() {
 fn who_wants_no_replies_gets_none_from_the_proxy_either() {
     let mut session = Session::default();
     route(&mut session, Kind::ClientReply, "CLIENT REPLY SKIP");
-    assert_eq!(route(&mut session, Kind::ClientGetName, "CLIENT GETNAME"), Route::Swallow);
-    assert_eq!(route(&mut session, Kind::ClientGetName, "CLIENT GETNAME"), Route::Local(Local::GetName));
+    assert!(matches!(route(&mut session, Kind::ClientReply, "CLIENT REPLY MAYBE"), Route::Swallow));
+    assert!(matches!(route(&mut session, Kind::ClientReply, "CLIENT REPLY MAYBE"), Route::Local(_)));
     route(&mut session, Kind::ClientReply, "CLIENT REPLY OFF");
     assert_eq!(route(&mut session, Kind::Quit, "QUIT"), Route::Cut);
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -11,24 +12,27 @@ use bytes::{Buf, BytesMut};
 use super::Key;
 use super::expected::{Expected, Pending, Setup};
 use super::replies::Incoming;
-use crate::accounting::Verdict;
 use crate::context::Context;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
-use crate::resp::{Head, encode};
+use crate::resp::encode;
 use crate::rules::FamilyId;
-use crate::session::Identity;
+use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
 const MOST_UNSENT: usize = 1024 * 1024;
 /// Expected replies beyond which clients must wait before they add more.
 const MOST_EXPECTED: usize = 32 * 1024;
+/// A reply that has been waited for this long is one that others should not wait behind.
+const LONG: Duration = Duration::from_millis(20);
+/// Bytes of replies that are read in one turn.
+const TURN: usize = 256 * 1024;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 256 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing has been heard of Redis yet: commands in the queue have certainly not run.
     Starting,
     /// Redis has answered the set-up.
@@ -50,34 +54,47 @@ pub struct Conn {
     /// The proxy knows what state it is in.
     known: Cell<bool>,
     incoming: RefCell<Incoming>,
-    out: RefCell<BytesMut>,
-    phase: RefCell<Phase>,
-    mode: ConnectionMode,
+    pub(super) out: RefCell<BytesMut>,
+    pub(super) phase: RefCell<Phase>,
+    pub(super) mode: Cell<ConnectionMode>,
     waker: RefCell<Option<Waker>>,
     /// Clients that wait for room.
-    waiting: RefCell<Vec<Rc<Outbox>>>,
+    pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
     /// Replies are not read, because the owner does not take them.
     throttled: Cell<bool>,
     /// Clients that have it as their shared connection.
     users: Cell<u32>,
+    /// A big reply is on its way.
+    pub(super) big_reply: Cell<bool>,
+    /// It is shared because another one with the same key was congested.
+    detour: Cell<bool>,
+    /// How long a reply may take before others should not wait behind it.
+    patience: Cell<Duration>,
+    /// Redis has cut it and lives: its clients are to go, too.
+    cut: Cell<bool>,
     /// When Redis last said something, or the first reply began to be waited for.
     heard: Cell<Instant>,
     /// Redis is silent: clients are told so.
-    stalled: Cell<bool>,
+    pub(super) stalled: Cell<bool>,
     /// The last command of a client answered with an error.
     pub(super) failed: Cell<bool>,
+    /// When it began to be made.
+    pub(super) created: Instant,
+    /// Since when nobody has it.
+    idle_since: Cell<Instant>,
     /// Set-up commands without an answer.
     setting_up: Cell<u32>,
     /// Clients' requests that wait until the set-up has succeeded: sent behind a failed AUTH they would run as
     /// somebody else.
-    behind: RefCell<BytesMut>,
+    pub(super) behind: RefCell<BytesMut>,
 }
 
 impl Conn {
     /// A connection that will be in the state `key` once its set-up commands, already queued, have run.
     pub fn new(context: &Rc<Context>, key: &Key, mode: ConnectionMode) -> Rc<Self> {
         context.upstream_gauge(mode).inc();
+        let created = Instant::now();
         let conn = Rc::new(Self {
             context: Rc::clone(context),
             key: RefCell::new(Key::fresh()),
@@ -88,15 +105,21 @@ impl Conn {
             incoming: RefCell::default(),
             out: RefCell::default(),
             phase: RefCell::new(Phase::Starting),
-            mode,
+            mode: Cell::new(mode),
             waker: RefCell::default(),
             waiting: RefCell::default(),
             retired: Cell::new(false),
             throttled: Cell::new(false),
             users: Cell::new(0),
+            big_reply: Cell::new(false),
+            detour: Cell::new(false),
+            patience: Cell::new(LONG),
+            cut: Cell::new(false),
             heard: Cell::new(context.now()),
             stalled: Cell::new(false),
             failed: Cell::new(false),
+            created,
+            idle_since: Cell::new(created),
             setting_up: Cell::new(0),
             behind: RefCell::default(),
         });
@@ -105,32 +128,70 @@ impl Conn {
         conn
     }
 
-    /// Queues the commands that bring a fresh connection into the state `key`.
-    pub(super) fn move_to(&self, key: &Key) {
-        match &key.identity {
-            Identity::User(user) => match &user.0 {
-                Some(name) => self.own(Setup::Must, &[b"AUTH", name, &user.1]),
-                None => self.own(Setup::Must, &[b"AUTH", &user.1]),
-            },
-            Identity::Anonymous => {}
+    /// Queues the commands that bring it into the state `key`. False: there is no way.
+    pub(super) fn move_to(&self, key: &Key) -> bool {
+        let Some(way) = self.key.borrow().way_to(key) else { return false };
+        for (setup, request) in way {
+            let words: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            self.own(setup, &words);
         }
-        if key.resp == 3 {
-            // Redis refuses HELLO before AUTH where it wants one; a client in RESP3 has passed that.
-            self.own(Setup::Must, &[b"HELLO", b"3"]);
+        let identity = match &key.identity {
+            // Which one it is, it knows better.
+            Identity::Unknown => self.key.borrow().identity.clone(),
+            known => known.clone(),
+        };
+        *self.key.borrow_mut() = Key { identity, ..key.clone() };
+        true
+    }
+
+    /// A request that has succeeded here has changed the connection.
+    pub(super) fn follow(&self, effect: &Effect, session: &Session) {
+        let mut key = self.key.borrow_mut();
+        match effect {
+            Effect::Auth(identity) => key.identity = identity.clone(),
+            Effect::Select(db) => key.db = *db,
+            Effect::Label(..) => key.label = session.label.clone(),
+            Effect::Hello { resp, identity, name } => {
+                key.resp = resp.unwrap_or(key.resp);
+                if let Some(identity) = identity {
+                    key.identity = identity.clone();
+                }
+                if name.is_some() {
+                    key.label = session.label.clone();
+                }
+            }
+            _ => {}
         }
-        if key.db != 0 {
-            self.own(Setup::Must, &[b"SELECT", key.db.to_string().as_bytes()]);
+    }
+
+    /// A fresh connection has been greeted: is it let in without AUTH? The error is for the clients that wanted a
+    /// connection of the other kind.
+    pub(super) fn greeted(&self, open: bool) -> Result<(), String> {
+        self.opened();
+        // Where Redis is far away, or slow, everything takes longer.
+        self.patience.set(LONG.max(self.created.elapsed() * 3));
+        let mut key = self.key.borrow_mut();
+        match (&key.identity, open) {
+            (Identity::Unknown, true) => key.identity = Identity::Default,
+            (Identity::Unknown, false) => key.identity = Identity::Nobody,
+            (Identity::Default, false) => {
+                return Err("NOAUTH Authentication required.".to_owned());
+            }
+            _ => {}
         }
-        *self.key.borrow_mut() = key.clone();
+        Ok(())
     }
 
     /// Queues a command of the proxy's own.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        let blocks = setup != Setup::Ignore;
+        let blocks = matches!(setup, Setup::Must | Setup::Probe);
         self.setting_up.set(self.setting_up.get() + u32::from(blocks));
         // What need not succeed keeps its place among the clients' requests.
         let buffer = if blocks || self.setting_up.get() == 0 { &self.out } else { &self.behind };
         encode::request(&mut buffer.borrow_mut(), args);
+        if self.is_idle() {
+            self.heard.set(self.context.now());
+        }
         self.queue.borrow_mut().push_back(Expected::Setup(setup));
         self.wake();
     }
@@ -173,6 +234,7 @@ impl Conn {
             let behind = std::mem::take(&mut *self.behind.borrow_mut());
             self.out.borrow_mut().extend_from_slice(&behind);
             self.wake();
+            self.make_room();
         }
     }
 
@@ -192,6 +254,17 @@ impl Conn {
         *self.phase.borrow() != Phase::Dead && !self.retired.get()
     }
 
+    /// Whether it is for one client at a time.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.mode.get() == ConnectionMode::Pinned
+    }
+
+    /// From now on it is for one client at a time, or for many.
+    pub(super) fn set_mode(&self, mode: ConnectionMode) {
+        self.context.upstream_gauge(self.mode.replace(mode)).dec();
+        self.context.upstream_gauge(mode).inc();
+    }
+
     /// Whether nothing is expected on it.
     pub fn is_idle(&self) -> bool {
         self.queue.borrow().is_empty()
@@ -204,10 +277,13 @@ impl Conn {
 
     /// Gives it to a client, or to nobody.
     pub fn set_owner(&self, owner: Option<Rc<Outbox>>) {
-        *self.owner.borrow_mut() = owner;
+        let pinned = &self.context.process.pinned;
+        pinned.fetch_add(usize::from(owner.is_some()), Ordering::Relaxed);
+        let before = std::mem::replace(&mut *self.owner.borrow_mut(), owner);
+        pinned.fetch_sub(usize::from(before.is_some()), Ordering::Relaxed);
     }
 
-    /// From the next byte on, replies are passed on unframed.
+    /// Behind the replies that are expected, bytes are passed on unframed.
     pub fn set_raw(&self) {
         self.raw.set(true);
     }
@@ -237,6 +313,39 @@ impl Conn {
         self.users.get() > 0
     }
 
+    /// Whether a client that waits for nothing on it should look for a better one.
+    pub fn is_second_best(&self) -> bool {
+        self.detour.get() || self.is_congested()
+    }
+
+    /// Whether what is sent now would wait behind something: a big reply, or a command that takes long, such as a
+    /// script, during which Redis answers others.
+    pub(super) fn is_congested(&self) -> bool {
+        self.big_reply.get()
+            || (!self.is_idle()
+                && self.context.now().saturating_duration_since(self.heard.get()) > self.patience.get())
+    }
+
+    /// Whether a command that is sent now is executed at once.
+    pub(super) fn is_clear(&self) -> bool {
+        self.is_alive() && self.is_usable() && !self.is_congested()
+    }
+
+    /// Whether it stands in for another one.
+    pub(super) fn is_detour(&self) -> bool {
+        self.detour.get()
+    }
+
+    /// The client is woken when something has changed here.
+    pub(super) fn wake_later(&self, client: &Rc<Outbox>) {
+        self.waiting.borrow_mut().push(Rc::clone(client));
+    }
+
+    /// Whether it stands in for another one that is congested.
+    pub(super) fn set_detour(&self, detour: bool) {
+        self.detour.set(detour);
+    }
+
     /// Ends it unless replies are expected on it; whether it goes on.
     pub(super) fn retire_if_idle(&self) -> bool {
         let busy = !self.is_idle();
@@ -244,6 +353,26 @@ impl Conn {
             self.retire();
         }
         busy
+    }
+
+    /// Redis has cut it and lives.
+    pub(super) fn set_cut(&self) {
+        self.cut.set(true);
+    }
+
+    /// Whether Redis cut it, though it lives: somebody asked it to.
+    pub fn was_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Notes that nobody has it from now on.
+    pub(super) fn rest(&self) {
+        self.idle_since.set(Instant::now());
+    }
+
+    /// Since when nobody has it.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.idle_since.get()
     }
 
     /// Queues a PING whose reply nobody gets.
@@ -285,6 +414,11 @@ impl Conn {
 
     pub(super) fn opened(&self) {
         *self.phase.borrow_mut() = Phase::Open;
+    }
+
+    /// Whether its set-up has succeeded.
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_open() && self.setting_up.get() == 0
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -352,7 +486,7 @@ impl Conn {
         Poll::Pending
     }
 
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         for client in self.waiting.borrow_mut().drain(..) {
             client.wake();
         }
@@ -360,7 +494,13 @@ impl Conn {
 
     /// Reads and passes on what has arrived; ready only with an error.
     fn poll_replies(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf) -> Poll<String> {
+        let mut taken = 0;
         loop {
+            if taken >= TURN {
+                // Goes on once the others have had their turn, those included whose sockets have become ready.
+                let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             if self.owner_is_slow() {
                 // Its client does not read: let Redis feel it. Conn::resume goes on.
                 self.throttled.set(true);
@@ -376,6 +516,7 @@ impl Conn {
                     Poll::Ready(Ok(n)) => {
                         self.context.tick();
                         self.heard.set(self.context.now());
+                        taken += n;
                         incoming.process(self, &scratch[..n])
                     }
                 }
@@ -395,77 +536,12 @@ impl Conn {
     /// not see stale values because the writer is slow. Nor when the client is gone.
     fn owner_is_slow(&self) -> bool {
         let slow = |owner: &Rc<Outbox>| owner.unsent() >= crate::outbox::SOFT_LIMIT && !owner.is_closing();
+        if !self.owner.borrow().as_ref().is_some_and(slow) {
+            return false;
+        }
+        let queue = self.queue.borrow();
         let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.hold);
-        self.owner.borrow().as_ref().is_some_and(slow) && !self.queue.borrow().iter().any(held)
-    }
-
-    /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
-    /// disconnected, as Redis would have done, since nobody knows what has run. Nothing is sent again.
-    pub(super) fn fail(&self, reason: &str) {
-        let was_open = self.is_open();
-        // Before the set-up has succeeded nothing of a client is sent.
-        let sent = was_open && self.setting_up.get() == 0;
-        *self.phase.borrow_mut() = Phase::Dead;
-        self.context.upstream_gauge(self.mode).dec();
-        *self.out.borrow_mut() = BytesMut::new();
-        *self.behind.borrow_mut() = BytesMut::new();
-        let queue = std::mem::take(&mut *self.queue.borrow_mut());
-        for expected in queue {
-            if let Expected::Client(pending) = expected {
-                self.fail_pending(pending, sent, reason);
-            }
-        }
-        if let Some(owner) = self.owner.take() {
-            // What the client had there is lost.
-            if sent || owner.session.borrow().needs_own() {
-                owner.close();
-            }
-        }
-        self.context.flush_dirty();
-        self.make_room();
-    }
-
-    fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
-        let client = pending.client;
-        if pending.hold && !sent {
-            client.hold();
-        }
-        let mut verdict = Verdict::failed();
-        if sent {
-            // It may have run: a fan-out too many is harmless.
-            let fired = pending.account.may_have_fired();
-            if self.stalled.get() && !pending.silent {
-                client.with_buffer(|out| {
-                    encode::error(out, "ERR upstream does not answer; what was sent may or may not run");
-                });
-            }
-            client.close();
-            self.context.fan_out_detached(&client.peer, fired);
-        } else {
-            let mut error = BytesMut::new();
-            // Redis's own errors begin with a word in capitals.
-            let own =
-                reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()));
-            if own {
-                encode::error(&mut error, reason);
-            } else {
-                encode::error(&mut error, format!("ERR upstream: {reason}"));
-            }
-            if pending.capture {
-                client.capture(&error)
-            } else {
-                client.push(&error)
-            }
-            self.context.command_done(pending.metric, pending.started, true);
-            if let Some(effect) = pending.effect {
-                client.session.borrow_mut().replied(*effect, &Head::Error(b""));
-            }
-            verdict.idle = pending.account.may_have_fired();
-            self.context.mark_dirty(&client);
-        }
-        if pending.hold || pending.capture {
-            client.judge(verdict);
-        }
-        client.arrived(0);
+        // Nor where it may wait until all its requests are taken before it reads.
+        queue.len() < MOST_EXPECTED / 4 && !queue.iter().any(held)
     }
 }

@@ -1,10 +1,11 @@
 //! Making connections, with a growing pause between attempts while Redis cannot be reached.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::conn::Conn;
+use super::pool::Pool;
 use crate::context::Context;
 use crate::net;
 
@@ -44,17 +45,21 @@ impl Backoff {
 }
 
 /// Starts the task of a connection.
-pub(super) fn start(conn: &Rc<Conn>, backoff: &Rc<Backoff>) {
+pub(super) fn start(conn: &Rc<Conn>, backoff: &Rc<Backoff>, pool: Weak<Pool>) {
     let (conn, backoff) = (Rc::clone(conn), Rc::clone(backoff));
     tokio::task::spawn_local(async move {
         let context = Rc::clone(&conn.context);
         let reason = run(&conn, &context, &backoff).await;
-        if conn.is_open() {
+        let was_open = conn.is_usable();
+        if was_open {
             tracing::debug!(%reason, "upstream connection ended");
         } else {
             tracing::debug!(%reason, "upstream connection failed");
         }
         conn.fail(&reason);
+        if let Some(pool) = pool.upgrade() {
+            pool.ended(&conn, was_open, &reason);
+        }
     });
 }
 
@@ -66,7 +71,9 @@ async fn run(conn: &Rc<Conn>, context: &Rc<Context>, backoff: &Backoff) -> Strin
     }
     let unreachable = |error: &str| {
         let error = format!("ERR upstream {address} cannot be reached: {error}");
-        backoff.failed(Instant::now(), &error);
+        if !conn.is_detour() {
+            backoff.failed(Instant::now(), &error);
+        }
         error
     };
     let halves = match tokio::time::timeout(PATIENCE, net::dial(address)).await {

@@ -38,6 +38,8 @@ pub enum Setup {
     Must,
     /// The first `PING`: tells whether there is a Redis, and whether it wants authentication.
     Probe,
+    /// Whether clients are let in without AUTH, asked then: `AUTH default`, or a `PING` of nobody.
+    Standing(Instant),
     /// Whatever it says.
     Ignore,
 }

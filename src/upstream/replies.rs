@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::Key;
 use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup};
 use super::pubsub::{self, Class};
@@ -15,7 +15,10 @@ use crate::accounting::Reader;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::{Head, ReplyFramer, encode};
-use crate::session::{Effect, SubscriptionKind};
+use crate::session::{Effect, Identity, SubscriptionKind};
+
+/// A reply that is longer than this, and not yet whole, is one that others should not wait behind.
+const BIG: usize = 256 * 1024;
 
 /// What the value that is being read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,12 @@ impl Incoming {
         Ok(())
     }
 
-    fn begin(&mut self, conn: &Conn, current: Current) {
+    fn begin(&mut self, conn: &Conn, mut current: Current) {
+        if current == Current::Reply && conn.is_pinned() && conn.is_idle() {
+            // EXEC may say less than it sends: pushes count among its elements. The client shall have it all.
+            conn.set_unknown();
+            current = Current::Message;
+        }
         self.current = current;
         self.length = 0;
         if let (Current::Reply, Some(Expected::Client(pending))) = (current, conn.queue.borrow().front()) {
@@ -145,6 +153,7 @@ impl Incoming {
         .map_err(|error| error.to_string())?;
         let chunk = &buf[..progress.consumed];
         self.length += chunk.len();
+        conn.big_reply.set(self.length >= BIG && !progress.done);
         match (self.current, front) {
             (Current::Reply, Some(Expected::Client(pending))) => {
                 if pending.capture {
@@ -191,9 +200,18 @@ impl Incoming {
             // It says so instead of an answer, and hangs up: nothing of what was sent has run.
             (Setup::Probe, Some(text)) if is_refusal(&text) => return Err(text),
             (Setup::Probe, error) => {
-                conn.opened();
-                let wants_auth = error.as_deref().is_some_and(|text| text.starts_with("NOAUTH"));
-                conn.context.process.auth_required.store(wants_auth, Ordering::Relaxed);
+                let open = lets_in(error.as_deref());
+                prove(conn, conn.created, open);
+                conn.greeted(open)?;
+            }
+            (Setup::Standing(since), error) => {
+                // A wrong password is what tells that there is one.
+                let open = match conn.key.borrow().identity {
+                    Identity::Nobody => lets_in(error.as_deref()),
+                    _ => error.is_none(),
+                };
+                prove(conn, since, open);
+                return Ok(());
             }
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
@@ -208,7 +226,7 @@ impl Incoming {
         let context = &conn.context;
         let mut count = |family, hit| context.count_read(family, hit);
         let head = self.reader.head();
-        let verdict = self.reader.finish(pending.account, &mut count);
+        let mut verdict = self.reader.finish(pending.account, &mut count);
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
         let client = pending.client;
@@ -216,8 +234,14 @@ impl Incoming {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);
         }
+        let changes = pending.effect.is_some();
         if let Some(effect) = pending.effect {
             apply(conn, &client, *effect, &head);
+        }
+        for effect in verdict.effects.drain(..) {
+            let mut session = client.session.borrow_mut();
+            session.ran(effect.clone());
+            conn.follow(&effect, &session);
         }
         if pending.hold || pending.capture {
             client.judge(verdict);
@@ -226,6 +250,10 @@ impl Incoming {
             context.fan_out_detached(&client.peer, verdict.fired);
         }
         client.arrived(self.length);
+        if changes && client.pending() == 0 && !client.session.borrow().needs_own() {
+            // Its task gives the connection back.
+            client.wake();
+        }
     }
 
     fn confirmed(&mut self, conn: &Conn, kind: SubscriptionKind) {
@@ -255,6 +283,17 @@ impl Incoming {
     }
 }
 
+/// Whether somebody without AUTH may go on, after this error.
+fn lets_in(error: Option<&str>) -> bool {
+    !error.is_some_and(|text| text.starts_with("NOAUTH"))
+}
+
+/// New clients without AUTH are let in, or not.
+fn prove(conn: &Conn, since: Instant, open: bool) {
+    conn.context.process.auth_required.store(!open, Ordering::Relaxed);
+    conn.context.standing.proved(since, open);
+}
+
 /// Whether Redis turns away the connection as such: too many clients, or protected mode.
 fn is_refusal(text: &str) -> bool {
     text.starts_with("ERR max number of clients") || text.starts_with("DENIED")
@@ -262,13 +301,17 @@ fn is_refusal(text: &str) -> bool {
 
 /// Applies what a reply means to its client's session and to the connection.
 fn apply(conn: &Conn, client: &Rc<Outbox>, effect: Effect, head: &Head<'_>) {
-    let moves = matches!(effect, Effect::Auth(_) | Effect::Hello { .. } | Effect::Select(_));
     let mut session = client.session.borrow_mut();
+    let (monitor, changed) = (effect == Effect::Monitor, effect.clone());
     if !session.replied(effect, head) {
         conn.set_unknown();
     }
-    if moves && !head.is_error() {
-        *conn.key.borrow_mut() = Key::of(&session);
+    if head.is_error() {
+        return;
+    }
+    conn.follow(&changed, &session);
+    if monitor {
+        conn.set_raw();
     }
 }
 

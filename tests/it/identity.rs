@@ -191,7 +191,9 @@ fn a_changed_password_is_noticed() {
     let mut admin = Wire::connect(redis.port);
     admin.cmd("AUTH secret");
     let mut client = signed_in(&proxy, "AUTH all pw");
+    let mut second = signed_in(&proxy, "AUTH all pw");
     client.cmd("GET k");
+    second.cmd("GET k");
     admin.cmd("ACL SETUSER all resetpass >new");
     assert!(Wire::connect(proxy.port).cmd("AUTH all pw").starts_with("-WRONGPASS"));
     signed_in(&proxy, "AUTH all new");
@@ -209,7 +211,7 @@ fn a_changed_password_is_noticed() {
     assert!(refused.iter().all(|reply| reply == "+OK\r\n" || reply.starts_with("-WRONGPASS")), "{refused:?}");
     // Less rights hold at once.
     admin.cmd("ACL SETUSER all -get");
-    assert!(client.cmd("GET k").starts_with("-NOPERM"));
+    assert!(second.cmd("GET k").starts_with("-NOPERM"));
 }
 
 #[test]
@@ -268,11 +270,22 @@ fn what_a_connection_was_not_set_up_for_does_not_run() {
     let redis = Redis::with(&"--user limited on >pw +@all ~l:*".split(' ').collect::<Vec<_>>());
     let proxy = Proxy::start(&redis, RULES);
     let mut admin = Wire::connect(redis.port);
-    let mut client = signed_in(&proxy, "AUTH limited pw");
+    let mut clients: Vec<Wire> = (0..3).map(|_| signed_in(&proxy, "AUTH limited pw")).collect();
     admin.cmd("ACL SETUSER limited resetpass >new");
-    assert!(client.cmd("SET k v").starts_with("-WRONGPASS"));
+    // The connections that are there stay what they are; no other can be had.
+    let mut refused = 0;
+    for client in &mut clients {
+        for line in ["WATCH l:1", "SET k v"] {
+            client.send(&encode(&line.split(' ').collect::<Vec<_>>()));
+            let reply = client.reply().unwrap_or_else(|_| b"-WRONGPASS".to_vec());
+            assert!(reply == b"+OK\r\n" && line != "SET k v" || reply[0] == b'-', "{}", reply.escape_ascii());
+            refused += u32::from(reply.starts_with(b"-WRONGPASS"));
+        }
+    }
+    assert!(refused > 0, "all had connections");
     assert_eq!(admin.cmd("EXISTS k"), ":0\r\n");
     admin.cmd("ACL SETUSER limited resetpass >pw");
+    let mut client = signed_in(&proxy, "AUTH limited pw");
     client.cmd("SELECT 3");
     admin.cmd("ACL SETUSER limited -select");
     let reply = client.cmd("SET l:1 v");

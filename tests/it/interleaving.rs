@@ -11,10 +11,10 @@ use crate::differential::Wire;
 use crate::support::{Proxy, RULES, Redis, encode};
 
 /// A small random number generator, so that a seed says everything.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -23,8 +23,17 @@ impl Random {
     }
 }
 
-fn variable(name: &str) -> Option<u64> {
+pub fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// The seed of this run.
+pub fn seed() -> u64 {
+    let seed = variable("RESCIND_SEED").unwrap_or_else(|| {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
+    });
+    println!("RESCIND_SEED={seed}");
+    seed
 }
 
 /// One client: what it has sent and what must come back, in this order.
@@ -81,7 +90,7 @@ impl Player {
     fn act(&mut self) {
         let (word, key) = (self.unique(), format!("{}:k{}", self.name, self.random.below(3)));
         let reply = bulk(&word);
-        match self.random.below(15) {
+        match self.random.below(23) {
             0..3 => self.ask(&format!("ECHO {word}"), &[&reply]),
             3..5 => {
                 self.ask(&format!("SET {key} {word}"), &["+OK\r\n"]);
@@ -115,6 +124,50 @@ impl Player {
                 self.ask(&format!("ECHO skipped-{word}"), &[]);
                 self.ask(&format!("CLIENT SETNAME {word}"), &["+OK\r\n"]);
                 self.ask("CLIENT GETNAME", &[&reply]);
+            }
+            14 => {
+                self.ask(&format!("WATCH {key}"), &["+OK\r\n"]);
+                self.ask(&format!("SET {key} {word}"), &["+OK\r\n"]);
+                self.ask("MULTI", &["+OK\r\n"]);
+                self.ask(&format!("SET {key} lost"), &["+QUEUED\r\n"]);
+                self.ask("EXEC", &[self.null_array()]);
+                self.ask(&format!("GET {key}"), &[&reply]);
+            }
+            15 => {
+                // Its reply tells the connection's number.
+                self.ask("CLIENT REPLY SKIP", &[]);
+                self.resp = 2 + self.random.below(2);
+                self.ask(&format!("HELLO {}", self.resp), &[]);
+                self.ask(&format!("GET {}:nothing", self.name), &[self.null()]);
+            }
+            16 => self.subscribe_to_pattern(&word),
+            17 => {
+                let (from, to) = (format!("{}:from", self.name), format!("{}:to", self.name));
+                self.ask(&format!("RPUSH {from} {word}"), &[":1\r\n"]);
+                self.ask(&format!("BLMOVE {from} {to} LEFT RIGHT 0"), &[&reply]);
+                self.ask(&format!("LPOP {to}"), &[&reply]);
+            }
+            18 => {
+                let both = format!("*2\r\n{}{reply}", bulk(&key));
+                self.ask(&format!("EVAL return{{KEYS[1],ARGV[1]}} 1 {key} {word}"), &[&both]);
+            }
+            19 => {
+                self.ask("RESET", &["+RESET\r\n"]);
+                (self.db, self.resp) = (0, 2);
+            }
+            20 => {
+                self.ask("CLIENT REPLY OFF", &[]);
+                self.ask(&format!("SET {key} {word}"), &[]);
+                self.ask(&format!("BLPOP {}:empty 0.001", self.name), &[]);
+                self.ask(&format!("ECHO lost-{word}"), &[]);
+                self.ask("CLIENT REPLY ON", &["+OK\r\n"]);
+                self.ask(&format!("GET {key}"), &[&reply]);
+            }
+            21 if self.random.below(20) == 0 => {
+                let size = (1 << 20) + self.random.below(2 << 20);
+                let value = format!("{word}{}", "x".repeat(size as usize));
+                self.ask(&format!("SET {key} {value}"), &["+OK\r\n"]);
+                self.ask(&format!("GET {key}"), &[&bulk(&value)]);
             }
             _ => {
                 let size = self.random.below(40_000);
@@ -153,6 +206,18 @@ impl Player {
             self.ask(&format!("PING {word}"), &[&format!("*2\r\n{}{channel}", bulk("pong"))]);
         }
         self.ask(&format!("UNSUBSCRIBE {word}"), &[&confirm("unsubscribe", 0)]);
+    }
+
+    fn subscribe_to_pattern(&mut self, word: &str) {
+        let (mark, pattern) = (if self.resp == 3 { '>' } else { '*' }, bulk(&format!("{word}*")));
+        let confirm = |verb: &str, left: u32| format!("{mark}3\r\n{}{pattern}:{left}\r\n", bulk(verb));
+        self.ask(&format!("PSUBSCRIBE {word}*"), &[&confirm("psubscribe", 1)]);
+        if self.resp == 3 {
+            let channel = bulk(&format!("{word}:1"));
+            let message = format!(">4\r\n{}{pattern}{channel}{}", bulk("pmessage"), bulk("hello"));
+            self.ask(&format!("PUBLISH {word}:1 hello"), &[&message, ":1\r\n"]);
+        }
+        self.ask("PUNSUBSCRIBE", &[&confirm("punsubscribe", 0)]);
     }
 
     /// Sends what has been collected, in pieces or at once, and reads some or all replies.
@@ -208,10 +273,7 @@ impl Player {
 }
 
 fn tournament(players: u64, listen: &str) {
-    let seed = variable("RESCIND_SEED").unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
-    });
-    println!("RESCIND_SEED={seed}");
+    let seed = seed();
     let seconds = variable("RESCIND_SECONDS").unwrap_or(5);
     let redis = Redis::start();
     let rules = format!("[listen]\n{listen}\n{RULES}");

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_input;
+mod big_values;
+mod busy;
 mod cli;
 mod degraded;
 mod dependents;
@@ -11,12 +13,19 @@ mod findings;
 mod forwarding;
 mod identity;
 mod interleaving;
+mod kills;
 mod limits;
 mod metrics;
+mod names;
+mod pinned;
 mod races;
 mod smoke;
+mod standing;
+mod standing_connections;
+mod standing_races;
 mod streaming;
 mod support;
 mod tags;
+mod transactions;
 mod triggers;
 mod upstream_loss;

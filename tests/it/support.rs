@@ -1,6 +1,7 @@
 //! Real servers for tests: a redis-server and a rescind on free loopback ports, ended when dropped, and a raw
 //! client that shows every byte.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -177,6 +178,11 @@ impl Proxy {
 
     /// In front of any URL, with more arguments; does not wait until it is ready, only until it listens.
     pub fn launch(upstream: &str, rules: &str, more: &[&str]) -> Self {
+        Self::launch_with(upstream, rules, more, &[])
+    }
+
+    /// As [`Proxy::launch`], with more environment variables.
+    pub fn launch_with(upstream: &str, rules: &str, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let (port, admin, folder) = (free_port(), free_port(), Folder::new());
         let config = folder.write("proxy.toml", rules);
         let log = std::fs::File::create(folder.0.join("log")).unwrap();
@@ -186,6 +192,7 @@ impl Proxy {
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
             .args(["--upstream", upstream])
             .args(more)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -193,6 +200,14 @@ impl Proxy {
             .unwrap();
         let proxy = Self { port, admin, config, folder, child };
         eventually("rescind listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        proxy
+    }
+
+    /// In front of `redis`, with these lines above the sample rules, and ready.
+    pub fn configured(redis: &Redis, config: &str) -> Self {
+        let rules = format!("{config}\n{RULES}");
+        let proxy = Self::launch(&format!("redis://127.0.0.1:{}", redis.port), &rules, &[]);
+        proxy.ready();
         proxy
     }
 
@@ -244,6 +259,11 @@ impl Proxy {
         let line =
             text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Connections to Redis that belong to one client each, and idle ones that did.
+    pub fn pinned(&self) -> usize {
+        self.metric("rescind_upstream_connections{mode=\"pinned\"}") as usize
     }
 
     /// Resident memory, bytes.
@@ -337,6 +357,23 @@ impl Client {
             Err(error) => panic!("no reply: {error}"),
         }
     }
+}
+
+/// What CLIENT LIST says, asked on `direct`: the fields of each client.
+pub fn client_list(direct: &mut Client) -> Vec<BTreeMap<String, String>> {
+    let reply = direct.cmd("CLIENT LIST");
+    let fields = |line: &str| {
+        let words = line.split(' ').filter_map(|word| word.split_once('='));
+        words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    reply.lines().filter(|line| line.contains(" laddr=")).map(fields).collect()
+}
+
+/// How many connections Redis has been asked for so far, by whomever.
+pub fn connections_made(direct: &mut Client) -> u64 {
+    let reply = direct.cmd("INFO stats");
+    let line = reply.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    line.unwrap().parse().unwrap()
 }
 
 pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {

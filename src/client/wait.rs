@@ -1,0 +1,158 @@
+//! What a client's task waits for between requests, and for whom.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{After, Client, Pause, labels, tag, trigger};
+use crate::accounting::Verdict;
+use crate::outbox::Outbox;
+use crate::resp::Head;
+use crate::standing::OVERDUE;
+use crate::upstream::Way;
+
+/// Bytes that are read while a command of the client is blocked, in order to see when it hangs up.
+const MOST_AHEAD: usize = 1024 * 1024;
+
+impl Client {
+    /// Waits as `pause` says. False: the connection ends.
+    pub(super) async fn rest(&mut self, pause: Pause) -> bool {
+        self.context.flush_dirty();
+        match pause {
+            Pause::End => return false,
+            Pause::Idle => {
+                self.until(|o| (o.pending() == 0).then_some(())).await;
+            }
+            Pause::Room => {
+                let conn = self.conn();
+                let own = self.pinned.is_some();
+                self.until(|o| (o.has_room(own) && conn.has_room(o)).then_some(())).await;
+            }
+            Pause::Way => {
+                let (pool, key) = (Rc::clone(&self.pool), self.key());
+                self.until(|o| (!matches!(pool.clear_way(&key, o), Way::Wait)).then_some(())).await;
+            }
+            Pause::Standing => {
+                let wanted = *self.asked.get_or_insert_with(Instant::now);
+                let unknown = !self.outbox.session.borrow().is_vetted();
+                let (pool, accepted) = (Rc::clone(&self.pool), if unknown { self.accepted } else { wanted });
+                let known = |o: &Rc<Outbox>| pool.standing(o, accepted, wanted).map(|_| ());
+                while tokio::time::timeout(OVERDUE, self.until(known)).await.is_err() {
+                    self.context.tick();
+                }
+            }
+            Pause::Verdict(after) => self.verdict(after).await,
+            Pause::Tag(command, args) => {
+                self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
+                tag::run(self, command, args).await;
+                self.outbox.set_muted(false);
+            }
+        }
+        self.context.mark_dirty(&self.outbox);
+        self.context.flush_dirty();
+        self.input.look_again();
+        !self.outbox.is_closing()
+    }
+
+    /// Waits until `ready` finds something in the outbox, writing what the client takes meanwhile. `None`: the
+    /// connection is to be closed.
+    pub(super) async fn until<T>(&mut self, ready: impl Fn(&Rc<Outbox>) -> Option<T>) -> Option<T> {
+        self.outbox.set_paused(true);
+        let result = std::future::poll_fn(|cx| {
+            self.outbox.set_waker(cx.waker());
+            self.write(cx);
+            if let Some(found) = ready(&self.outbox) {
+                return Poll::Ready(Some(found));
+            }
+            if self.outbox.session.borrow().is_blocked() && self.reads_ahead(cx) {
+                // Nobody is left to take what the blocked command would give.
+                self.outbox.close();
+            }
+            if self.times_out(cx) {
+                self.outbox.close();
+            }
+            if self.outbox.is_closing() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await;
+        self.outbox.set_paused(false);
+        result
+    }
+
+    /// Reads what the client sends while a command of its is blocked. True: it has hung up.
+    fn reads_ahead(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let context = Rc::clone(&self.context);
+        while self.input.len() < MOST_AHEAD {
+            let mut scratch = context.scratch.borrow_mut();
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return true,
+            }
+            context.metrics.bytes_in(buf.filled().len() as u64);
+            self.input.append(buf.filled());
+        }
+        self.read.poll_gone(cx).is_ready()
+    }
+
+    /// Waits for the reply that is held, fans out what it fired, and lets it go.
+    pub(super) async fn verdict(&mut self, after: After) {
+        // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
+        // effect must not be forgotten.
+        let Some(verdict) = self.next_verdict().await else { return };
+        if after.swapped {
+            // Whatever came of it: the index has been declared incomplete.
+            self.context.process.fanout.rebuild("SWAPDB");
+        }
+        if !verdict.error {
+            self.index_after(&after, &verdict.head);
+        }
+        // Without a reply, because the upstream is gone, the write may have taken place.
+        let unknown = verdict.error && self.outbox.is_closing();
+        labels::settle(&self.context, after.labelled, &verdict, unknown).await;
+        trigger::not_fired(self, verdict.idle);
+        if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
+            return self.outbox.close();
+        }
+        self.outbox.release();
+    }
+
+    /// The verdict on the request that was just sent; `None`: there will be none.
+    pub(super) async fn next_verdict(&mut self) -> Option<Verdict> {
+        match self.until(|o| o.take_verdict()).await {
+            Some(verdict) => Some(verdict),
+            None => self.late_verdict().await,
+        }
+    }
+
+    /// The verdict on a request whose client has gone; `None`: there will be none.
+    async fn late_verdict(&self) -> Option<Verdict> {
+        if let (true, Some(conn)) = (self.outbox.session.borrow().is_blocked(), &self.pinned) {
+            // Redis shall not go on with it: nothing is popped for a dead client.
+            conn.retire();
+        }
+        if let Some(conn) = &self.pinned {
+            conn.resume();
+        }
+        self.outbox.set_paused(true);
+        std::future::poll_fn(|cx| {
+            self.outbox.set_waker(cx.waker());
+            match self.outbox.take_verdict() {
+                None if self.outbox.pending() > 0 => Poll::Pending,
+                verdict => Poll::Ready(verdict),
+            }
+        })
+        .await
+    }
+
+    fn index_after(&self, after: &After, reply: &Head<'_>) {
+        let process = &self.context.process;
+        for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
+            let dropped = process.index.lock().drop_if(gone.id, gone.generation);
+            process.fanout.forget(gone.db, &gone.key, dropped.explicit);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a lost connection means to those who have something under way on it.
+
+use bytes::BytesMut;
+
+use super::conn::{Conn, Phase};
+use super::expected::{Expected, Pending, Setup};
+use crate::accounting::Verdict;
+use crate::resp::{Head, encode};
+use crate::session::Identity;
+
+impl Conn {
+    /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
+    /// disconnected, as Redis would have done, since nobody knows what has run. Nothing is sent again.
+    pub(super) fn fail(&self, reason: &str) {
+        // Before the set-up has succeeded nothing of a client is sent.
+        let sent = self.is_usable();
+        *self.phase.borrow_mut() = Phase::Dead;
+        self.context.upstream_gauge(self.mode.get()).dec();
+        *self.out.borrow_mut() = BytesMut::new();
+        *self.behind.borrow_mut() = BytesMut::new();
+        let queue = std::mem::take(&mut *self.queue.borrow_mut());
+        for expected in queue {
+            match expected {
+                Expected::Client(pending) => self.fail_pending(pending, sent, reason),
+                // Another connection can be asked.
+                Expected::Setup(Setup::Standing(_)) => self.context.standing.failed(None),
+                _ => {}
+            }
+        }
+        let owner = self.owner.borrow().clone();
+        self.set_owner(None);
+        if let Some(owner) = owner {
+            // What the client had there is lost.
+            if sent || owner.session.borrow().needs_own() {
+                owner.close();
+            }
+        }
+        self.context.flush_dirty();
+        self.make_room();
+    }
+
+    fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
+        let client = pending.client;
+        if pending.hold && !sent {
+            client.hold();
+        }
+        let mut verdict = Verdict::failed();
+        if sent {
+            // It may have run: a fan-out too many is harmless.
+            let fired = pending.account.may_have_fired();
+            if self.stalled.get() && !pending.silent {
+                client.with_buffer(|out| {
+                    encode::error(out, "ERR upstream does not answer; what was sent may or may not run");
+                });
+            }
+            client.close();
+            self.context.fan_out_detached(&client.peer, fired);
+        } else {
+            let mut error = BytesMut::new();
+            encode::error(&mut error, error_text(reason));
+            if pending.capture {
+                client.capture(&error)
+            } else {
+                client.push(&error)
+            }
+            let mut session = client.session.borrow_mut();
+            if reason.starts_with("NOAUTH") && !self.is_pinned() && session.identity == Identity::Default {
+                // It was let in once and has lost its place: now it is as those who come now.
+                session.identity = Identity::Nobody;
+            }
+            drop(session);
+            self.context.command_done(pending.metric, pending.started, true);
+            if let Some(effect) = pending.effect {
+                client.session.borrow_mut().replied(*effect, &Head::Error(b""));
+            }
+            verdict.idle = pending.account.may_have_fired();
+            self.context.mark_dirty(&client);
+        }
+        if pending.hold || pending.capture {
+            client.judge(verdict);
+        }
+        client.arrived(0);
+    }
+}
+
+/// Why a connection failed, as the text of an error reply. Redis's own errors begin with a word in capitals.
+pub(super) fn error_text(reason: &str) -> String {
+    let own = reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()));
+    if own { reason.to_owned() } else { format!("ERR upstream: {reason}") }
+}
