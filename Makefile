@@ -5,6 +5,7 @@ DEBUG := $(TARGET)/debug/rescind
 RELEASE := $(TARGET)/release/rescind
 VENV := $(abspath $(TARGET))/venv
 PYTHON := $(VENV)/bin/python
+CLIENTS := $(abspath $(TARGET))/clients-node
 # Bounds for steps, in seconds. At a terminal Ctrl-C must reach what runs; elsewhere a step that takes too long is
 # ended with all its processes.
 BOUND := timeout --kill-after=10 $(shell [ -t 0 ] && echo --foreground)
@@ -16,7 +17,7 @@ SECONDS := 120
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lint build cargo-test doc django docker bench bench-quick fuzz clean
+.PHONY: help run test check format lint build cargo-test doc django clients docker bench bench-quick fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +25,7 @@ help: ## this list
 run: ## the proxy with a private Redis; Ctrl-C ends both
 	@scripts/run
 
-test: format lint cargo-test doc django docker ## everything CI checks
+test: format lint cargo-test doc django clients docker ## everything CI checks
 	@echo "== all checks passed"
 
 check: format lint ## quick: formatting, lints and unit tests
@@ -50,6 +51,10 @@ django: build $(PYTHON) ## the tests of examples/django, through the proxy
 	@scripts/need redis-server
 	VENV=$(VENV) $(BOUND) 600 examples/django/run_tests.sh $(DEBUG)
 
+clients: build $(VENV)/clients $(CLIENTS)/installed ## real clients in Python and Node.js, through the proxy
+	@scripts/need redis-server
+	NODE_PATH=$(CLIENTS)/node_modules $(BOUND) 900 $(PYTHON) tests/clients/run $(DEBUG)
+
 docker: build $(PYTHON) ## static checks of docker/; nothing is built or run there
 	@scripts/need redis-server
 	$(BOUND) 120 $(PYTHON) scripts/sample-metrics $(DEBUG) > $(TARGET)/metrics.txt
@@ -61,7 +66,20 @@ $(PYTHON): tests/docker/requirements.txt
 	$(BOUND) 300 $(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench: ## beside direct Redis, haproxy and twemproxy; then invalidations
+$(VENV)/clients: tests/clients/python/requirements.txt | $(PYTHON)
+	$(BOUND) 300 $(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Their install scripts only compile what also works without.
+$(CLIENTS)/installed: tests/clients/node/package.json tests/clients/node/package-lock.json
+	@scripts/need node nodejs
+	@scripts/need npm
+	mkdir -p $(CLIENTS)
+	cp $^ $(CLIENTS)
+	cd $(CLIENTS) && $(BOUND) 300 npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+bench: ## beside direct Redis, haproxy and twemproxy; invalidations; what an application notices
 	@scripts/need redis-benchmark redis-tools
 	@scripts/need redis-server
 	@scripts/need haproxy || true
@@ -70,9 +88,12 @@ bench: ## beside direct Redis, haproxy and twemproxy; then invalidations
 	mkdir -p $(TARGET)/bench
 	$(BOUND) 900 python3 benches/compare.py --rescind $(RELEASE) --json $(TARGET)/bench/compare.json $(BENCH)
 	$(BOUND) 900 python3 benches/invalidation.py --rescind $(RELEASE) --json $(TARGET)/bench/invalidation.json $(BENCH)
+	$(BOUND) 900 cargo bench --locked --bench transparent --no-run
+	$(BOUND) 900 cargo bench --locked --bench transparent -- --rescind $(abspath $(RELEASE)) \
+	  --json $(abspath $(TARGET))/bench/transparent.json $(BENCH)
 
 bench-quick: BENCH = --quick
-bench-quick: bench ## the same, in two minutes and less exact
+bench-quick: bench ## the same, in some minutes and less exact
 
 fuzz: ## mutated inputs for every parser (SECONDS for each), then the property tests with other cases
 	RESCIND_FUZZ_SECONDS=$(SECONDS) cargo test --locked --release --test fuzz -- --nocapture
