@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod pinned;
 mod races;
+mod redis_rs;
 mod smoke;
 mod standing;
 mod standing_connections;
