@@ -31,7 +31,7 @@ pub struct Pending {
     pub instead: Option<Box<str>>,
 }
 
-/// A reply that the proxy itself asked for, before the first client's.
+/// A reply that the proxy itself asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
     /// Must not be an error: the connection is useless otherwise.

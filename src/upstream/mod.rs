@@ -1,7 +1,8 @@
 //! Connections to Redis: shared ones that carry many clients' commands, and pinned ones for one client each.
 //!
 //! A connection has a [`Key`] (database, identity, protocol version, name). Clients with the same key share one
-//! connection per worker thread; clients of different keys never do. A client with connection state takes one
+//! connection per worker thread, or several while one is busy with a big reply or a long command; clients of
+//! different keys never do. A client with connection state takes one
 //! of its own from the [`Pool`]; commands that change the key (SELECT, AUTH, HELLO, CLIENT SETNAME) move the
 //! connection that they ran on, so it goes back to the pool under its new key. Whether clients need AUTH at all is
 //! [`standing`](crate::standing)'s to know.

@@ -1,4 +1,4 @@
-//! The connections of one worker thread: one shared connection per key, and idle ones to be pinned.
+//! The connections of one worker thread: shared ones, usually one per key, and idle ones to be pinned.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
