@@ -288,11 +288,6 @@ impl Conn {
         self.raw.set(true);
     }
 
-    /// Whether bytes pass unframed.
-    pub fn is_raw(&self) -> bool {
-        self.raw.get()
-    }
-
     /// The proxy has lost track of its state.
     pub fn set_unknown(&self) {
         self.known.set(false);

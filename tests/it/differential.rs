@@ -45,6 +45,16 @@ impl Wire {
         Self { stream, unread: vec![] }
     }
 
+    /// A connection on which these lines have been said, none of them refused.
+    pub fn having_said(port: u16, lines: &[&str]) -> Self {
+        let mut wire = Self::connect(port);
+        for line in lines {
+            let reply = wire.cmd(line);
+            assert!(!reply.starts_with('-'), "{line}: {reply}");
+        }
+        wire
+    }
+
     /// Sends; a connection that the other side has closed is found out when reading.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);

@@ -22,12 +22,7 @@ impl World {
 
     /// A client that has said these lines.
     fn client(&self, lines: &[&str]) -> Wire {
-        let mut wire = Wire::connect(self.proxy.port);
-        for line in lines {
-            let reply = wire.cmd(line);
-            assert!(!reply.starts_with('-'), "{line}: {reply}");
-        }
-        wire
+        Wire::having_said(self.proxy.port, lines)
     }
 
     /// `field` of all connections of `user`.

@@ -24,12 +24,7 @@ impl World {
     }
 
     fn client(&self, lines: &[&str]) -> Wire {
-        let mut wire = Wire::connect(self.proxy.port);
-        for line in lines {
-            let reply = wire.cmd(line);
-            assert!(!reply.starts_with('-'), "{line}: {reply}");
-        }
-        wire
+        Wire::having_said(self.proxy.port, lines)
     }
 
     /// The lines of CLIENT LIST with a name.
