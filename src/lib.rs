@@ -41,9 +41,11 @@ pub mod fanout;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
+pub mod lease;
 pub mod metrics;
 pub mod net;
 pub mod outbox;
+pub mod peers;
 pub mod resp;
 pub mod rules;
 pub mod session;

@@ -1,0 +1,97 @@
+//! Which tags were invalidated lately, as far as the feed has shown.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use super::Moment;
+use crate::rules::Tag;
+
+/// Counts announcements: what happened after reading n was not among the first n.
+pub type Clock = u64;
+
+/// The clock of a miss that is older than everything that is remembered.
+pub const BEFORE_ALL: Clock = 0;
+
+/// The latest invalidation of one tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Epoch {
+    /// The number of its announcement.
+    clock: Clock,
+    /// What `rescind:epoch:<tag>` was set to.
+    id: Box<[u8]>,
+    at: Moment,
+}
+
+/// What a fill is to be compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// The tag was invalidated after the miss: the fill is stale.
+    Stale,
+    /// It was not, as far as is known: `rescind:epoch:<tag>` must be this, or absent.
+    Epoch(Box<[u8]>),
+    /// It was not within memory: any epoch is news.
+    NoEpoch,
+}
+
+/// The tags that were invalidated lately.
+#[derive(Debug, Default)]
+pub struct Epochs {
+    clock: AtomicU64,
+    tags: RwLock<HashMap<Tag, Epoch>>,
+}
+
+impl Epochs {
+    /// The number of announcements seen so far, from 1.
+    pub fn clock(&self) -> Clock {
+        self.clock.load(Ordering::Acquire) + 1
+    }
+
+    /// The feed shows that these tags were invalidated.
+    pub fn announced(&self, tags: &[Tag], id: &[u8], now: Moment) {
+        let mut known = self.tags.write().unwrap_or_else(PoisonError::into_inner);
+        // A miss that is recorded meanwhile counts as older: that errs on the side of one more miss.
+        let clock = self.clock() + 1;
+        for tag in tags {
+            known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now });
+        }
+        self.clock.fetch_add(1, Ordering::Release);
+    }
+
+    /// What was found in Redis although no announcement of it was seen: invalidated some time before now.
+    pub fn found(&self, tag: &Tag, id: &[u8], now: Moment) {
+        let same = |known: &Epoch| *known.id == *id;
+        if !self.tags.read().unwrap_or_else(PoisonError::into_inner).get(tag).is_some_and(same) {
+            self.announced(std::slice::from_ref(tag), id, now);
+        }
+    }
+
+    /// What a fill of a key with this tag is to be compared with, if its miss is of `clock`.
+    pub fn expected(&self, tag: &Tag, clock: Clock) -> Expected {
+        match self.tags.read().unwrap_or_else(PoisonError::into_inner).get(tag) {
+            Some(epoch) if epoch.clock > clock => Expected::Stale,
+            Some(epoch) => Expected::Epoch(epoch.id.clone()),
+            None => Expected::NoEpoch,
+        }
+    }
+
+    /// Whether the tag was invalidated since `moment`.
+    pub fn invalidated_since(&self, tag: &Tag, moment: Moment) -> bool {
+        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        tags.get(tag).is_some_and(|epoch| epoch.at >= moment)
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.tags.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Forgets what happened before `moment`: all misses of that time are closed, and its epochs are gone from Redis.
+    pub fn forget_before(&self, moment: Moment) {
+        let mut tags = self.tags.write().unwrap_or_else(PoisonError::into_inner);
+        tags.retain(|_, epoch| epoch.at >= moment);
+        if tags.capacity() > 1024 && tags.len() < tags.capacity() / 8 {
+            tags.shrink_to_fit();
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Misses and fills: which value may have been read from the database before an invalidation.
+//!
+//! A client that misses a key reads the database and writes what it found: it fills the key. If a tag of the key is
+//! invalidated in between, the fill is stale and must not be readable. [`Epochs`] numbers the invalidations as the feed
+//! shows them; [`Leases`] remembers for each miss how many there had been when the client was told of it. A later
+//! write of the key is compared with what has been invalidated since.
+//!
+//! Which miss belongs to a fill cannot be seen where clients share connections (pools, multiplexing). So the misses of
+//! a key are a bag: the oldest one that may be meant decides, and the youngest one is taken out. That way the bag is never
+//! younger than the misses that are really open, whoever fills first, and it is empty once each of them was filled.
+//!
+//! It knows no sockets and no clock: moments are told.
+
+mod epochs;
+
+pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use hashbrown::DefaultHashBuilder;
+use smallvec::SmallVec;
+
+/// Milliseconds since the process started.
+pub type Moment = u64;
+
+/// A key, hashed with its database. That two keys share one costs a miss too many at worst.
+pub type KeyHash = u64;
+
+/// Open misses of one key that are told apart; more are added to the youngest.
+const MOST_MISSES: usize = 32;
+/// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
+const MOST_KEYS: usize = 100_000;
+/// So many fills over connections other than that of their miss, within [`POOL_MEMORY`], give a pool away.
+const POOLED: u32 = 8;
+const POOL_MEMORY: Moment = 60_000;
+/// Slots for misses of keys that nothing labels yet.
+const SLOTS: usize = 1 << 15;
+
+/// Whose miss or fill it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The connection.
+    pub id: u64,
+    /// Where it comes from: connections of one pool have that in common.
+    pub host: u64,
+}
+
+/// How a write changes its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// It replaces the value.
+    Whole,
+    /// It adds to the value: a fill may take several of these.
+    Part,
+}
+
+/// Misses with the same meaning.
+#[derive(Clone, Copy, Debug)]
+struct Miss {
+    client: Client,
+    clock: Clock,
+    /// Not open any more from then on.
+    until: Moment,
+    count: u32,
+}
+
+/// The id of misses of which it is not known any more whose they are.
+const ANYBODY: u64 = 0;
+
+impl Miss {
+    fn may_be_of(&self, client: Client) -> bool {
+        self.client.id == client.id || self.client.id == ANYBODY
+    }
+}
+
+/// What is known about one key.
+#[derive(Debug, Default)]
+struct Open {
+    /// In the order in which they came, so the oldest first.
+    misses: SmallVec<[Miss; 1]>,
+    /// The latest fill, for those that come in parts: its miss, closed.
+    filled: Option<Miss>,
+}
+
+impl Open {
+    fn expire(&mut self, now: Moment) {
+        self.misses.retain(|miss| miss.until > now);
+        self.filled = self.filled.filter(|miss| miss.until > now);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.misses.is_empty() && self.filled.is_none()
+    }
+
+    fn add(&mut self, miss: Miss) {
+        let same = |known: &&mut Miss| known.client == miss.client && known.clock == miss.clock;
+        if let Some(known) = self.misses.last_mut().filter(same) {
+            known.count = known.count.saturating_add(1);
+            known.until = known.until.max(miss.until);
+        } else if self.misses.len() < MOST_MISSES {
+            self.misses.push(miss);
+        } else if let Some(youngest) = self.misses.last_mut() {
+            youngest.count = youngest.count.saturating_add(1);
+            youngest.until = youngest.until.max(miss.until);
+            youngest.client.id = ANYBODY;
+        }
+    }
+
+    /// The oldest of those that `may` be meant decides; the youngest goes.
+    fn take(&mut self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
+        let oldest = self.misses.iter().copied().filter(&may).min_by_key(|miss| miss.clock)?;
+        let youngest = (0..self.misses.len()).rev().find(|i| may(&self.misses[*i]))?;
+        match self.misses[youngest].count {
+            0 | 1 => {
+                self.misses.remove(youngest);
+            }
+            _ => self.misses[youngest].count -= 1,
+        }
+        Some(oldest)
+    }
+}
+
+/// Connections of one host that fill what others missed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pool {
+    fills: u32,
+    since: Moment,
+}
+
+/// The misses that are open.
+#[derive(Debug)]
+pub struct Leases {
+    hasher: DefaultHashBuilder,
+    open: DashMap<KeyHash, Open, DefaultHashBuilder>,
+    len: AtomicUsize,
+    pools: DashMap<u64, Pool, DefaultHashBuilder>,
+    /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
+    suspect_until: AtomicU64,
+    /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
+    slots: Box<[(AtomicU64, AtomicU64)]>,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Leases {
+    /// No misses.
+    pub fn new() -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            open: DashMap::default(),
+            len: AtomicUsize::new(0),
+            pools: DashMap::default(),
+            suspect_until: AtomicU64::new(0),
+            slots: (0..SLOTS).map(|_| Default::default()).collect(),
+        }
+    }
+
+    /// The hash under which the misses of a key are kept.
+    pub fn hash(&self, db: u32, key: &[u8]) -> KeyHash {
+        self.hasher.hash_one((db, key))
+    }
+
+    /// A client has been told that the key is not there, when `clock` invalidations had been seen.
+    pub fn missed(&self, key: KeyHash, client: Client, clock: Clock, now: Moment, window: Moment) {
+        if self.len.load(Ordering::Relaxed) >= MOST_KEYS {
+            self.lose(now + window);
+        }
+        let miss = Miss { client, clock, until: now + window, count: 1 };
+        match self.open.entry(key) {
+            Entry::Occupied(mut open) => {
+                open.get_mut().expire(now);
+                open.get_mut().add(miss);
+            }
+            Entry::Vacant(slot) => {
+                let mut open = Open::default();
+                open.add(miss);
+                slot.insert(open);
+                self.len.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// As [`Leases::missed`], of a key that has no tags, where explicit labels have not been used yet: the client may
+    /// label the key when it fills it. Costs next to nothing and remembers roughly.
+    pub fn missed_unlabelled(&self, key: KeyHash, clock: Clock, now: Moment, window: Moment) {
+        let (oldest, until) = &self.slots[key as usize % SLOTS];
+        if until.load(Ordering::Relaxed) <= now {
+            oldest.store(clock, Ordering::Relaxed);
+        }
+        until.store(now + window, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is open and nothing is suspect, so that no write is a fill that matters.
+    #[inline]
+    pub fn is_idle(&self, now: Moment) -> bool {
+        self.len.load(Ordering::Relaxed) == 0 && self.suspect_until.load(Ordering::Relaxed) <= now
+    }
+
+    /// The client writes the key: the clock of the miss that decides whether the value is stale. `None`: it fills
+    /// nothing.
+    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Clock> {
+        let found = self.take(key, client, fill, now);
+        let suspect = self.suspect_until.load(Ordering::Relaxed) > now;
+        found.or_else(|| suspect.then_some(BEFORE_ALL))
+    }
+
+    /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
+    pub fn filled_unlabelled(&self, key: KeyHash, now: Moment) -> Option<Clock> {
+        let (oldest, until) = &self.slots[key as usize % SLOTS];
+        (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
+    }
+
+    fn take(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Clock> {
+        if self.len.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut open = self.open.get_mut(&key)?;
+        open.expire(now);
+        let own = open.misses.iter().any(|miss| miss.client.id == client.id);
+        let taken = if own && !self.is_pooled(client.host, now) {
+            open.take(|miss| miss.may_be_of(client))
+        } else if own {
+            open.take(|miss| miss.may_be_of(client) || miss.client.host == client.host)
+        } else if fill == Fill::Part && open.filled.is_some_and(|miss| miss.client.id == client.id) {
+            return open.filled.map(|miss| miss.clock);
+        } else {
+            if open.misses.iter().any(|miss| miss.client.host == client.host) {
+                self.give_away(client.host, now);
+            }
+            open.take(|_| true)
+        };
+        if let Some(miss) = taken {
+            open.filled = (fill == Fill::Part).then_some(Miss { client, ..miss });
+        }
+        taken.map(|miss| miss.clock)
+    }
+
+    /// A fill came over another connection than its miss.
+    fn give_away(&self, host: u64, now: Moment) {
+        let mut pool = self.pools.entry(host).or_default();
+        if pool.since + POOL_MEMORY <= now {
+            *pool = Pool { fills: pool.fills.min(POOLED) / 2, since: now };
+        }
+        pool.fills = pool.fills.saturating_add(1);
+    }
+
+    /// Whether connections from there share what they do: then a miss on one may be filled over another, even if that
+    /// one has a miss of its own.
+    fn is_pooled(&self, host: u64, now: Moment) -> bool {
+        let remembered = |pool: &Pool| pool.since + 2 * POOL_MEMORY > now && pool.fills >= POOLED;
+        self.pools.get(&host).is_some_and(|pool| remembered(&pool))
+    }
+
+    /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all.
+    pub fn suspect(&self, until: Moment) {
+        self.suspect_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    fn lose(&self, until: Moment) {
+        self.suspect(until);
+        self.drop_where(|_| true);
+    }
+
+    /// Counted one by one: others add at the same time.
+    fn drop_where(&self, mut goes: impl FnMut(&mut Open) -> bool) {
+        let mut dropped = 0;
+        self.open.retain(|_, open| {
+            let goes = goes(open);
+            dropped += usize::from(goes);
+            !goes
+        });
+        self.len.fetch_sub(dropped, Ordering::Relaxed);
+    }
+
+    /// Whether misses are open at that moment, so that whoever goes on without this memory must be careful.
+    pub fn has_open(&self, now: Moment) -> bool {
+        self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now))
+            || self.suspect_until.load(Ordering::Relaxed) > now
+    }
+
+    /// How many keys have open misses.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether no key has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets misses whose time is over; called now and then.
+    pub fn expire(&self, now: Moment) {
+        self.drop_where(|open| {
+            open.expire(now);
+            open.is_empty()
+        });
+        if self.open.capacity() > 4 * self.len() + 4096 {
+            self.open.shrink_to_fit();
+        }
+        self.pools.retain(|_, pool| pool.since + 2 * POOL_MEMORY > now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

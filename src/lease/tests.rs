@@ -1,0 +1,194 @@
+use super::*;
+use crate::rules::Tag;
+
+const WINDOW: Moment = 5000;
+
+fn client(id: u64) -> Client {
+    Client { id, host: 7 }
+}
+
+fn tag(name: &str) -> Tag {
+    name.as_bytes().into()
+}
+
+#[test]
+fn a_fill_is_compared_with_what_came_after_its_miss() {
+    let epochs = Epochs::default();
+    let before = epochs.clock();
+    assert_eq!(epochs.expected(&tag("a"), before), Expected::NoEpoch);
+    epochs.announced(&[tag("a"), tag("b")], b"1", 0);
+    assert_eq!(epochs.expected(&tag("a"), before), Expected::Stale);
+    let after = epochs.clock();
+    assert_eq!(epochs.expected(&tag("a"), after), Expected::Epoch(b"1".as_slice().into()));
+    assert_eq!(epochs.expected(&tag("c"), before), Expected::NoEpoch);
+    epochs.announced(&[tag("b")], b"2", 10);
+    assert_eq!(epochs.expected(&tag("a"), after), Expected::Epoch(b"1".as_slice().into()));
+    assert_eq!(epochs.expected(&tag("b"), after), Expected::Stale);
+    epochs.forget_before(5);
+    assert_eq!(epochs.expected(&tag("a"), before), Expected::NoEpoch);
+    assert_eq!(epochs.expected(&tag("b"), BEFORE_ALL), Expected::Stale);
+}
+
+#[test]
+fn what_is_found_again_is_no_news() {
+    let epochs = Epochs::default();
+    epochs.found(&tag("a"), b"1", 0);
+    let clock = epochs.clock();
+    epochs.found(&tag("a"), b"1", 0);
+    assert_eq!(epochs.expected(&tag("a"), clock), Expected::Epoch(b"1".as_slice().into()));
+    epochs.found(&tag("a"), b"2", 0);
+    assert_eq!(epochs.expected(&tag("a"), clock), Expected::Stale);
+}
+
+#[test]
+fn a_miss_is_filled_once() {
+    let leases = Leases::new();
+    assert!(leases.is_idle(0));
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert!(!leases.is_idle(0));
+    assert_eq!(leases.filled(2, client(1), Fill::Whole, 1), None);
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None, "a write without a miss");
+    leases.expire(1);
+    assert!(leases.is_idle(1));
+}
+
+#[test]
+fn a_miss_ends_with_its_window() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, WINDOW), None);
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.expire(WINDOW);
+    assert!(leases.is_empty());
+}
+
+#[test]
+fn any_connection_of_a_pool_may_fill() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(2), 12, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), Some(10), "the oldest decides");
+    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), Some(10), "and stays, for it may still be open");
+    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), None);
+}
+
+#[test]
+fn the_miss_of_the_connection_itself_comes_first() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(2), 12, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(2), Fill::Whole, 1), Some(12));
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+}
+
+#[test]
+fn several_misses_on_one_connection_are_a_bag() {
+    // As with a client that sends the requests of many tasks over one connection.
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(1), 12, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None);
+}
+
+#[test]
+fn where_connections_are_pooled_an_own_miss_proves_nothing() {
+    let leases = Leases::new();
+    for key in 100..100 + u64::from(POOLED) {
+        leases.missed(key, client(1), 1, 0, WINDOW);
+        assert_eq!(leases.filled(key, client(2), Fill::Whole, 0), Some(1));
+    }
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(2), 12, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(2), Fill::Whole, 1), Some(10));
+    // Elsewhere it does.
+    let far = Client { id: 9, host: 8 };
+    leases.missed(1, far, 13, 0, WINDOW);
+    assert_eq!(leases.filled(1, far, Fill::Whole, 1), Some(13));
+    // And here again when nothing of the kind has been seen for long.
+    let later = 2 * POOL_MEMORY;
+    leases.missed(1, client(1), 10, later, WINDOW);
+    leases.missed(1, client(2), 12, later, WINDOW);
+    assert_eq!(leases.filled(1, client(2), Fill::Whole, later), Some(12));
+}
+
+#[test]
+fn a_fill_in_parts_has_one_miss() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert_eq!(leases.filled(1, client(1), Fill::Part, 1), Some(10));
+    assert_eq!(leases.filled(1, client(1), Fill::Part, 1), Some(10));
+    assert_eq!(leases.filled(1, client(2), Fill::Part, 1), None, "somebody else's write");
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None, "a write without a miss");
+    // A new miss is a new fill.
+    leases.missed(1, client(1), 12, 2, WINDOW);
+    assert_eq!(leases.filled(1, client(1), Fill::Part, 3), Some(12));
+    assert_eq!(leases.filled(1, client(1), Fill::Part, 3), Some(12));
+}
+
+#[test]
+fn lost_misses_make_every_write_suspect() {
+    let leases = Leases::new();
+    leases.suspect(100);
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 99), Some(BEFORE_ALL));
+    leases.missed(1, client(1), 10, 99, WINDOW);
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 99), Some(10), "this one's miss is known");
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 100), None);
+    for key in 0..=MOST_KEYS as u64 {
+        leases.missed(key, client(1), 10, 200, WINDOW);
+    }
+    assert!(leases.len() < 10);
+    assert_eq!(leases.filled(77, client(1), Fill::Whole, 200), Some(BEFORE_ALL));
+}
+
+#[test]
+fn a_key_that_is_missed_all_the_time_takes_bounded_memory() {
+    let leases = Leases::new();
+    for n in 0..10_000 {
+        leases.missed(1, client(n % 100), n, 0, WINDOW);
+    }
+    assert!(leases.open.get(&1).is_some_and(|open| open.misses.len() == MOST_MISSES));
+    for _ in 0..9_999 {
+        assert!(leases.filled(1, client(500), Fill::Whole, 1).is_some_and(|clock| clock < 100));
+    }
+    assert!(leases.filled(1, client(500), Fill::Whole, 1).is_some(), "none is forgotten");
+    assert_eq!(leases.filled(1, client(500), Fill::Whole, 1), None);
+}
+
+/// Whatever the order: a fill whose miss is older than some clock is never taken for a younger one, if the clients
+/// share connections in a way that gives them away.
+#[test]
+fn the_bag_is_never_younger_than_what_is_open() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..2000 {
+        let leases = Leases::new();
+        let mut open: Vec<Clock> = vec![];
+        for clock in 1..40 {
+            let any = Client { id: random.u64(1..4), host: 7 };
+            if open.is_empty() || random.bool() {
+                leases.missed(1, any, clock, 0, WINDOW);
+                open.push(clock);
+            } else {
+                let truth = open.swap_remove(random.usize(..open.len()));
+                // Always over a connection without a miss: what pools may do.
+                let taken = leases.filled(1, client(50), Fill::Whole, 0);
+                assert!(taken.is_some_and(|taken| taken <= truth), "seed {seed}: {taken:?} for {truth}");
+            }
+        }
+    }
+}
+
+#[test]
+fn misses_of_unlabelled_keys_are_remembered_roughly() {
+    let leases = Leases::new();
+    assert_eq!(leases.filled_unlabelled(5, 0), None);
+    leases.missed_unlabelled(5, 10, 0, WINDOW);
+    leases.missed_unlabelled(5, 12, 1, WINDOW);
+    assert_eq!(leases.filled_unlabelled(5, 2), Some(10));
+    assert_eq!(leases.filled_unlabelled(5, 1 + WINDOW), None);
+    leases.missed_unlabelled(5, 14, 1 + WINDOW, WINDOW);
+    assert_eq!(leases.filled_unlabelled(5, 2 + WINDOW), Some(14));
+}

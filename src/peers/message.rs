@@ -1,0 +1,148 @@
+//! What proxies tell each other on [`CHANNEL`]. A message is an array of strings, as a request is.
+
+use bytes::BytesMut;
+
+use crate::resp::{Limits, Parsed, RequestParser, encode};
+use crate::rules::Tag;
+
+/// The channel on which proxies speak.
+pub const CHANNEL: &[u8] = b"rescind:proxies";
+/// What a proxy's own channel begins with: as long as it lives, it listens there.
+pub const LIFELINE: &[u8] = b"rescind:proxy:";
+
+/// The name of a proxy: unique for each start of each process.
+pub type ProxyId = Box<[u8]>;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A fan-out has begun: `rescind:epoch:<tag>` of each tag is `epoch` now.
+    Begun {
+        /// Whose it is.
+        proxy: ProxyId,
+        /// Unique among all fan-outs of all proxies.
+        epoch: Box<[u8]>,
+        /// The tags, cascades included.
+        tags: Vec<Tag>,
+    },
+    /// All dependents of that fan-out are deleted.
+    Done {
+        /// Whose it was.
+        proxy: ProxyId,
+        /// Which one.
+        epoch: Box<[u8]>,
+    },
+    /// A proxy has come, and wants to know who is there.
+    Hello(ProxyId),
+    /// The answer.
+    Here(ProxyId),
+    /// A proxy goes in order. Whether clients may still fill what they missed there.
+    Bye(ProxyId, bool),
+    /// A stale fill was undone within Redis, for a client of that proxy.
+    Undone {
+        /// The proxy.
+        proxy: ProxyId,
+        /// The database.
+        db: u32,
+        /// The key.
+        key: Box<[u8]>,
+    },
+}
+
+impl Message {
+    /// The payload.
+    pub fn encode(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        match self {
+            Message::Begun { proxy, epoch, tags } => {
+                let head = [b"begun".as_slice(), proxy, epoch];
+                let words: Vec<&[u8]> = head.into_iter().chain(tags.iter().map(|tag| &**tag)).collect();
+                encode::request(&mut out, words);
+            }
+            Message::Done { proxy, epoch } => encode::request(&mut out, [b"done".as_slice(), proxy, epoch]),
+            Message::Hello(proxy) => encode::request(&mut out, [b"hello".as_slice(), proxy]),
+            Message::Here(proxy) => encode::request(&mut out, [b"here".as_slice(), proxy]),
+            Message::Bye(proxy, open) => {
+                encode::request(&mut out, [b"bye".as_slice(), proxy, if *open { b"open" } else { b"" }]);
+            }
+            Message::Undone { proxy, db, key } => {
+                let db = db.to_string();
+                encode::request(&mut out, [b"undone".as_slice(), proxy, db.as_bytes(), key]);
+            }
+        }
+        out
+    }
+
+    /// Reads a payload; `None`: it is none of ours.
+    pub fn decode(payload: &[u8]) -> Option<Message> {
+        let mut parser = RequestParser::default();
+        let Parsed::Request { len, inline: false } = parser.parse(payload, &Limits::NORMAL) else {
+            return None;
+        };
+        if len != payload.len() {
+            return None;
+        }
+        let args = parser.args(payload, false);
+        let proxy: ProxyId = args.get(1)?.into();
+        Some(match (args.get(0)?, args.len()) {
+            (b"begun", 4..) => Message::Begun {
+                proxy,
+                epoch: args.get(2)?.into(),
+                tags: args.iter().skip(3).map(Tag::from).collect(),
+            },
+            (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
+            (b"hello", 2) => Message::Hello(proxy),
+            (b"here", 2) => Message::Here(proxy),
+            (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
+            (b"undone", 4) => {
+                let db = std::str::from_utf8(args.get(2)?).ok()?.parse().ok()?;
+                Message::Undone { proxy, db, key: args.get(3)?.into() }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The channel on which that proxy listens as long as it lives.
+pub fn lifeline(proxy: &[u8]) -> Vec<u8> {
+    [LIFELINE, proxy].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let proxy: ProxyId = b"p1".as_slice().into();
+        let epoch: Box<[u8]> = b"p1-7".as_slice().into();
+        let tags = vec![Tag::from(b"a\r\nb".as_slice()), Tag::from(b"".as_slice())];
+        for message in [
+            Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags },
+            Message::Done { proxy: proxy.clone(), epoch },
+            Message::Hello(proxy.clone()),
+            Message::Here(proxy.clone()),
+            Message::Bye(proxy.clone(), true),
+            Message::Bye(proxy.clone(), false),
+            Message::Undone { proxy, db: 12, key: b"\0\xff".as_slice().into() },
+        ] {
+            assert_eq!(Message::decode(&message.encode()), Some(message));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_nothing() {
+        let payloads: [&[u8]; 7] = [
+            b"",
+            b"hello",
+            b"*1\r\n$5\r\nhello\r\n",
+            b"*2\r\n$5\r\nhello\r\n$1\r\nx\r\n+",
+            b"*-1\r\n",
+            b"\xff",
+            b"*2\r\n$4\r\nwhat\r\n$1\r\nx\r\n",
+        ];
+        for payload in payloads {
+            assert_eq!(Message::decode(payload), None, "{}", String::from_utf8_lossy(payload));
+        }
+    }
+}

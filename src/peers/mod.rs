@@ -1,0 +1,262 @@
+//! Other proxies on the same Redis: who is there, and who does what all of them see.
+//!
+//! Proxies share nothing but Redis. Each announces its fan-outs, so that the others know which fills are stale. What the
+//! feed shows of a trigger that none of a proxy's own clients wrote, all others see as well: one of them is to fan it out.
+//! If somebody's announcement covers it, that is done; else the first of the proxies does it after a moment, and the
+//! others stand by in case it dies. A fan-out whose proxy dies is taken over in the same way.
+//!
+//! It knows no sockets and no clock: moments are told.
+
+mod message;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+pub use message::{CHANNEL, Message, ProxyId, lifeline};
+
+use crate::lease::Moment;
+use crate::rules::Tag;
+
+/// How long an announcement by the proxy whose client wrote the trigger is waited for.
+const HESITATION: Moment = 10;
+/// How long each of the others waits for the one before it.
+const TURN: Moment = 1000;
+/// How long an announced fan-out may take before its proxy is doubted.
+const FANOUT: Moment = 5000;
+
+/// Something that one of the proxies has to fan out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duty<T> {
+    /// The tags that its fan-out must announce.
+    pub tags: Vec<Tag>,
+    /// What it is.
+    pub what: T,
+}
+
+#[derive(Debug)]
+struct Standby<T> {
+    duty: Duty<T>,
+    due: Moment,
+    /// The announced fan-out that does it.
+    covered: Option<Box<[u8]>>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    proxy: ProxyId,
+    epoch: Box<[u8]>,
+    tags: Vec<Tag>,
+}
+
+/// The other proxies, and what is to be done if they do not.
+#[derive(Debug)]
+pub struct Peers<T> {
+    me: ProxyId,
+    /// Each with when it was last heard of.
+    others: BTreeMap<ProxyId, Moment>,
+    standby: Vec<Standby<T>>,
+    /// Announced by others and not done, oldest first.
+    begun: VecDeque<Begun>,
+}
+
+/// Fan-outs of others that are remembered. More are under way only if somebody does not tell when they are done.
+const MOST_BEGUN: usize = 10_000;
+
+impl<T> Peers<T> {
+    /// Nobody is known yet.
+    pub fn new(me: ProxyId) -> Self {
+        Self { me, others: BTreeMap::new(), standby: vec![], begun: VecDeque::new() }
+    }
+
+    /// The name of this proxy.
+    pub fn me(&self) -> &ProxyId {
+        &self.me
+    }
+
+    /// The others.
+    pub fn others(&self) -> impl Iterator<Item = &ProxyId> {
+        self.others.keys()
+    }
+
+    /// A proxy has been heard of; true: it was not known.
+    pub fn heard(&mut self, proxy: &ProxyId, now: Moment) -> bool {
+        *proxy != self.me && self.others.insert(proxy.clone(), now).is_none()
+    }
+
+    /// How many of the known proxies come before this one.
+    fn rank(&self) -> Moment {
+        self.others.keys().filter(|other| **other < self.me).count() as Moment
+    }
+
+    /// The feed shows something that all proxies see and one has to fan out. It is given back if this one is alone.
+    pub fn seen(&mut self, duty: Duty<T>, now: Moment) -> Option<Duty<T>> {
+        if self.others.is_empty() {
+            return Some(duty);
+        }
+        let due = now + HESITATION + self.rank() * TURN;
+        self.standby.push(Standby { duty, due, covered: None });
+        None
+    }
+
+    /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later.
+    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag], now: Moment) {
+        if !self.standby.is_empty() {
+            let known: HashSet<&Tag> = tags.iter().collect();
+            let covers = |duty: &Duty<T>| duty.tags.iter().all(|tag| known.contains(tag));
+            for waiting in self.standby.iter_mut().filter(|w| w.covered.is_none() && covers(&w.duty)) {
+                waiting.covered = Some(epoch.into());
+                waiting.due = Moment::MAX;
+            }
+        }
+        if *proxy != self.me {
+            self.heard(proxy, now);
+            if self.begun.len() == MOST_BEGUN {
+                self.begun.pop_front();
+            }
+            self.begun.push_back(Begun { proxy: proxy.clone(), epoch: epoch.into(), tags: tags.to_vec() });
+        }
+    }
+
+    /// That fan-out is done.
+    pub fn done(&mut self, epoch: &[u8]) {
+        self.standby.retain(|waiting| waiting.covered.as_deref() != Some(epoch));
+        if let Some(at) = self.begun.iter().position(|begun| *begun.epoch == *epoch) {
+            self.begun.remove(at);
+        }
+    }
+
+    /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.
+    pub fn gone(&mut self, proxy: &ProxyId, now: Moment, duty: impl Fn(&[Tag]) -> T) {
+        if self.others.remove(proxy).is_none() {
+            return;
+        }
+        let due = now + HESITATION + self.rank() * TURN;
+        let mut lost = vec![];
+        self.begun.retain(|begun| {
+            let goes = begun.proxy == *proxy;
+            if goes {
+                lost.push((begun.epoch.clone(), begun.tags.clone()));
+            }
+            !goes
+        });
+        for (epoch, tags) in lost {
+            self.standby.retain(|waiting| waiting.covered.as_deref() != Some(&*epoch));
+            let what = duty(&tags);
+            self.standby.push(Standby { duty: Duty { tags, what }, due, covered: None });
+        }
+    }
+
+    /// What this proxy has to do now. If it is alone, that is all that is left.
+    pub fn due(&mut self, now: Moment) -> Vec<Duty<T>> {
+        let alone = self.others.is_empty();
+        let is_due = |waiting: &mut Standby<T>| waiting.due <= now || (alone && waiting.covered.is_none());
+        self.standby.extract_if(.., is_due).map(|waiting| waiting.duty).collect()
+    }
+
+    /// When [`Peers::due`] has something next.
+    pub fn next_due(&self) -> Option<Moment> {
+        self.standby.iter().map(|waiting| waiting.due).filter(|due| *due < Moment::MAX).min()
+    }
+
+    /// The feed was lost: what others have announced and done since is not known, so all that is left is done here.
+    pub fn lost_track(&mut self, now: Moment) {
+        self.begun.clear();
+        for waiting in &mut self.standby {
+            (waiting.covered, waiting.due) = (None, now);
+        }
+    }
+
+    /// Who has not been heard of for a while and may be asked for.
+    pub fn quiet(&self, now: Moment) -> impl Iterator<Item = &ProxyId> {
+        self.others.iter().filter(move |(_, heard)| **heard + FANOUT <= now).map(|(proxy, _)| proxy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> ProxyId {
+        name.as_bytes().into()
+    }
+
+    fn tags(names: &str) -> Vec<Tag> {
+        names.split(' ').map(|name| name.as_bytes().into()).collect()
+    }
+
+    fn duty(names: &str) -> Duty<&'static str> {
+        Duty { tags: tags(names), what: "seen" }
+    }
+
+    fn peers(me: &str, others: &[&str]) -> Peers<&'static str> {
+        let mut peers = Peers::new(id(me));
+        for other in others {
+            peers.heard(&id(other), 0);
+        }
+        peers
+    }
+
+    #[test]
+    fn who_is_alone_does_it_at_once() {
+        let mut alone = peers("a", &[]);
+        assert!(!alone.heard(&id("a"), 0), "oneself is nobody else");
+        assert_eq!(alone.seen(duty("x"), 0), Some(duty("x")));
+    }
+
+    #[test]
+    fn the_first_does_it_and_the_others_stand_by() {
+        let (mut a, mut b) = (peers("a", &["b"]), peers("b", &["a"]));
+        assert_eq!(a.seen(duty("x"), 0), None);
+        assert_eq!(b.seen(duty("x"), 0), None);
+        assert_eq!(a.due(HESITATION), [duty("x")]);
+        assert_eq!(b.due(HESITATION), []);
+        b.begun(&id("a"), b"e1", &tags("x y"), 20);
+        assert_eq!(b.due(TURN * 10), []);
+        b.done(b"e1");
+        b.gone(&id("a"), 0, |_| "taken over");
+        assert_eq!(b.due(TURN * 10), []);
+    }
+
+    #[test]
+    fn the_next_does_it_if_the_first_says_nothing() {
+        let mut b = peers("b", &["a"]);
+        b.seen(duty("x"), 0);
+        b.begun(&id("a"), b"e1", &tags("y"), 1);
+        assert_eq!(b.due(HESITATION + TURN), [duty("x")], "another tag covers nothing");
+    }
+
+    #[test]
+    fn an_announcement_covers_what_was_seen_before_it_only() {
+        let mut a = peers("a", &["b"]);
+        a.begun(&id("b"), b"e1", &tags("x"), 0);
+        a.seen(duty("x"), 0);
+        assert_eq!(a.due(HESITATION), [duty("x")]);
+    }
+
+    #[test]
+    fn what_a_dead_proxy_has_begun_is_taken_over() {
+        let (mut a, mut b) = (peers("a", &["b", "c"]), peers("b", &["a", "c"]));
+        for proxy in [&mut a, &mut b] {
+            proxy.seen(duty("x"), 0);
+            proxy.begun(&id("c"), b"e1", &tags("x"), 1);
+            proxy.begun(&id("c"), b"e2", &tags("z"), 1);
+            proxy.done(b"e2");
+            proxy.gone(&id("c"), 5, |_| "taken over");
+        }
+        assert_eq!(a.due(5 + HESITATION), [Duty { tags: tags("x"), what: "taken over" }]);
+        assert_eq!(b.due(5 + HESITATION), []);
+        a.begun(&id("a"), b"e3", &tags("x"), 6);
+        b.begun(&id("a"), b"e3", &tags("x"), 6);
+        // And again, should that one die, too.
+        b.gone(&id("a"), 7, |_| "taken over");
+        assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
+    }
+
+    #[test]
+    fn after_a_gap_nothing_is_left_to_others() {
+        let mut b = peers("b", &["a"]);
+        b.seen(duty("x"), 0);
+        b.begun(&id("a"), b"e1", &tags("x"), 1);
+        b.lost_track(3);
+        assert_eq!(b.due(3), [duty("x")]);
+    }
+}
