@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -26,6 +26,8 @@ const ORDER: [&str; 27] = [
     "net",
     "spawn",
     "metrics",
+    // The log of invalidations: a folder, a thread, no sockets.
+    "journal",
     "admin",
     // A worker's parts.
     "backlog",

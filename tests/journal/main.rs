@@ -1,0 +1,6 @@
+//! The journal with real files: what it keeps through crashes, damage, full disks and company.
+
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod support;
