@@ -178,7 +178,6 @@ impl Writer {
         batch.close
     }
 
-    #[expect(clippy::type_complexity, reason = "the two halves of each, side by side")]
     fn number(&self, asked: Vec<Asked>) -> (Vec<Record>, Vec<oneshot::Sender<Result<IntentId, String>>>) {
         let (mut state, unix_ms) = (self.state(), self.shared.now().wall);
         let numbered = asked.into_iter().map(|Asked { scope, what, answer }| {
