@@ -268,3 +268,27 @@ impl Shared {
         Now { steady: i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX), wall }
     }
 }
+
+/// For fuzzers: whatever stands in a file or a record, what is made of it comes to the same when it is written again.
+pub(crate) fn reread(bytes: &[u8]) {
+    let now = Now { steady: 0, wall: 1 << 41 };
+    let take_over = |bytes: &[u8]| {
+        let decoded = decode::decode(bytes).ok()?;
+        let mut state = State::new(Duration::from_secs(3600));
+        state.take_over(decoded, now);
+        Some(state)
+    };
+    let contents = |state: &State| {
+        let pending = state.pending().map(|intent| (intent.scope.clone(), intent.what.clone()));
+        (pending.collect::<Vec<_>>(), state.redis().map(str::to_owned))
+    };
+    if let Some(mut state) = take_over(bytes) {
+        let again = take_over(&state.snapshot(1, "up", now));
+        assert_eq!(again.map(|again| contents(&again)), Some(contents(&state)));
+    }
+    if let Some(record) = record::read(bytes) {
+        let mut frame = vec![];
+        record::append(&record, 1, &mut frame);
+        assert_eq!(record::read(&frame[record::FRAME..]), Some(record));
+    }
+}

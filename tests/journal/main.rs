@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod child;
+mod crashes;
+mod damage;
+mod sharing;
 mod support;
