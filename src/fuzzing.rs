@@ -269,3 +269,8 @@ pub fn config(data: &[u8]) {
         }
     }
 }
+
+/// Files of the journal: whatever stands in them is survived, and means the same when it is written again.
+pub fn journal(data: &[u8]) {
+    crate::journal::reread(data);
+}

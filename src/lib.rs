@@ -22,6 +22,7 @@
 //! The control thread:
 //!
 //! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
+//! - [`journal`]: the durable log of invalidations, with a thread of its own
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
 //! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`].
@@ -42,6 +43,7 @@ pub mod fanout;
 pub mod fuzzing;
 pub mod index;
 pub mod lease;
+pub mod journal;
 pub mod metrics;
 pub mod net;
 pub mod outbox;

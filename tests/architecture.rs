@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -26,6 +26,8 @@ const ORDER: [&str; 27] = [
     "net",
     "spawn",
     "metrics",
+    // The log of invalidations: a folder, a thread, no sockets.
+    "journal",
     "admin",
     // A worker's parts.
     "backlog",
@@ -48,6 +50,10 @@ const ORDER: [&str; 27] = [
 
 /// Tested with plain values, knowing no sockets and no clock.
 const PURE: [&str; 7] = ["resp", "command", "rules", "index", "session", "accounting", "explain"];
+
+/// Likewise, in modules that otherwise do.
+const PURE_FILES: [&str; 4] =
+    ["journal/decode.rs", "journal/recent.rs", "journal/record.rs", "journal/state.rs"];
 
 /// What a pure module may not touch besides modules above it.
 const IMPURE: [&str; 11] = [
@@ -197,7 +203,8 @@ fn pure_modules_touch_no_sockets_and_no_clock() {
     sources(&root, &mut files);
     let mut wrong = vec![];
     for path in files {
-        if !PURE.contains(&module(&path, &root).as_str()) {
+        let is_pure_file = PURE_FILES.iter().any(|file| path.ends_with(file));
+        if !PURE.contains(&module(&path, &root).as_str()) && !is_pure_file {
             continue;
         }
         let code = code(&path);

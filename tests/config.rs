@@ -54,6 +54,7 @@ fn the_reference_file_is_a_working_example() {
     assert_eq!(config.upstream.url.to_string(), "redis://127.0.0.1:6379");
     assert_eq!(config.admin.address.to_string(), "127.0.0.1:9380");
     assert_eq!((config.journal.path.to_str(), config.journal.fsync), (Some("data/journal"), Fsync::Always));
+    assert_eq!(config.journal.replay_window, Duration::from_secs(3600));
 }
 
 #[test]
@@ -260,6 +261,11 @@ fn values_of_the_wrong_kind() {
             "[journal]\nfsync = 'Always'",
             "2: [journal] fsync: \"Always\" is unknown; write \"always\", \"everysec\"",
         ),
+        (
+            "[journal]\nreplay_window = 60",
+            "2: [journal] replay_window: found a number; write a string in quotes: replay_window = \"1h\"",
+        ),
+        ("[journal]\nreplay_window = '1d'", "2: [journal] replay_window: \"1d\" is not a duration; write"),
         ("[[family]]\nname=''\nkeys=['a']", "2: [[family]] name: an empty string; write"),
         ("[[family]]\nkeys=['a']", "1: [[family]] needs a name for its metrics; write name ="),
         (
@@ -363,6 +369,7 @@ fn variables_override_every_plain_value() {
             ("RESCIND_KEYS_DATABASES", "1,2"),
             ("RESCIND_JOURNAL_PATH", "/j"),
             ("RESCIND_JOURNAL_FSYNC", "never"),
+            ("RESCIND_JOURNAL_REPLAY_WINDOW", "0s"),
         ],
     ));
     assert_eq!(config.listen.address.len(), 2);
@@ -373,6 +380,7 @@ fn variables_override_every_plain_value() {
     assert_eq!(config.admin.token, Some(Secret::new("hunter2")));
     assert_eq!((config.rules.prefix.as_str(), config.rules.databases.clone()), ("", Some(vec![1, 2])));
     assert_eq!((config.journal.path.to_str(), config.journal.fsync), (Some("/j"), Fsync::Never));
+    assert_eq!(config.journal.replay_window, Duration::ZERO);
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -489,7 +497,7 @@ proptest! {
     #[test]
     fn no_variable_panics(value in ".{0,40}") {
         let names = ["LISTEN_ADDRESS", "LISTEN_MAX_CLIENTS", "LISTEN_IDLE_TIMEOUT", "UPSTREAM_URL", "ADMIN_ADDRESS",
-            "ADMIN_TOKEN", "KEYS_PREFIX", "KEYS_DATABASES", "JOURNAL_PATH", "JOURNAL_FSYNC"];
+            "ADMIN_TOKEN", "KEYS_PREFIX", "KEYS_DATABASES", "JOURNAL_PATH", "JOURNAL_FSYNC", "JOURNAL_REPLAY_WINDOW"];
         let variables = names.map(|name| (format!("RESCIND_{name}"), value.clone()));
         let flags = Flags { listen: vec![value.clone()], upstream: Some(Secret::new(value.clone())), admin: Some(value) };
         let _ = config::parse("proxy.toml", b"", variables, &flags);

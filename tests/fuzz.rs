@@ -9,7 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rescind::config::Fsync;
 use rescind::fuzzing;
+use rescind::journal::{Journal, Options, Scope};
 
 const REQUEST: &[&[u8]] = &[
     b"\x00*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\na\r\nbc\r\n",
@@ -192,6 +194,28 @@ fn command_keys() {
 #[test]
 fn rules() {
     fuzz(RULES, fuzzing::rules);
+}
+
+#[test]
+fn journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        folder: folder.path().to_owned(),
+        fsync: Fsync::Never,
+        upstream: "up".to_owned(),
+        window: Duration::from_secs(3600),
+    };
+    let (journal, _) = Journal::open(options).unwrap();
+    for tag in [&b"post:1"[..], b"\xff\0"] {
+        drop(journal.intend(Scope::Tags(vec![tag.into()]), "SET a".to_owned()));
+    }
+    drop(journal.intend(Scope::Everything, String::new()));
+    journal.saw("run id".to_owned());
+    journal.close();
+    let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read(path).unwrap();
+    let intent = b"\x01\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0a\x01\x02\0\0\0\x01\0\0\0b\0\0\0\0";
+    fuzz(&[&file, intent, b"\x05"], fuzzing::journal);
 }
 
 #[test]

@@ -112,11 +112,17 @@ pub struct Journal {
     pub path: PathBuf,
     /// When it is forced to the disk.
     pub fsync: Fsync,
+    /// How far back invalidations are repeated when Redis comes back with old data; zero: not at all.
+    pub replay_window: Duration,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { path: PathBuf::from("data/journal"), fsync: Fsync::Always }
+        Self {
+            path: PathBuf::from("data/journal"),
+            fsync: Fsync::Always,
+            replay_window: Duration::from_secs(3600),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ const ADMIN: Kind<HostPort> =
 const TOKEN: Kind<Secret> = Kind { wants: Wants::Text, example: r#""a long random word""#, parse: token };
 const PATH: Kind<PathBuf> = Kind { wants: Wants::Text, example: r#""data/journal""#, parse: path };
 const FSYNC: Kind<Fsync> = Kind { wants: Wants::Text, example: r#""always""#, parse: fsync };
+const WINDOW: Kind<Duration> = Kind { wants: Wants::Text, example: r#""1h""#, parse: parse_duration };
 
 /// A time, also zero.
 pub(super) const DURATION: Kind<Duration> =
@@ -93,6 +94,7 @@ fn journal(mut section: Section<'_>) -> Journal {
     let journal = Journal {
         path: section.one("path", &PATH).map_or(default.path, |path| path.value),
         fsync: section.one("fsync", &FSYNC).map_or(default.fsync, |fsync| fsync.value),
+        replay_window: section.one("replay_window", &WINDOW).map_or(default.replay_window, |time| time.value),
     };
     section.finish();
     journal

@@ -1,0 +1,294 @@
+//! The journal: a durable log of invalidations.
+//!
+//! An intent is written before its trigger is forwarded, a completion after its fan-out. Whatever a process leaves
+//! behind, by whatever end, is taken over by the next one that starts with the same folder and upstream: what was
+//! begun and not done is done again, and what was invalidated lately is known. In doubt it invalidates more.
+//!
+//! Pure: `record` (how records are written), `decode` (from bytes to records, whatever happened to them), `state` and
+//! `recent` (what they add up to). I/O: `folder` (whose file is whose), `file` (whole records or none), `writer` (the
+//! thread that writes). This file is what others see of it.
+
+mod decode;
+mod describe;
+mod file;
+mod folder;
+mod recent;
+mod record;
+mod state;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+pub use describe::Description;
+
+use crate::config::Fsync;
+use crate::rules::Tag;
+use folder::{Folder, plain};
+use record::MOST_TAGS;
+use state::{Now, State};
+use writer::{Asked, Message, Writer};
+
+/// How long an orderly stop may take; a disk that takes longer has stopped.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Bytes kept of what an intent was and of an identity.
+const MOST_TEXT: usize = 1024;
+const CLOSED: &str = "the journal is closed";
+
+/// A handle to the journal of this process; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    /// To the thread that writes; `None`: nothing is kept on the disk. It has no bound, but who asks waits for the
+    /// answer, and what is told without waiting comes once for each answer.
+    queue: Option<mpsc::Sender<Message>>,
+}
+
+/// Where the journal is kept, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its folder; it is made if there is none, and several processes may share one.
+    pub folder: PathBuf,
+    /// When it is forced to the disk.
+    pub fsync: Fsync,
+    /// Names the Redis that it is about. It is written to the files: no credentials, and the same words each time.
+    pub upstream: String,
+    /// How far back [`Journal::recent`] looks.
+    pub window: Duration,
+}
+
+/// What an invalidation is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The dependents of these tags.
+    Tags(Vec<Tag>),
+    /// The dependents of all tags.
+    Everything,
+}
+
+/// Names an intent, within one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IntentId(u64);
+
+/// An invalidation that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// For [`Journal::done`].
+    pub id: IntentId,
+    /// What is to be invalidated.
+    pub scope: Scope,
+    /// What caused it, for people.
+    pub what: String,
+    /// When it was begun, in milliseconds since 1970, by the clock of its process.
+    pub unix_ms: u64,
+}
+
+/// What earlier processes left behind.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Intents begun and not known to be done, in order. They are this process's own now, and need [`Journal::done`].
+    pub pending: Vec<Intent>,
+    /// Some process did not stop in order.
+    pub unclean: bool,
+    /// The latest identity noted by [`Journal::saw`].
+    pub redis: Option<String>,
+    /// What was wrong with files, a line each; something like it is followed by a pending [`Scope::Everything`].
+    pub damage: Vec<String>,
+}
+
+/// What the handles and the thread have in common.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    counts: Counts,
+    /// What the steady clock counts from.
+    started: Instant,
+    fsync: Fsync,
+}
+
+/// What [`Journal::describe`] tells of the file.
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    fsyncs: AtomicU64,
+    rewrites: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Journal {
+    /// Takes over what processes that are gone left behind and begins a file. Blocks; the error is one line for the
+    /// user.
+    ///
+    /// # Errors
+    /// The folder cannot be made, read or written.
+    pub fn open(options: Options) -> Result<(Self, Recovered), String> {
+        let Options { folder: path, fsync, upstream, window } = options;
+        let cannot = |error| format!("the journal cannot be kept at {}: {}", path.display(), plain(&error));
+        writer::survive_file_size_limit();
+        let shared = Arc::new(Shared::new(fsync, window));
+        let folder = Folder::open(path.clone(), upstream).map_err(cannot)?;
+        let now = shared.now();
+        let mut taken = folder.take_over(&mut shared.state(), now)?;
+        let snapshot = |mark| shared.state().snapshot(mark, folder.upstream(), now);
+        let file = folder.begin(now, snapshot).map_err(cannot)?;
+        let recovered = {
+            let state = shared.state();
+            Recovered {
+                pending: state.pending().cloned().collect(),
+                unclean: taken.unclean,
+                redis: state.redis().map(str::to_owned),
+                damage: std::mem::take(&mut taken.damage),
+            }
+        };
+        taken.remove();
+        let (queue, messages) = mpsc::channel();
+        let writer = Writer::new(shared.clone(), folder, file);
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run(&messages))
+            .map_err(|error| format!("the journal's thread cannot be started: {}", plain(&error)))?;
+        Ok((Self { shared, queue: Some(queue) }, recovered))
+    }
+
+    /// A journal that keeps nothing on the disk. What was invalidated within `window` it knows all the same.
+    pub fn none(window: Duration) -> Self {
+        Self { shared: Arc::new(Shared::new(Fsync::Never, window)), queue: None }
+    }
+
+    /// Whether it is kept on the disk.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Asks for an invalidation to be remembered until it is [`done`](Journal::done). It resolves when that is as
+    /// durable as the configuration says; the error is a text for the client, whose trigger must not be forwarded.
+    ///
+    /// The order among intents is that of the calls. If the future is dropped before its end, the intent counts as
+    /// done.
+    pub fn intend(
+        &self,
+        scope: Scope,
+        what: String,
+    ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked { scope: bounded(scope), what: shortened(what), answer };
+        match &self.queue {
+            // If the thread is gone, so is the sender of the answer.
+            Some(queue) => drop(queue.send(Message::Intend(asked))),
+            None => {
+                let mut state = self.shared.state();
+                let id = state.next_id();
+                state.begin(Intent {
+                    id,
+                    scope: asked.scope,
+                    what: asked.what,
+                    unix_ms: self.shared.now().wall,
+                });
+                let _ = asked.answer.send(Ok(id));
+            }
+        }
+        let mut waiting = Waiting { answered, journal: self.clone() };
+        async move { (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned())) }
+    }
+
+    /// The fan-out of an intent is complete, or its trigger did not fire. Written soon; nobody waits for it.
+    pub fn done(&self, id: IntentId) {
+        match &self.queue {
+            Some(queue) => drop(queue.send(Message::Done(id))),
+            None => drop(self.shared.state().done(id, self.shared.now())),
+        }
+    }
+
+    /// Notes the identity of the Redis. It is durable soon.
+    pub fn saw(&self, redis: String) {
+        match &self.queue {
+            Some(queue) => drop(queue.send(Message::Saw(shortened(redis)))),
+            None => drop(self.shared.state().saw(&redis, self.shared.now())),
+        }
+    }
+
+    /// What was invalidated within the window or is about to be, each tag once; also by the processes taken over.
+    pub fn recent(&self) -> Scope {
+        self.shared.state().recent(self.shared.now())
+    }
+
+    /// Stops in order: writes what is left and says so in the file. Blocks, for some seconds at most. Later intents
+    /// are refused.
+    pub fn close(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (closed, wait) = mpsc::sync_channel(1);
+        if queue.send(Message::Close(closed)).is_ok() && wait.recv_timeout(CLOSING).is_err() {
+            tracing::warn!("the journal could not be closed in order");
+        }
+    }
+}
+
+/// Too many tags in one intent stand for everything.
+fn bounded(scope: Scope) -> Scope {
+    if record::size(&scope) > MOST_TAGS { Scope::Everything } else { scope }
+}
+
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MOST_TEXT));
+    text
+}
+
+/// Who waits for an intent to be accepted. One that stops waiting will not say when it is done.
+struct Waiting {
+    answered: oneshot::Receiver<Result<IntentId, String>>,
+    journal: Journal,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.answered.close();
+        if let Ok(Ok(id)) = self.answered.try_recv() {
+            self.journal.done(id);
+        }
+    }
+}
+
+impl Shared {
+    fn new(fsync: Fsync, window: Duration) -> Self {
+        let state = Mutex::new(State::new(window));
+        Self { state, counts: Counts::default(), started: Instant::now(), fsync }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, milliseconds);
+        Now { steady: i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX), wall }
+    }
+}
+
+/// For fuzzers: whatever stands in a file or a record, what is made of it comes to the same when it is written again.
+pub(crate) fn reread(bytes: &[u8]) {
+    let now = Now { steady: 0, wall: 1 << 41 };
+    let take_over = |bytes: &[u8]| {
+        let decoded = decode::decode(bytes).ok()?;
+        let mut state = State::new(Duration::from_secs(3600));
+        state.take_over(decoded, now);
+        Some(state)
+    };
+    let contents = |state: &State| {
+        let pending = state.pending().map(|intent| (intent.scope.clone(), intent.what.clone()));
+        (pending.collect::<Vec<_>>(), state.redis().map(str::to_owned))
+    };
+    if let Some(mut state) = take_over(bytes) {
+        let again = take_over(&state.snapshot(1, "up", now));
+        assert_eq!(again.map(|again| contents(&again)), Some(contents(&state)));
+    }
+    if let Some(record) = record::read(bytes) {
+        let mut frame = vec![];
+        record::append(&record, 1, &mut frame);
+        assert_eq!(record::read(&frame[record::FRAME..]), Some(record));
+    }
+}

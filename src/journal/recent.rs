@@ -1,0 +1,156 @@
+//! Which tags were invalidated within the window. Pure: what time it is comes from outside.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Scope;
+use crate::rules::Tag;
+
+/// With more tags than this within the window, everything counts as invalidated.
+pub(super) const MOST_TAGS: usize = 100_000;
+/// Likewise with more bytes of them.
+const MOST_BYTES: usize = 64 << 20;
+/// Bytes that a tag takes in a file besides its own, about.
+const OVERHEAD: usize = 38;
+
+/// Each tag with the time of its latest invalidation, in milliseconds of a clock that only moves forward.
+#[derive(Debug)]
+pub(super) struct Recent {
+    window: i64,
+    tags: HashMap<Tag, i64>,
+    bytes: usize,
+    everything: Option<i64>,
+}
+
+impl Recent {
+    pub fn new(window: Duration) -> Self {
+        let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        Self { window, tags: HashMap::new(), bytes: 0, everything: None }
+    }
+
+    /// Remembers an invalidation at the time `at`. What is too old by `now` is forgotten, now and then.
+    pub fn add(&mut self, scope: &Scope, at: i64, now: i64) {
+        if !self.is_within(at, now) {
+            return;
+        }
+        match scope {
+            Scope::Everything => self.everything = self.everything.max(Some(at)),
+            Scope::Tags(tags) => tags.iter().for_each(|tag| self.add_tag(tag, at)),
+        }
+        // Twice as many, so that tidying up, which looks at all of them, is rare.
+        if self.tags.len() > 2 * MOST_TAGS || self.bytes > 2 * MOST_BYTES {
+            self.tidy(now);
+        }
+    }
+
+    fn add_tag(&mut self, tag: &Tag, at: i64) {
+        if let Some(latest) = self.tags.get_mut(tag) {
+            *latest = at.max(*latest);
+        } else {
+            self.tags.insert(tag.clone(), at);
+            self.bytes += tag.len() + OVERHEAD;
+        }
+    }
+
+    fn is_within(&self, at: i64, now: i64) -> bool {
+        self.window > 0 && now.saturating_sub(at) <= self.window
+    }
+
+    /// Forgets what is too old. If too much is left, it becomes everything, for as long as its latest counts.
+    pub fn tidy(&mut self, now: i64) {
+        let (window, mut bytes) = (self.window, 0);
+        self.tags.retain(|tag, at| {
+            let keep = now.saturating_sub(*at) <= window;
+            bytes += if keep { tag.len() + OVERHEAD } else { 0 };
+            keep
+        });
+        self.bytes = bytes;
+        self.everything = self.everything.filter(|at| now.saturating_sub(*at) <= window);
+        if self.tags.len() > MOST_TAGS || self.bytes > MOST_BYTES {
+            self.everything = self.everything.max(self.tags.values().copied().max());
+            self.tags = HashMap::new();
+            self.bytes = 0;
+        }
+    }
+
+    /// The tags with their times, and since when everything counts, as after [`Recent::tidy`].
+    pub fn entries(&self) -> (Option<i64>, impl Iterator<Item = (&Tag, i64)>) {
+        (self.everything, self.tags.iter().map(|(tag, at)| (tag, *at)))
+    }
+
+    /// Bytes that all of it takes in a file, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(number: usize) -> Tag {
+        number.to_string().into_bytes().into()
+    }
+
+    fn tags(recent: &mut Recent, now: i64) -> (Option<i64>, Vec<(Tag, i64)>) {
+        recent.tidy(now);
+        let (everything, entries) = recent.entries();
+        let mut found: Vec<_> = entries.map(|(tag, at)| (tag.clone(), at)).collect();
+        found.sort_unstable();
+        (everything, found)
+    }
+
+    #[test]
+    fn each_tag_once_with_its_latest_time_until_the_window_is_over() {
+        let mut recent = Recent::new(Duration::from_millis(100));
+        recent.add(&Scope::Tags(vec![tag(1), tag(2)]), 10, 10);
+        recent.add(&Scope::Tags(vec![tag(1)]), 30, 30);
+        recent.add(&Scope::Tags(vec![tag(1)]), 20, 30);
+        assert_eq!(tags(&mut recent, 110), (None, vec![(tag(1), 30), (tag(2), 10)]));
+        assert_eq!(recent.bytes(), 2 * (1 + OVERHEAD));
+        assert_eq!(tags(&mut recent, 111), (None, vec![(tag(1), 30)]));
+        assert_eq!(tags(&mut recent, 131), (None, vec![]));
+        assert_eq!(recent.bytes(), 0);
+    }
+
+    #[test]
+    fn everything_is_forgotten_like_a_tag() {
+        let mut recent = Recent::new(Duration::from_millis(100));
+        recent.add(&Scope::Everything, 20, 20);
+        recent.add(&Scope::Everything, 10, 20);
+        recent.add(&Scope::Tags(vec![tag(1)]), 60, 60);
+        assert_eq!(tags(&mut recent, 120), (Some(20), vec![(tag(1), 60)]));
+        assert_eq!(tags(&mut recent, 121), (None, vec![(tag(1), 60)]));
+    }
+
+    #[test]
+    fn too_many_tags_become_everything() {
+        let mut recent = Recent::new(Duration::from_millis(100));
+        (0..MOST_TAGS).for_each(|n| recent.add(&Scope::Tags(vec![tag(n)]), 10, 10));
+        assert_eq!(tags(&mut recent, 10).1.len(), MOST_TAGS);
+        recent.add(&Scope::Tags(vec![tag(MOST_TAGS)]), 50, 50);
+        assert_eq!(tags(&mut recent, 50), (Some(50), vec![]));
+        recent.add(&Scope::Tags(vec![tag(7)]), 100, 100);
+        assert_eq!(tags(&mut recent, 151), (None, vec![(tag(7), 100)]));
+    }
+
+    #[test]
+    fn memory_is_bounded_without_anybody_asking() {
+        let mut recent = Recent::new(Duration::from_millis(100));
+        let long =
+            |n: usize| Scope::Tags(vec![[vec![b'x'; 1 << 20], n.to_le_bytes().to_vec()].concat().into()]);
+        for n in 0..200 {
+            recent.add(&long(n), 10, 10);
+            assert!(recent.bytes() <= 2 * MOST_BYTES + (2 << 20));
+        }
+        assert_eq!(tags(&mut recent, 10).0, Some(10));
+    }
+
+    #[test]
+    fn no_window_remembers_nothing() {
+        let mut recent = Recent::new(Duration::ZERO);
+        recent.add(&Scope::Everything, 10, 10);
+        recent.add(&Scope::Tags(vec![tag(1)]), 10, 10);
+        assert_eq!(tags(&mut recent, 10), (None, vec![]));
+    }
+}

@@ -1,0 +1,188 @@
+//! What a journal has to remember, and how files of processes that are gone add to it. Pure: what time it is comes
+//! from outside.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use super::decode::Decoded;
+use super::recent::Recent;
+use super::record::{self, Record};
+use super::{Intent, IntentId, Scope};
+use crate::rules::Tag;
+
+/// A moment on two clocks, both in milliseconds.
+///
+/// Ages within one process are measured with the steady one, which nobody sets. The wall clock is for files: it means
+/// the same to other processes, as long as nobody sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Now {
+    /// Moves forward only; what it counts from means nothing.
+    pub steady: i64,
+    /// Since 1970.
+    pub wall: u64,
+}
+
+impl Now {
+    /// The steady time of something in a file. What lies in the future happened now.
+    fn steady_of(self, unix_ms: u64) -> i64 {
+        let age = self.wall.saturating_sub(unix_ms);
+        self.steady.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX))
+    }
+
+    fn wall_of(self, steady: i64) -> u64 {
+        let age = self.steady.saturating_sub(steady).max(0);
+        self.wall.saturating_sub(age.unsigned_abs())
+    }
+
+    /// By how much the clocks differ; it changes only when the wall clock is set.
+    pub fn difference(self) -> i64 {
+        i64::try_from(self.wall).unwrap_or(i64::MAX).saturating_sub(self.steady)
+    }
+}
+
+/// Pending intents, recent tags, the identity of the Redis.
+#[derive(Debug)]
+pub(super) struct State {
+    pending: BTreeMap<IntentId, Intent>,
+    pending_bytes: usize,
+    next: u64,
+    recent: Recent,
+    redis: Option<(u64, String)>,
+}
+
+impl State {
+    pub fn new(window: Duration) -> Self {
+        let pending = BTreeMap::new();
+        Self { pending, pending_bytes: 0, next: 1, recent: Recent::new(window), redis: None }
+    }
+
+    /// An id that no intent has had.
+    pub fn next_id(&mut self) -> IntentId {
+        self.next += 1;
+        IntentId(self.next - 1)
+    }
+
+    pub fn begin(&mut self, intent: Intent) {
+        self.pending_bytes += bytes(&intent);
+        self.pending.insert(intent.id, intent);
+    }
+
+    /// Whether there was such an intent. Its tags were invalidated just now.
+    pub fn done(&mut self, id: IntentId, now: Now) -> bool {
+        let Some(intent) = self.pending.remove(&id) else { return false };
+        self.pending_bytes -= bytes(&intent);
+        self.recent.add(&intent.scope, now.steady, now.steady);
+        true
+    }
+
+    /// Whether that is news.
+    pub fn saw(&mut self, identity: &str, now: Now) -> bool {
+        let known = self.redis().is_some_and(|known| known == identity);
+        if !known {
+            self.redis = Some((now.wall, identity.to_owned()));
+        }
+        !known
+    }
+
+    pub fn redis(&self) -> Option<&str> {
+        self.redis.as_ref().map(|(_, identity)| identity.as_str())
+    }
+
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = &Intent> {
+        self.pending.values()
+    }
+
+    /// What was invalidated within the window, or may be at this moment.
+    pub fn recent(&mut self, now: Now) -> Scope {
+        self.recent.tidy(now.steady);
+        let (everything, tags) = self.recent.entries();
+        let mut all: HashSet<Tag> = tags.map(|(tag, _)| tag.clone()).collect();
+        let mut is_everything = everything.is_some();
+        for intent in self.pending.values() {
+            match &intent.scope {
+                Scope::Everything => is_everything = true,
+                Scope::Tags(tags) => all.extend(tags.iter().cloned()),
+            }
+        }
+        if is_everything { Scope::Everything } else { Scope::Tags(all.into_iter().collect()) }
+    }
+
+    /// Bytes that all this takes in a file, about.
+    pub fn live_bytes(&mut self, now: Now) -> usize {
+        self.recent.tidy(now.steady);
+        self.pending_bytes + self.recent.bytes() + self.redis().map_or(0, str::len) + 100
+    }
+
+    /// A whole file that says all this.
+    pub fn snapshot(&mut self, mark: u64, upstream: &str, now: Now) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.live_bytes(now));
+        record::header(mark, upstream, &mut out);
+        if let Some((unix_ms, identity)) = self.redis.clone() {
+            record::append(&Record::Redis { identity, unix_ms }, mark, &mut out);
+        }
+        let (everything, tags) = self.recent.entries();
+        let everything = everything.map(|at| (Scope::Everything, at));
+        let tags = tags.map(|(tag, at)| (Scope::Tags(vec![tag.clone()]), at));
+        for (scope, at) in everything.into_iter().chain(tags) {
+            record::append(&Record::Recent { scope, unix_ms: now.wall_of(at) }, mark, &mut out);
+        }
+        for intent in self.pending.values() {
+            record::append(&Record::Intent(intent.clone()), mark, &mut out);
+        }
+        out
+    }
+
+    /// Adds what another file says, with new ids: its process is gone. Whether that process stopped in order.
+    ///
+    /// Behind a damage nothing counts as done: what is missing may have been an intent of the same id, and it costs
+    /// nothing more, since everything is to be invalidated anyway ([`State::suspect`]).
+    pub fn take_over(&mut self, decoded: Decoded, now: Now) -> bool {
+        let clean = decoded.damage.is_empty() && decoded.records.last() == Some(&Record::Closed);
+        let mut pending: BTreeMap<IntentId, Intent> = BTreeMap::new();
+        for (position, record) in decoded.records.into_iter().enumerate() {
+            match record {
+                Record::Intent(intent) => {
+                    // No file has an id twice; in one that does, both are pending.
+                    let twice = pending.insert(intent.id, intent);
+                    twice.into_iter().for_each(|intent| self.adopt(intent));
+                }
+                Record::Done { id, unix_ms } if position < decoded.certain => {
+                    if let Some(intent) = pending.remove(&id) {
+                        self.recent.add(&intent.scope, now.steady_of(unix_ms), now.steady);
+                    }
+                }
+                Record::Done { .. } | Record::Closed => {}
+                Record::Redis { identity, unix_ms } => {
+                    let unix_ms = unix_ms.min(now.wall);
+                    if self.redis.as_ref().is_none_or(|(latest, _)| *latest <= unix_ms) {
+                        self.redis = Some((unix_ms, identity));
+                    }
+                }
+                Record::Recent { scope, unix_ms } => {
+                    self.recent.add(&scope, now.steady_of(unix_ms), now.steady);
+                }
+            }
+        }
+        pending.into_values().for_each(|intent| self.adopt(intent));
+        clean
+    }
+
+    fn adopt(&mut self, intent: Intent) {
+        let id = self.next_id();
+        self.begin(Intent { id, ..intent });
+    }
+
+    /// Something is missing: everything is to be invalidated.
+    pub fn suspect(&mut self, what: String, now: Now) {
+        let id = self.next_id();
+        self.begin(Intent { id, scope: Scope::Everything, what, unix_ms: now.wall });
+    }
+}
+
+/// Bytes that an intent takes in a file, about.
+fn bytes(intent: &Intent) -> usize {
+    record::FRAME + 32 + intent.what.len() + record::size(&intent.scope)
+}
+
+#[cfg(test)]
+mod tests;

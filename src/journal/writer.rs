@@ -1,0 +1,316 @@
+//! The thread that writes: everything that waits goes to the file in one write and to the disk in one go; while that
+//! lasts, more gathers.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::file::LogFile;
+use super::folder::{Folder, plain};
+use super::record::{self, Record};
+use super::state::State;
+use super::{Intent, IntentId, Scope, Shared};
+use crate::config::Fsync;
+
+/// A file beyond this is rewritten if less than half of it is needed.
+const COMPACT: u64 = 4 << 20;
+/// By so much it grows before that is asked again.
+const COMPACT_STEP: u64 = 1 << 20;
+/// What gathers is written at once up to about so many bytes.
+const MOST_BATCH: usize = 32 << 20;
+/// A buffer beyond this is given back.
+const KEEP: usize = 1 << 20;
+/// How often [`Fsync::EverySec`] is.
+const SECOND: Duration = Duration::from_secs(1);
+/// A wall clock that differs by more has been set: the times in the file mean something else now.
+const CLOCK_SET: u64 = 60_000;
+/// "File size limit exceeded"; the same on all common machines. Its default is to end the process.
+const SIGXFSZ: i32 = 25;
+
+/// What the handles tell the thread.
+pub(super) enum Message {
+    Intend(Asked),
+    Done(IntentId),
+    Saw(String),
+    Close(SyncSender<()>),
+}
+
+/// An intent that waits to be accepted.
+pub(super) struct Asked {
+    pub scope: Scope,
+    pub what: String,
+    pub answer: oneshot::Sender<Result<IntentId, String>>,
+}
+
+/// What the thread holds.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    folder: Folder,
+    file: LogFile,
+    /// Records that nobody waits for and that are not in the file yet. What they say is in the state already.
+    notes: Vec<Record>,
+    buffer: Vec<u8>,
+    /// Since when something is in the file that may not be on the disk, with [`Fsync::EverySec`].
+    unsynced: Option<Instant>,
+    /// The size at which it is asked whether the file is worth rewriting.
+    compact_at: u64,
+    /// How much the clocks differed when the file was begun.
+    difference: i64,
+    /// That it cannot be written has been said.
+    failing: bool,
+}
+
+/// What one turn takes from the queue.
+#[derive(Default)]
+struct Batch {
+    asked: Vec<Asked>,
+    bytes: usize,
+    close: Option<SyncSender<()>>,
+}
+
+/// A write beyond the limit of `ulimit -f` is an error then, and no longer the end of the process.
+pub(super) fn survive_file_size_limit() {
+    // A thread of its own, since the caller may be inside a runtime. The handler stays for good.
+    let install = || -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _inside = runtime.enter();
+        signal(SignalKind::from_raw(SIGXFSZ)).map(drop)
+    };
+    if !matches!(std::thread::spawn(install).join(), Ok(Ok(()))) {
+        tracing::warn!("a limit on the size of files would end the process");
+    }
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, folder: Folder, file: LogFile) -> Self {
+        let difference = shared.now().difference();
+        let (notes, buffer) = (vec![], vec![]);
+        let (unsynced, compact_at, failing) = (None, COMPACT, false);
+        let writer = Self { shared, folder, file, notes, buffer, unsynced, compact_at, difference, failing };
+        writer.tell_size();
+        writer
+    }
+
+    fn tell_size(&self) {
+        self.shared.counts.bytes.store(self.file.length(), Ordering::Relaxed);
+    }
+
+    /// Ends when the journal is closed, or when nobody has a handle any more.
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        while let ControlFlow::Continue(batch) = self.gather(messages) {
+            let close = self.turn(batch);
+            if let Some(closed) = close {
+                self.close();
+                // The file is free again when the other side goes on.
+                drop(self);
+                let _ = closed.send(());
+                return;
+            }
+        }
+        self.write(&[]).unwrap_or_else(|error| self.complain(&error));
+    }
+
+    /// Waits for the next message, and takes all that are there.
+    fn gather(&mut self, messages: &Receiver<Message>) -> ControlFlow<(), Batch> {
+        let mut batch = Batch::default();
+        let first = match self.unsynced {
+            Some(since) => messages.recv_timeout(SECOND.saturating_sub(since.elapsed())),
+            // What failed is tried again.
+            None if self.file.is_distrusted() || !self.notes.is_empty() => messages.recv_timeout(SECOND),
+            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match first {
+            Ok(first) => self.take(first, &mut batch),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+        }
+        while batch.bytes < MOST_BATCH
+            && batch.close.is_none()
+            && let Ok(message) = messages.try_recv()
+        {
+            self.take(message, &mut batch);
+        }
+        ControlFlow::Continue(batch)
+    }
+
+    fn take(&mut self, message: Message, batch: &mut Batch) {
+        match message {
+            Message::Intend(asked) => {
+                batch.bytes += asked.what.len() + record::size(&asked.scope);
+                batch.asked.push(asked);
+            }
+            Message::Done(id) => self.done(id),
+            Message::Saw(identity) => {
+                let now = self.shared.now();
+                if self.state().saw(&identity, now) {
+                    self.notes.push(Record::Redis { identity, unix_ms: now.wall });
+                }
+            }
+            Message::Close(closed) => batch.close = Some(closed),
+        }
+    }
+
+    fn done(&mut self, id: IntentId) {
+        let now = self.shared.now();
+        if self.state().done(id, now) {
+            self.notes.push(Record::Done { id, unix_ms: now.wall });
+        }
+    }
+
+    /// Writes what has gathered and answers.
+    fn turn(&mut self, batch: Batch) -> Option<SyncSender<()>> {
+        let (intents, answers): (Vec<_>, Vec<_>) = self.number(batch.asked);
+        match self.write(&intents).and_then(|()| self.sync_if_due()) {
+            Ok(()) => self.accept(intents, answers),
+            Err(error) => {
+                self.complain(&error);
+                let text = format!("the journal cannot be written: {}", plain(&error));
+                answers.into_iter().for_each(|answer| drop(answer.send(Err(text.clone()))));
+            }
+        }
+        self.compact();
+        batch.close
+    }
+
+    fn number(&self, asked: Vec<Asked>) -> (Vec<Record>, Vec<oneshot::Sender<Result<IntentId, String>>>) {
+        let (mut state, unix_ms) = (self.state(), self.shared.now().wall);
+        let numbered = asked.into_iter().map(|Asked { scope, what, answer }| {
+            (Record::Intent(Intent { id: state.next_id(), scope, what, unix_ms }), answer)
+        });
+        numbered.unzip()
+    }
+
+    fn accept(&mut self, intents: Vec<Record>, answers: Vec<oneshot::Sender<Result<IntentId, String>>>) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the journal can be written again");
+        }
+        let ids: Vec<IntentId> = {
+            let mut state = self.state();
+            let begin = |record| match record {
+                Record::Intent(intent) => Some((intent.id, state.begin(intent)).0),
+                _ => None,
+            };
+            intents.into_iter().filter_map(begin).collect()
+        };
+        for (id, answer) in ids.into_iter().zip(answers) {
+            // Nobody waits for it any more: nobody will say that it is done.
+            if answer.send(Ok(id)).is_err() {
+                self.done(id);
+            }
+        }
+    }
+
+    /// Writes the notes and the intents, to the disk if they must be there.
+    fn write(&mut self, intents: &[Record]) -> io::Result<()> {
+        if self.file.is_distrusted() || self.clock_was_set() {
+            self.rewrite()?;
+        }
+        if self.notes.is_empty() && intents.is_empty() {
+            return Ok(());
+        }
+        self.buffer.clear();
+        self.buffer.shrink_to(KEEP);
+        let mark = self.file.mark();
+        self.notes.iter().chain(intents).for_each(|one| record::append(one, mark, &mut self.buffer));
+        let written = self.file.append(&self.buffer);
+        self.tell_size();
+        written?;
+        // That something is done needs no durability: in doubt it is done twice.
+        let matters = |record: &Record| !matches!(record, Record::Done { .. });
+        let must = self.notes.iter().any(matters) || !intents.is_empty();
+        self.notes.clear();
+        match self.shared.fsync {
+            Fsync::Always if must => self.sync()?,
+            Fsync::EverySec => drop(self.unsynced.get_or_insert_with(Instant::now)),
+            Fsync::Always | Fsync::Never => {}
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.unsynced = None;
+        count(&self.shared.counts.fsyncs);
+        self.file.sync()
+    }
+
+    fn sync_if_due(&mut self) -> io::Result<()> {
+        match self.unsynced {
+            Some(since) if since.elapsed() >= SECOND => self.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    fn clock_was_set(&self) -> bool {
+        self.shared.now().difference().abs_diff(self.difference) > CLOCK_SET
+    }
+
+    /// Writes all that counts to a new file, which takes the place of this one.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let now = self.shared.now();
+        let snapshot = |mark| self.state().snapshot(mark, self.folder.upstream(), now);
+        let file = self.folder.begin(now, snapshot)?;
+        let old = std::mem::replace(&mut self.file, file);
+        if let Err(error) = std::fs::remove_file(old.path()) {
+            tracing::warn!(%error, file = %old.path().display(), "an old journal cannot be removed");
+        }
+        self.notes.clear();
+        self.unsynced = None;
+        self.difference = now.difference();
+        self.compact_at = COMPACT;
+        count(&self.shared.counts.rewrites);
+        self.tell_size();
+        Ok(())
+    }
+
+    /// Rewrites the file if it has grown and most of it is not needed any more.
+    fn compact(&mut self) {
+        let length = self.file.length();
+        if length <= self.compact_at || self.file.is_distrusted() {
+            return;
+        }
+        self.compact_at = length + COMPACT_STEP;
+        let live = self.state().live_bytes(self.shared.now());
+        if length / 2 >= live as u64 {
+            self.rewrite().unwrap_or_else(|error| self.complain(&error));
+        }
+    }
+
+    fn close(&mut self) {
+        self.notes.push(Record::Closed);
+        let written = self.write(&[]);
+        let closed = match self.shared.fsync {
+            Fsync::Always => written,
+            Fsync::EverySec | Fsync::Never => written.and_then(|()| self.sync()),
+        };
+        closed.unwrap_or_else(|error| self.complain(&error));
+    }
+
+    /// Counts a failure; the first of several is logged.
+    fn complain(&mut self, error: &io::Error) {
+        count(&self.shared.counts.failures);
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(
+                %error,
+                file = %self.file.path().display(),
+                "the journal cannot be written: triggers are refused until it can"
+            );
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests;

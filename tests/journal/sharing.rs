@@ -1,0 +1,137 @@
+//! Several processes in one folder. A lock belongs to whoever opened the file, so journals of one process are as
+//! foreign to each other as those of several.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Barrier;
+
+use rescind::config::Fsync;
+use rescind::journal::Journal;
+
+use crate::support::{crashed, files, folder, intend, names, open, options, pending};
+
+#[test]
+fn who_lives_keeps_its_file() {
+    let folder = folder();
+    let (first, _) = open(folder.path());
+    intend(&first, &["a"]).unwrap();
+    let (second, recovered) = open(folder.path());
+    assert!(recovered.pending.is_empty() && !recovered.unclean);
+    intend(&second, &["b"]).unwrap();
+    assert_eq!(files(folder.path(), "log").len(), 2);
+    first.close();
+    let (third, recovered) = open(folder.path());
+    assert_eq!((pending(&recovered), recovered.unclean), (vec!["a".to_owned()], false));
+    assert_eq!(names(&third.recent()), ["a"]);
+    assert_eq!(files(folder.path(), "log").len(), 2);
+    // The crash of both.
+    let (_, recovered) = open(crashed(folder.path()).path());
+    assert_eq!((pending(&recovered), recovered.unclean), (vec!["b".to_owned(), "a".to_owned()], true));
+}
+
+#[test]
+fn of_those_that_start_at_once_one_takes_over() {
+    let before = folder();
+    let mut expected = vec![];
+    let left: Vec<_> = (0..5)
+        .map(|n| {
+            let (journal, _) = open(before.path());
+            expected.push(format!("tag{n}"));
+            intend(&journal, &[&expected[n]]).unwrap();
+            journal
+        })
+        .collect();
+    for _ in 0..20 {
+        let after = crashed(before.path());
+        let barrier = Barrier::new(4);
+        let start = || {
+            barrier.wait();
+            open(after.path())
+        };
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut found: Vec<_> = opened.iter().flat_map(|(_, recovered)| pending(recovered)).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "each once");
+        assert_eq!(files(after.path(), "log").len(), 4);
+    }
+    drop(left);
+}
+
+#[test]
+fn files_of_others_are_left_alone() {
+    let folder = folder();
+    let mut other = options(folder.path(), Fsync::Always);
+    other.upstream = "127.0.0.1:6380".to_owned();
+    let (journal, _) = Journal::open(other.clone()).unwrap();
+    intend(&journal, &["a"]).unwrap();
+    journal.close();
+    let foreign = ["notes.log", "notes.tmp", "1-2-3.log", "README"];
+    foreign.iter().for_each(|name| std::fs::write(folder.path().join(name), "mine").unwrap());
+    std::fs::create_dir(folder.path().join("folder.log")).unwrap();
+    let (journal, recovered) = open(folder.path());
+    assert!(recovered.pending.is_empty() && !recovered.unclean && recovered.damage.is_empty());
+    journal.close();
+    for name in foreign {
+        assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap(), "mine", "{name}");
+    }
+    let (_, recovered) = Journal::open(other).unwrap();
+    assert_eq!(pending(&recovered), ["a"]);
+}
+
+#[test]
+fn a_renamed_file_is_still_known_by_its_header() {
+    let folder = folder();
+    let (journal, _) = open(folder.path());
+    intend(&journal, &["a"]).unwrap();
+    journal.close();
+    std::fs::rename(&files(folder.path(), "log")[0], folder.path().join("restored.log")).unwrap();
+    let (_, recovered) = open(folder.path());
+    assert_eq!(pending(&recovered), ["a"]);
+}
+
+#[test]
+fn what_was_begun_and_not_named_is_removed() {
+    let folder = folder();
+    let (journal, _) = open(folder.path());
+    let file = files(folder.path(), "log").remove(0);
+    std::fs::write(file.with_extension("tmp"), "half a fi").unwrap();
+    let (_, recovered) = open(folder.path());
+    assert!(recovered.damage.is_empty() && !recovered.unclean);
+    assert!(files(folder.path(), "tmp").is_empty());
+    drop(journal);
+}
+
+#[test]
+fn only_the_owner_reads_it() {
+    let parent = folder();
+    let folder = parent.path().join("data/journal");
+    let (_journal, _) = open(&folder);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(&files(&folder, "log")[0]), 0o600);
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_in_one_line() {
+    let parent = folder();
+    let file = parent.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = |path: &Path| Journal::open(options(path, Fsync::Always)).unwrap_err();
+    let message = |path: &Path, why: &str| format!("the journal cannot be kept at {}: {why}", path.display());
+    assert_eq!(error(&file), message(&file, "File exists"));
+    let inside = file.join("journal");
+    assert_eq!(error(&inside), message(&inside, "Not a directory"));
+    let nowhere = Path::new("/proc/journal");
+    assert_eq!(error(nowhere), message(nowhere, "No such file or directory"));
+    // Where the superuser runs tests, nothing is forbidden.
+    let closed = parent.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o500)).unwrap();
+    if std::fs::write(closed.join("probe"), "").is_err() {
+        assert_eq!(error(&closed), message(&closed, "Permission denied"));
+    }
+}
