@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use rescind::accounting::{Account, Reader, Reading};
+use rescind::accounting::{Account, ReadKey, Reader, Reading, Watch};
 use rescind::command::{Commands, Reads};
 use rescind::index::Index;
 use rescind::resp::{Args, Head, Limits, OwnedArgs, Parsed, ReplyFramer, RequestParser, encode};
@@ -227,10 +227,10 @@ fn session(c: &mut Criterion) {
 }
 
 fn accounting(c: &mut Criterion) {
-    let get =
-        || Account::Read(Reading { reads: Reads::Value, families: [FamilyId(1)].into_iter().collect() });
-    let families = [FamilyId(1); 100].into_iter().collect();
-    let mget = Account::Read(Reading { reads: Reads::PerKey, families });
+    let key = ReadKey { family: FamilyId(1), watch: Watch::Tagged, hash: 7 };
+    let get = || Account::Read(Reading { reads: Reads::Value, keys: [key].into_iter().collect() });
+    let keys = [key; 100].into_iter().collect();
+    let mget = Account::Read(Reading { reads: Reads::PerKey, keys });
     let mut reader = Reader::default();
     let mut hits = 0;
     let mut count = |_, hit| hits += u64::from(hit);

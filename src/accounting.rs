@@ -5,46 +5,73 @@
 use smallvec::SmallVec;
 
 use crate::command::{FireCondition, Outcome, Reads, Tally};
+use crate::lease::KeyHash;
 use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
 use crate::session::Effect;
 
-/// The families of the keys that a read names, in order.
-pub type Families = SmallVec<[FamilyId; 4]>;
+/// What a miss of a key means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Nothing.
+    No,
+    /// The client may fill it, and give it labels.
+    Unlabelled,
+    /// The client may fill it, and it has tags.
+    Tagged,
+}
+
+/// A key that a read names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadKey {
+    /// For which family it counts.
+    pub family: FamilyId,
+    /// What follows if it is missed.
+    pub watch: Watch,
+    /// What it is then remembered as.
+    pub hash: KeyHash,
+}
+
+/// The keys that a read names, in order.
+pub type ReadKeys = SmallVec<[ReadKey; 2]>;
 
 /// A read whose reply shows hits and misses.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// How its reply shows them.
     pub reads: Reads,
-    /// The family of each key.
-    pub families: Families,
+    /// The keys.
+    pub keys: ReadKeys,
 }
 
 impl Reading {
     fn tally(&self) -> Tally {
-        Tally::new(self.reads, self.families.len())
+        Tally::new(self.reads, self.keys.len())
     }
 
     /// Whether the reply may not tell which of the keys are there: `EXISTS a b` of two families answered 1.
     pub fn is_ambiguous(&self) -> bool {
-        self.reads == Reads::Count && self.families.windows(2).any(|pair| pair[0] != pair[1])
+        self.reads == Reads::Count && self.keys.windows(2).any(|pair| pair[0].family != pair[1].family)
     }
 
-    /// Tells `count` the family of every key and whether it was there.
-    fn settle(&self, outcome: Outcome<'_>, mut count: impl FnMut(FamilyId, bool)) {
+    /// Tells `count` every key and whether it was there.
+    fn settle(&self, outcome: Outcome<'_>, mut count: impl FnMut(ReadKey, bool)) {
         match outcome {
             Outcome::Uncounted => {}
-            Outcome::All(hit) => self.families.iter().for_each(|f| count(*f, hit)),
-            Outcome::PerKey(hits) => self.families.iter().zip(hits).for_each(|(f, hit)| count(*f, *hit)),
+            Outcome::All(hit) => self.keys.iter().for_each(|key| count(*key, hit)),
+            Outcome::PerKey(hits) => self.keys.iter().zip(hits).for_each(|(key, hit)| count(*key, *hit)),
             // Exact where the keys are of one family. Others are asked for one by one, except inside MULTI, where
             // the first ones are taken to be there.
             Outcome::Some(hits) => {
-                self.families.iter().enumerate().for_each(|(i, f)| count(*f, (i as u64) < hits));
+                self.keys.iter().enumerate().for_each(|(i, key)| count(*key, (i as u64) < hits));
             }
         }
     }
 }
+
+/// The number under which the journal knows an invalidation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IntentId(pub u64);
 
 /// What fires if a write succeeds.
 #[derive(Clone, Debug)]
@@ -59,9 +86,28 @@ pub struct Firing {
     pub keys: Vec<(u32, Box<[u8]>)>,
     /// The command and its first key, for the log.
     pub what: String,
+    /// The journal has noted that it may fire.
+    pub intents: SmallVec<[IntentId; 1]>,
 }
 
 impl Firing {
+    /// Tags to be invalidated, not because a client's command succeeded.
+    pub fn unconditional(label: TriggerLabel, tags: Vec<Tag>, what: String) -> Self {
+        Self {
+            condition: FireCondition::NoError,
+            triggers: SmallVec::from_slice(&[label]),
+            tags,
+            keys: vec![],
+            what,
+            intents: SmallVec::new(),
+        }
+    }
+
+    /// What has to be done once more.
+    pub fn again(what: String) -> Self {
+        Self::unconditional(TriggerLabel::Again, vec![], what)
+    }
+
     /// It fires nothing: the feed will show a write that is ours and no trigger, because of the command or the
     /// database, both of which the feed does not tell.
     pub fn only_covers(&self) -> bool {
@@ -80,6 +126,10 @@ pub enum TriggerLabel {
     Command,
     /// `POST /api/invalidate`.
     Http,
+    /// Another proxy began it and died.
+    TakenOver,
+    /// It was not finished, or has to be done once more: after a crash, or because Redis came back with old data.
+    Again,
 }
 
 /// What EXEC's reply tells about one queued request.
@@ -121,14 +171,34 @@ impl Account {
         }
     }
 
-    /// Takes the families out of a read whose reply may not tell which keys are there: they are to be asked for
+    /// What may fire.
+    pub fn firings(&self) -> impl Iterator<Item = &Firing> {
+        let (write, exec) = match self {
+            Self::Write(firing) => (Some(&**firing), &[][..]),
+            Self::Exec(queued) => (None, &queued[..]),
+            Self::Nothing | Self::Read(_) | Self::Queued(_) => (None, &[][..]),
+        };
+        write.into_iter().chain(exec.iter().filter_map(|queued| queued.firing.as_ref()))
+    }
+
+    /// The journal has noted that it may fire.
+    pub fn set_intent(&mut self, intent: IntentId) {
+        let firing = match self {
+            Self::Write(firing) => Some(&mut **firing),
+            Self::Exec(queued) => queued.iter_mut().find_map(|queued| queued.firing.as_mut()),
+            Self::Nothing | Self::Read(_) | Self::Queued(_) => None,
+        };
+        firing.into_iter().for_each(|firing| firing.intents.push(intent));
+    }
+
+    /// Takes the keys out of a read whose reply may not tell which keys are there: they are to be asked for
     /// one by one.
-    pub fn take_ambiguous(&mut self) -> Option<Families> {
+    pub fn take_ambiguous(&mut self) -> Option<ReadKeys> {
         match self {
             Self::Read(reading) if reading.is_ambiguous() => {
-                let families = std::mem::take(&mut reading.families);
+                let keys = std::mem::take(&mut reading.keys);
                 *self = Self::Nothing;
-                Some(families)
+                Some(keys)
             }
             _ => None,
         }
@@ -221,7 +291,7 @@ impl Reader {
         depth: u32,
         head: &Head<'_>,
         account: &Account,
-        count: &mut impl FnMut(FamilyId, bool),
+        count: &mut impl FnMut(ReadKey, bool),
     ) {
         if self.describes(depth, head) {
             return;
@@ -261,7 +331,7 @@ impl Reader {
         depth: u32,
         head: &Head<'_>,
         queued: &[Queued],
-        count: &mut impl FnMut(FamilyId, bool),
+        count: &mut impl FnMut(ReadKey, bool),
     ) {
         if depth == 1 {
             self.end_of_element(queued, count);
@@ -285,7 +355,7 @@ impl Reader {
         }
     }
 
-    fn end_of_element(&mut self, queued: &[Queued], count: &mut impl FnMut(FamilyId, bool)) {
+    fn end_of_element(&mut self, queued: &[Queued], count: &mut impl FnMut(ReadKey, bool)) {
         if let Some(tally) = self.tally.take()
             && let Some(reading) = queued.get(self.element.wrapping_sub(1)).and_then(|q| q.reading.as_ref())
         {
@@ -294,7 +364,7 @@ impl Reader {
     }
 
     /// The reply is complete.
-    pub fn finish(&mut self, account: Account, count: &mut impl FnMut(FamilyId, bool)) -> Verdict {
+    pub fn finish(&mut self, account: Account, count: &mut impl FnMut(ReadKey, bool)) -> Verdict {
         let head = self.head();
         let mut verdict = Verdict::of(head);
         match account {

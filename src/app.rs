@@ -2,20 +2,23 @@
 //!
 //! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::accounting::Firing;
 use crate::admin;
 use crate::command::Commands;
-use crate::config::{Config, Endpoint, UpstreamUrl};
+use crate::config::{self, Config, Endpoint, UpstreamUrl};
 use crate::context::Process;
 use crate::control::{self, Credentials, Knowledge};
 use crate::fanout;
+use crate::index::SharedIndex;
+use crate::journal::{self, Journal, Recovered};
 use crate::metrics::Metrics;
 use crate::net::{self, Address, Bound};
 use crate::rules::Rules;
@@ -36,6 +39,8 @@ pub struct App {
     spawned: Option<Spawned>,
     address: Address,
     credentials: Credentials,
+    journal: Journal,
+    recovered: Recovered,
     /// Reads the rules again: new ones, or what is wrong with them.
     reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
 }
@@ -61,7 +66,6 @@ impl App {
             0 => default_workers(),
             n => n,
         };
-        check_journal(&config.journal.path)?;
         let sockets = bind(&config, workers)?;
         let admin = bind_admin(&config)?;
         let (spawned, address, credentials) = match &config.upstream.url {
@@ -79,9 +83,12 @@ impl App {
                 (None, Address::from(&server.address), credentials)
             }
         };
+        let (journal, recovered) = open_journal(&config.journal, &address, dry_run)?;
         Ok(Self {
             config,
             rules: Arc::new(rules),
+            journal,
+            recovered,
             dry_run,
             sockets,
             admin,
@@ -97,6 +104,7 @@ impl App {
         let started = Instant::now();
         let (handle, orders) = fanout::Handle::new();
         let process = Arc::new(self.process(handle));
+        resume(&process, &self.recovered, &self.rules);
         let commands = Arc::new(Commands::builtin());
         let (knowledge, known) = watch::channel(Knowledge { rules: Arc::clone(&self.rules), commands });
         let (drain, draining) = watch::channel(false);
@@ -118,6 +126,7 @@ impl App {
             dry_run: self.dry_run,
             knowledge,
             orders,
+            known: self.recovered.redis,
             reloads,
         };
         let status = Arc::new(Status::new(Arc::clone(&process), known, started, self.dry_run));
@@ -150,7 +159,7 @@ impl App {
         metrics.register_families(&names);
         let labels: Vec<&str> = self.rules.triggers().iter().map(|t| t.label.as_str()).collect();
         metrics.register_triggers(&labels);
-        let index = crate::index::SharedIndex::default();
+        let index = SharedIndex::default();
         index.set_incomplete("the proxy has just started");
         Process {
             upstream: self.address.clone(),
@@ -162,6 +171,17 @@ impl App {
             output_limit: self.config.listen.client_output_limit,
             idle_timeout: self.config.listen.idle_timeout,
             metrics,
+            born: Instant::now(),
+            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
+            lifelines: RwLock::new(Arc::new([])),
+            leases: Default::default(),
+            epochs: Default::default(),
+            journal: self.journal.clone(),
+            doubt: Default::default(),
+            redis_doubted: Default::default(),
+            run: Default::default(),
+            is_known: AtomicBool::new(false),
+            labels_used: AtomicBool::new(false),
             index,
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
@@ -229,22 +249,60 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
     Ok(sockets)
 }
 
-/// Whether files can be made where the journal is configured to be. Leaves nothing behind. The default place
-/// may be unusable: nobody has asked for it.
-fn check_journal(path: &std::path::Path) -> Result<(), String> {
-    let missing: Vec<_> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
-    let probe = path.join(format!(".probe-{}", std::process::id()));
-    let result = std::fs::create_dir_all(path).and_then(|()| std::fs::write(&probe, b""));
-    let _ = std::fs::remove_file(&probe);
-    for made in missing {
-        let _ = std::fs::remove_dir(made);
+/// The journal, and what earlier processes left in it. The default place may be unusable: nobody has asked for it.
+fn open_journal(
+    config: &config::Journal,
+    upstream: &Address,
+    dry_run: bool,
+) -> Result<(Journal, Recovered), String> {
+    if dry_run {
+        return Ok((Journal::none(config.replay_window), Recovered::default()));
     }
-    match result {
-        Err(error) if path != crate::config::Journal::default().path => {
-            Err(format!("the journal cannot be kept at {}: {error}", path.display()))
+    let options = journal::Options {
+        folder: config.path.clone(),
+        fsync: config.fsync,
+        upstream: upstream.to_string(),
+        window: config.replay_window,
+    };
+    match Journal::open(options) {
+        Err(error) if config.path == config::Journal::default().path => {
+            tracing::warn!(%error, "without a journal: an invalidation that a crash interrupts is lost");
+            Ok((Journal::none(config.replay_window), Recovered::default()))
         }
-        _ => Ok(()),
+        result => result,
     }
+}
+
+/// Takes up what a process before this one has left: what it had begun is done before its keys are served. Clients may
+/// still fill what they missed there.
+fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
+    recovered.damage.iter().for_each(|damage| tracing::error!("the journal is damaged: {damage}"));
+    if recovered.unclean {
+        let windows = rules.families().iter().map(|family| family.fill_window.as_millis());
+        process.leases.suspect(windows.max().unwrap_or(0) as u64);
+    }
+    // Redis may have been replaced meanwhile.
+    process.doubt_redis();
+    if !recovered.pending.is_empty() {
+        tracing::info!(
+            invalidations = recovered.pending.len(),
+            "interrupted invalidations are finished first"
+        );
+    }
+    for intent in &recovered.pending {
+        let doubt = process.doubt.enter(intent.scope.clone());
+        let mut firing = Firing::again(intent.what.clone());
+        firing.intents.push(intent.id);
+        drop(process.fanout.repeat(firing, intent.scope.clone(), Some(doubt)));
+    }
+}
+
+/// The other proxies are told, and the journal is closed, unless somebody has to be careful after this process.
+async fn say_goodbye(process: &Arc<Process>) {
+    let told = process.fanout.ask(fanout::Order::Bye);
+    let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+    let open = process.leases.has_open(process.moment_of(Instant::now()));
+    process.journal.close(!open);
 }
 
 fn bind_admin(config: &Config) -> Result<std::net::TcpListener, String> {
@@ -321,6 +379,7 @@ async fn serve(
     while served.process.fanout.outstanding() > 0 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    say_goodbye(&served.process).await;
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
     match result {

@@ -4,18 +4,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::accounting::Firing;
+use crate::accounting::{Firing, ReadKey, Watch};
 use crate::command::Commands;
+use crate::doubt::{self, Doubt};
 use crate::fanout;
 use crate::index::SharedIndex;
+use crate::journal::Journal;
+use crate::lease::{Epochs, Leases, Moment};
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
 use crate::net::Address;
 use crate::outbox::Outbox;
+use crate::peers;
 use crate::resp::RequestParser;
-use crate::rules::{FamilyId, Matcher, Rules};
+use crate::rules::{Family, FamilyId, Matcher, Rules};
 use crate::session::Identity;
 use crate::standing::Standing;
 
@@ -36,6 +40,28 @@ pub struct Process {
     pub idle_timeout: Option<std::time::Duration>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// When it started: moments count from then.
+    pub born: Instant,
+    /// The name under which other proxies on the same Redis know it.
+    pub id: peers::ProxyId,
+    /// The channels on which the other proxies listen as long as they live.
+    pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
+    /// Misses that clients may fill.
+    pub leases: Leases,
+    /// Which tags were invalidated lately.
+    pub epochs: Epochs,
+    /// The log of invalidations that outlives the process.
+    pub journal: Journal,
+    /// Keys whose reads are answered as misses.
+    pub doubt: Arc<Doubt>,
+    /// How often it was doubted that Redis is the one that it was, the doubt, and since when.
+    pub redis_doubted: Mutex<(u64, Option<doubt::Reason>, Option<Instant>)>,
+    /// The run id of the Redis that was seen last.
+    pub run: RwLock<Option<Arc<str>>>,
+    /// The other proxies, if there are any, have heard of this one.
+    pub is_known: AtomicBool,
+    /// Clients give explicit labels: every miss may be that of a key to be labelled.
+    pub labels_used: AtomicBool,
     /// Tags and their keys.
     pub index: SharedIndex,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
@@ -73,6 +99,75 @@ impl Process {
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// The time, in milliseconds since the start.
+    pub fn moment_of(&self, time: Instant) -> Moment {
+        time.saturating_duration_since(self.born).as_millis() as Moment
+    }
+
+    /// Whether a write without an open miss may be a fill: its client may come from another proxy, or its key may have
+    /// got its labels only now.
+    pub fn tells_fills(&self) -> bool {
+        self.index.has_labels() || !self.lifelines().is_empty()
+    }
+
+    /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
+    pub fn doubt_redis(&self) {
+        let recent = self.journal.recent();
+        let mut state = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        if state.1.is_none() && !recent.is_empty() {
+            state.1 = Some(self.doubt.enter(recent));
+            state.2 = Some(Instant::now());
+        }
+        drop(state);
+        self.fanout.order(fanout::Order::Compare);
+    }
+
+    /// Whether anything was invalidated lately that a Redis with old data would bring back.
+    pub fn has_recent(&self) -> bool {
+        self.journal.has_recent()
+    }
+
+    /// Whether a new connection leads to the Redis that was seen last, as its `INFO server` says. If it does not, that is
+    /// doubted from now on; the connection can be used if it was doubted before `created`, when requests were not yet sent
+    /// to it.
+    pub fn is_same_run(&self, info: &[u8], created: Instant) -> bool {
+        let known = self.run.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(known) = known else { return true };
+        if memchr::memmem::find(info, &[b"run_id:", known.as_bytes()].concat()).is_some() {
+            return true;
+        }
+        let since = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).2;
+        self.doubt_redis();
+        since.is_some_and(|since| since < created)
+    }
+
+    /// The Redis that is seen now, by its run id.
+    pub fn saw_run(&self, run: &str) {
+        *self.run.write().unwrap_or_else(PoisonError::into_inner) = Some(run.into());
+    }
+
+    /// How often it was doubted.
+    pub fn doubts_of_redis(&self) -> u64 {
+        self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Redis is the one that it was, or what was invalidated lately is invalidated again. False: it was doubted again
+    /// since it had been doubted that often.
+    pub fn trust_redis(&self, doubts: u64) -> bool {
+        let mut state = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = state.0 == doubts;
+        if holds {
+            (state.1, state.2) = (None, None);
+        }
+        holds
+    }
+
+    /// The channels of the other proxies.
+    pub fn lifelines(&self) -> Arc<[Box<[u8]>]> {
+        Arc::clone(&self.lifelines.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Whether the index learns of keys only from what is written through this proxy.
     pub fn own_writes(&self) -> bool {
         self.own_writes.load(std::sync::atomic::Ordering::Acquire)
@@ -94,6 +189,8 @@ pub struct Context {
     pub matcher: RefCell<Matcher>,
     /// Whether there are rules at all.
     pub has_rules: Cell<bool>,
+    /// How long fills of each family are watched after their miss; 0: they are not.
+    windows: RefCell<Vec<Moment>>,
     /// Whether Redis lets clients in without AUTH.
     pub standing: Standing,
     /// All clients of this thread, by their number.
@@ -121,6 +218,7 @@ impl Context {
             family_counters: RefCell::default(),
             matcher: RefCell::new(rules.matcher()),
             has_rules: Cell::new(false),
+            windows: RefCell::default(),
             standing: Standing::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
@@ -139,6 +237,11 @@ impl Context {
         *self.family_counters.borrow_mut() = self.metrics.families(&names);
         *self.matcher.borrow_mut() = rules.matcher();
         self.has_rules.set(rules.families().len() > 1);
+        let window = |family: &Family| match family.protect_fills {
+            true => family.fill_window.as_millis() as Moment,
+            false => 0,
+        };
+        *self.windows.borrow_mut() = rules.families().iter().map(window).collect();
     }
 
     /// Takes over a command table that knows more.
@@ -160,12 +263,53 @@ impl Context {
         }
     }
 
-    /// Counts one key of a read.
-    pub fn count_read(&self, family: FamilyId, hit: bool) {
+    /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
+    pub fn count_read(&self, client: &Outbox, key: ReadKey, hit: bool) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
-        if let Some(counter) = self.family_counters.borrow().get(usize::from(family.0)) {
+        if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0)) {
             if hit { counter.hit(1) } else { counter.miss(1) }
         }
+        if !hit && key.watch != Watch::No {
+            self.missed(client, key);
+        }
+    }
+
+    fn missed(&self, client: &Outbox, key: ReadKey) {
+        let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
+        match key.watch {
+            Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
+            _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
+        }
+    }
+
+    /// Whether a write may be a fill that matters.
+    #[inline]
+    pub fn may_fill(&self) -> bool {
+        let process = &self.process;
+        !process.leases.is_idle(self.moment()) || process.tells_fills()
+    }
+
+    /// Whether fills of this family are protected.
+    #[inline]
+    pub fn protects(&self, family: FamilyId) -> bool {
+        self.fill_window(family) > 0
+    }
+
+    /// How long after its miss a fill of this family is watched; 0: it is not.
+    #[inline]
+    pub fn fill_window(&self, family: FamilyId) -> Moment {
+        self.windows.borrow().get(usize::from(family.0)).copied().unwrap_or(0)
+    }
+
+    /// The longest of these times.
+    pub fn longest_window(&self) -> Moment {
+        self.windows.borrow().iter().copied().max().unwrap_or(0)
+    }
+
+    /// The time in milliseconds since the process started, as of the last event of this thread.
+    #[inline]
+    pub fn moment(&self) -> Moment {
+        self.process.moment_of(self.now.get())
     }
 
     /// The time, as of the last event of this thread.

@@ -9,6 +9,8 @@ use dashmap::DashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accounting::{Firing, TriggerLabel};
+use crate::doubt::{Reason, Scope};
+use crate::lease::script::Check;
 use crate::rules::Tag;
 
 /// The channel whose messages invalidate the tags in their payload.
@@ -60,6 +62,10 @@ pub struct Request {
     pub cause: Cause,
     /// What fired.
     pub fired: Vec<Firing>,
+    /// Every tag there is, besides.
+    pub everything: bool,
+    /// Reads of its keys are answered as misses until it is done.
+    pub doubt: Option<Reason>,
     /// Gets the number of deleted keys once all are deleted.
     pub done: oneshot::Sender<u64>,
 }
@@ -75,12 +81,18 @@ pub enum Order {
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Resolves once the index reflects every write executed before.
     Barrier(oneshot::Sender<()>),
+    /// Redis may have been replaced.
+    Compare,
+    /// The other proxies are to know that this one goes in order; resolves when they do.
+    Bye(oneshot::Sender<()>),
     /// Does Redis live? True only if it has lived ever since the question was asked.
     Alive(oneshot::Sender<bool>),
     /// The index must be rebuilt, because of this.
     Rebuild(&'static str),
     /// These explicit labels of a key are gone from the index: they must go from Redis.
     Forget(u32, Box<[u8]>, Vec<Tag>),
+    /// A value was written that may be stale: it is looked at, and undone if it is.
+    Check(u32, Vec<Check>, oneshot::Sender<()>),
     /// The expiry of a labelled key: the score of its labels in Redis is to follow.
     Score(u32, Vec<u8>, Vec<Tag>),
 }
@@ -116,10 +128,31 @@ impl Handle {
 
     /// Asks for a fan-out; resolves with the number of deleted keys once all are deleted.
     pub fn request(&self, cause: Cause, fired: Vec<Firing>) -> oneshot::Receiver<u64> {
+        self.ask_for(cause, fired, false, None)
+    }
+
+    /// Asks for the fan-out of what `firing` stands for and has to be done once more: of these tags. Until it is done,
+    /// `doubt` lasts.
+    pub fn repeat(&self, mut firing: Firing, scope: Scope, doubt: Option<Reason>) -> oneshot::Receiver<u64> {
+        let everything = scope == Scope::Everything;
+        if let Scope::Tags(tags) = scope {
+            firing.tags = tags;
+        }
+        let fired = vec![firing];
+        self.ask_for(Cause::of("rescind", &fired), fired, everything, doubt)
+    }
+
+    fn ask_for(
+        &self,
+        cause: Cause,
+        fired: Vec<Firing>,
+        everything: bool,
+        doubt: Option<Reason>,
+    ) -> oneshot::Receiver<u64> {
         let (done, result) = oneshot::channel();
         self.outstanding.fetch_add(1, Ordering::AcqRel);
         let outstanding = Outstanding(Arc::clone(&self.outstanding));
-        self.order(Order::FanOut(Request { cause, fired, done, outstanding }));
+        self.order(Order::FanOut(Request { cause, fired, everything, doubt, done, outstanding }));
         result
     }
 
@@ -268,8 +301,30 @@ pub struct LogEntry {
     pub tags: Vec<Tag>,
     /// Keys deleted.
     pub keys: u64,
+    /// The same by family.
+    pub families: Vec<(String, u64)>,
     /// From the order to the last deletion.
     pub duration: Duration,
+    /// What it was spent on.
+    pub phases: Phases,
+}
+
+/// How long each step of a fan-out took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    /// Until the journal had it; nothing if that was before the trigger was sent.
+    pub journal: Duration,
+    /// Until the index was known to have every dependent.
+    pub barrier: Duration,
+    /// Until every dependent was deleted.
+    pub delete: Duration,
+}
+
+impl Phases {
+    /// Each with its name, in order.
+    pub fn named(&self) -> [(&'static str, Duration); 3] {
+        [("journal", self.journal), ("barrier", self.barrier), ("delete", self.delete)]
+    }
 }
 
 /// The latest invalidations, newest last.
@@ -305,6 +360,7 @@ mod tests {
             tags: vec![],
             keys: vec![(0, key.into())],
             what: String::new(),
+            intents: Default::default(),
         }
     }
 

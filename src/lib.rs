@@ -37,13 +37,14 @@ pub mod command;
 pub mod config;
 pub mod context;
 pub mod control;
+pub mod doubt;
 pub mod explain;
 pub mod fanout;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
-pub mod lease;
 pub mod journal;
+pub mod lease;
 pub mod metrics;
 pub mod net;
 pub mod outbox;

@@ -1,12 +1,14 @@
 //! What a client is still to get: the bytes of replies, in order, bounded; and what its task waits for.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::task::{Poll, Waker};
 
 use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
 use crate::backlog::Backlog;
+use crate::lease::Client;
 use crate::net::WriteHalf;
 use crate::session::Session;
 
@@ -30,6 +32,8 @@ pub struct Outbox {
     pub id: u64,
     /// Its address.
     pub peer: String,
+    /// Where it comes from, without the port.
+    host: u64,
     /// Its protocol state.
     pub session: RefCell<Session>,
     /// What it has queued since MULTI.
@@ -61,8 +65,11 @@ pub struct Outbox {
 impl Outbox {
     /// The outbox of a client that has just connected.
     pub fn new(id: u64, peer: String, writer: WriteHalf, limit: usize) -> Self {
+        let host = peer.rsplit_once(':').map_or(&*peer, |(host, _)| host);
+        let host = BuildHasherDefault::<DefaultHasher>::default().hash_one(host);
         Self {
             id,
+            host,
             peer,
             session: RefCell::default(),
             queued: RefCell::default(),
@@ -82,6 +89,11 @@ impl Outbox {
             window: Cell::new(FIRST_WINDOW),
             paused: Cell::new(None),
         }
+    }
+
+    /// Who it is when it misses and fills keys.
+    pub fn lessee(&self) -> Client {
+        Client { id: self.id, host: self.host }
     }
 
     /// Whether the client is to get nothing until further notice: it wants no reply to what is being done.

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::accounting::{Firing, TriggerLabel};
 use crate::admin::{self, Control, Invalidation};
-use crate::command::FireCondition;
 use crate::context::Process;
 use crate::control::Knowledge;
+use crate::doubt::Scope;
 use crate::fanout::Cause;
 use crate::rules::Tag;
 
@@ -112,15 +112,15 @@ impl Control for Status {
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
-        let fired = vec![Firing {
-            condition: FireCondition::NoError,
-            triggers: smallvec::smallvec![TriggerLabel::Http],
-            tags: tags.into_iter().map(Tag::from).collect(),
-            keys: vec![],
-            what: "POST /api/invalidate".to_owned(),
-        }];
-        let done = self.process.fanout.request(Cause::of(&client, &fired), fired);
-        Box::pin(async {
+        let tags = tags.into_iter().map(Tag::from).collect();
+        let fired = vec![Firing::unconditional(TriggerLabel::Http, tags, "POST /api/invalidate".to_owned())];
+        let process = Arc::clone(&self.process);
+        Box::pin(async move {
+            let mut fired = fired;
+            let scope = Scope::Tags(fired[0].tags.clone());
+            let intent = process.journal.intend(scope, fired[0].what.clone()).await?;
+            fired[0].intents.push(intent);
+            let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {
                 Ok(done) => done.map_err(|_| "the proxy is going down".to_owned()),
                 Err(_) => Err("Redis does not answer; the invalidation goes on until it is done".to_owned()),
@@ -137,7 +137,14 @@ impl Control for Status {
                 trigger: entry.trigger,
                 tags: entry.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
                 keys: entry.keys,
+                families: entry.families.into_iter().collect(),
                 duration_us: entry.duration.as_micros() as u64,
+                phases_us: entry
+                    .phases
+                    .named()
+                    .map(|(name, time)| (name.to_owned(), time.as_micros() as u64))
+                    .into_iter()
+                    .collect(),
             })
             .collect()
     }

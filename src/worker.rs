@@ -20,6 +20,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after `accept` failed, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a proxy that has just started waits until others have heard of it before it serves clients.
+const INTRODUCTION: Duration = Duration::from_secs(1);
+
 static NEXT_CLIENT: AtomicU64 = AtomicU64::new(1);
 
 /// What a worker is made from.
@@ -87,7 +90,17 @@ async fn tend(worker: Rc<Worker>) {
     }
 }
 
+/// Who misses a key here and fills it elsewhere, because this proxy dies, is noticed only if others know of it. They are
+/// told as soon as Redis can be reached; if it cannot, clients are to hear of that.
+async fn until_known(worker: &Worker) {
+    let deadline = tokio::time::Instant::now() + INTRODUCTION;
+    while !worker.context.process.is_known.load(Ordering::Acquire) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 async fn accept(worker: Rc<Worker>, listener: Listener) {
+    until_known(&worker).await;
     loop {
         match listener.accept(worker.context.process.tcp_keepalive).await {
             Ok((read, write, peer)) => worker.admit(read, write, peer),

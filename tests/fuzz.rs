@@ -211,7 +211,7 @@ fn journal() {
     }
     drop(journal.intend(Scope::Everything, String::new()));
     journal.saw("run id".to_owned());
-    journal.close();
+    journal.close(true);
     let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let file = std::fs::read(path).unwrap();
     let intent = b"\x01\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0a\x01\x02\0\0\0\x01\0\0\0b\0\0\0\0";

@@ -5,7 +5,8 @@ use crate::resp::ReplyFramer;
 use FireCondition::{Nil, NoError, NotNil, NotZero};
 
 fn reading(reads: Reads, families: &[u16]) -> Reading {
-    Reading { reads, families: families.iter().map(|id| FamilyId(*id)).collect() }
+    let key = |id: &u16| ReadKey { family: FamilyId(*id), watch: Watch::No, hash: 0 };
+    Reading { reads, keys: families.iter().map(key).collect() }
 }
 
 fn firing(condition: FireCondition, name: &str) -> Firing {
@@ -15,6 +16,7 @@ fn firing(condition: FireCondition, name: &str) -> Firing {
         tags: vec![],
         keys: vec![(0, name.as_bytes().into())],
         what: name.to_owned(),
+        intents: SmallVec::new(),
     }
 }
 
@@ -39,7 +41,7 @@ struct Told {
 fn portions(account: Account, bytes: &[u8], step: usize) -> (Told, Head<'static>) {
     let (mut framer, mut reader) = (ReplyFramer::default(), Reader::default());
     let mut counted = vec![];
-    let mut count = |family: FamilyId, hit| counted.push((family.0, hit));
+    let mut count = |key: ReadKey, hit| counted.push((key.family.0, hit));
     reader.begin(&account);
     let (mut from, mut end) = (0, 0);
     loop {

@@ -1,5 +1,7 @@
 //! What the proxy tells about itself: the JSON of `/api/status` and `/api/log`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// The state of the proxy.
@@ -132,8 +134,12 @@ pub struct LogEntry {
     pub tags: Vec<String>,
     /// Keys deleted.
     pub keys: u64,
+    /// The same by family.
+    pub families: BTreeMap<String, u64>,
     /// From the trigger until all were deleted, in microseconds.
     pub duration_us: u64,
+    /// What it was spent on, in microseconds: `journal`, `barrier`, `delete`.
+    pub phases_us: BTreeMap<String, u64>,
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::{After, Client, Pause, Step, tag, trigger};
+use super::{After, Client, Pause, Step, fill, tag, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, Kind, TagCommand};
 use crate::context::Context;
+use crate::lease::script::{self, Check};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route, Session};
 use crate::upstream::{Conn, Pending};
@@ -23,12 +24,20 @@ pub(super) struct Extra {
     pub hold: bool,
     /// What follows once its reply has arrived.
     pub after: After,
+    /// The request has passed through: of its arguments only the small ones are known, and its bytes are on their way.
+    pub partial: bool,
+    /// Arguments that are keys in doubt: others that do not exist are asked for in their place.
+    pub hidden: Vec<usize>,
 }
 
 impl Client {
     /// Deals with one request; `raw` are its bytes, unless they must be encoded anew.
     #[inline]
     pub(super) fn request(&mut self, args: Args<'_>, raw: Option<&[u8]>) -> Step {
+        if !self.fills.is_empty() && self.outbox.pending() == 0 {
+            // It goes on, so it has got the answers.
+            self.fills.clear();
+        }
         // Once it has begun, nothing may come between the requests of a transaction that travels in one piece.
         let bursting = self.burst > 0;
         if !bursting && !self.outbox.has_room(self.pinned.is_some()) {
@@ -126,6 +135,11 @@ impl Client {
                 return Step::Then(Pause::Tag(TagCommand::With, tag::with_of(&next, args)));
             }
         }
+        if !is_local(kind)
+            && let Some(step) = self.awaits_intent(context, command, args, kind)
+        {
+            return step;
+        }
         let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
         match route {
             Route::Cut => Step::Then(Pause::End),
@@ -183,15 +197,19 @@ impl Client {
             }
             Kind::Discard => {
                 self.abandon_labels();
+                self.unwrapped_queued.clear();
                 self.swap_queued = false;
             }
             Kind::Exec if matches!(forward.effect, Effect::Exec) => {
                 extra.after.labelled = std::mem::take(&mut self.labels_queued);
+                extra.after.unwrapped = self.take_unwrapped();
                 extra.after.swapped = std::mem::take(&mut self.swap_queued);
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
                 }
-                extra.hold = extra.after.swapped || !extra.after.labelled.is_empty();
+                extra.hold = extra.after.swapped
+                    || !extra.after.labelled.is_empty()
+                    || !extra.after.unwrapped.is_empty();
             }
             Kind::Wait if !forward.queued => {
                 // WAIT counts from the last write of its own connection. Any command run there first moves
@@ -239,7 +257,13 @@ impl Client {
         {
             entry.effect = Some(Box::new(forward.at_exec));
         }
+        if let Some(step) = self.attach_intent(&mut account) {
+            return step;
+        }
         let probed = account.take_ambiguous();
+        let checks = command
+            .map_or(vec![], |command| fill::checks(context, &self.outbox, &mut self.fills, command, args));
+        let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
         let hold = extra.hold || account.may_fire();
         trigger::enter(context, &account);
         let pending = Pending {
@@ -254,15 +278,20 @@ impl Client {
             instead: None,
         };
         match raw {
+            _ if !extra.hidden.is_empty() && !extra.partial => {
+                conn.send(&without(args, &extra.hidden), Some(pending))
+            }
+            _ if script.is_some() => conn.send(&script.unwrap_or_default(), Some(pending)),
             Some(raw) => conn.send(raw, Some(pending)),
             None => conn.send(&encoded(args), Some(pending)),
         }
-        if let (Some(families), Some(command)) = (probed, command) {
+        if let (Some(keys), Some(command)) = (probed, command) {
             // In the same write, so that nothing comes in between.
-            let mut families = families.into_iter();
+            let mut keys = keys.into_iter();
             command.keys(args, |used| {
-                if let (true, Some(family)) = (used.reads, families.next()) {
-                    conn.probe(family, used.key);
+                if let (true, Some(key)) = (used.reads, keys.next()) {
+                    let hidden = extra.hidden.contains(&used.index);
+                    conn.probe(&self.outbox, key, if hidden { NO_KEY } else { used.key });
                 }
             });
         }
@@ -275,6 +304,36 @@ impl Client {
         }
     }
 
+    /// How a write with `checks` is sent: as a script, if one is given back. Otherwise what it writes is looked at when it
+    /// is done, before the client gets its reply.
+    fn way_of_fill(
+        &mut self,
+        conn: &Conn,
+        command: Option<&Command>,
+        args: Args<'_>,
+        checks: Vec<Check>,
+        queued: bool,
+        extra: &mut Extra,
+    ) -> Option<BytesMut> {
+        let command = command.filter(|_| !checks.is_empty())?;
+        let db = self.outbox.session.borrow().current_db();
+        let condition = command.fire_condition(args);
+        if !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts(!queued) {
+            let mut request = BytesMut::new();
+            script::wrap(&mut request, db, &self.context.process.id, condition, &checks, args);
+            return Some(request);
+        }
+        let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
+        let unwrapped = fill::Unwrapped { db, condition, checks };
+        if queued {
+            self.unwrapped_queued.push(unwrapped);
+        } else {
+            extra.hold = true;
+            extra.after.unwrapped.push(unwrapped);
+        }
+        None
+    }
+
     fn send_raw(&self, conn: &Conn, args: Args<'_>, raw: Option<&[u8]>) -> Step {
         match raw {
             Some(raw) => conn.send(raw, None),
@@ -282,6 +341,22 @@ impl Client {
         }
         Step::Done
     }
+}
+
+/// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
+const NO_KEY: &[u8] = b"\0rescind:none";
+
+/// The request with these arguments replaced by keys that do not exist.
+fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
+    let mut out = BytesMut::new();
+    encode::array(&mut out, args.len());
+    for (index, arg) in args.iter().enumerate() {
+        match hidden.contains(&index) {
+            true => encode::bulk(&mut out, &[arg, NO_KEY].concat()),
+            false => encode::bulk(&mut out, arg),
+        }
+    }
+    out
 }
 
 /// The request in multibulk form.

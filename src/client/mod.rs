@@ -6,8 +6,10 @@
 //! of writes that are under way, `transaction` finds those that need no connection of their own.
 
 mod connection;
+mod fill;
 mod forward;
 mod input;
+mod intent;
 mod labels;
 mod stream;
 mod tag;
@@ -25,9 +27,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::accounting::IntentId;
 use crate::command::{FireCondition, TagCommand};
 use crate::context::Context;
+use crate::doubt::Scope;
 use crate::index::{Generation, KeyId};
+use crate::lease::{Clock, KeyHash};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::stream::Streamed;
@@ -37,8 +42,8 @@ use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
 use input::Input;
 
-/// How long a fan-out may hold up the reply of the write that caused it. After that the client is disconnected,
-/// since what it was promised cannot be kept yet; the fan-out goes on.
+/// How long a fan-out may hold up the reply of the write that caused it. It goes on after that, and what the client is
+/// promised holds all the same: reads of the keys are answered as misses until it is done.
 const FANOUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One client connection.
@@ -55,14 +60,24 @@ pub struct Client {
     burst: u32,
     /// A request that is too big to be kept and has not arrived whole.
     passing: Option<Streamed>,
+    /// Its last bytes, which wait for the journal.
+    last: Option<Vec<u8>>,
     /// When to look whether it has been silent for too long, if ever.
     timer: Option<RefCell<Pin<Box<Sleep>>>>,
+    /// What it has filled, with the clocks of its misses, as long as it may not know that it has.
+    fills: Vec<(KeyHash, Clock)>,
+    /// It hung up without having read everything.
+    broken: bool,
+    /// The journal has noted what the next request may invalidate, or why it cannot.
+    intent: Option<Result<IntentId, String>>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
     swap_queued: bool,
     /// Labels given to keys since MULTI, which EXEC makes good.
     labels_queued: Vec<labels::Labelled>,
+    /// Fills since MULTI that must be looked at behind EXEC.
+    unwrapped_queued: Vec<fill::Unwrapped>,
     last_read: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
@@ -82,6 +97,8 @@ enum Pause {
     Way,
     /// It is known whether the client needs AUTH.
     Standing,
+    /// The journal has noted what the next request may invalidate.
+    Intent(Scope, String),
     /// The verdict on the request that was just sent.
     Verdict(After),
     /// A command of the proxy's own.
@@ -99,6 +116,8 @@ struct After {
     deleted: Vec<Deleted>,
     /// Labels that are good if the command succeeded.
     labelled: Vec<labels::Labelled>,
+    /// Keys that may have got a stale value.
+    unwrapped: Vec<fill::Unwrapped>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.
@@ -136,10 +155,15 @@ impl Client {
             read,
             burst: 0,
             passing: None,
+            last: None,
             timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
+            fills: Vec::new(),
+            broken: false,
+            intent: None,
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
+            unwrapped_queued: Vec::new(),
             last_read,
             accepted: Instant::now(),
             stranger: false,
@@ -169,7 +193,7 @@ impl Client {
             if cut || self.outbox.is_closing() || self.times_out(cx) || self.is_dismissed() {
                 return Poll::Ready(Pause::End);
             }
-            if !self.input.is_empty() {
+            if !self.input.is_empty() || self.last.is_some() {
                 let pending = self.input.take();
                 let pause = self.work(&pending);
                 self.input.put_back(pending);
@@ -186,7 +210,11 @@ impl Client {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(Pause::End),
+                Poll::Ready(end) => {
+                    // The kernel tells of bytes that were not read.
+                    self.broken = end.is_err();
+                    return Poll::Ready(Pause::End);
+                }
             }
             let filled = buf.filled().len();
             context.tick();
@@ -211,7 +239,7 @@ impl Client {
             let limits = self.limits();
             let start = self.input.offset();
             if self.passing.is_some() {
-                if start == buf.len() {
+                if start == buf.len() && self.last.is_none() {
                     return None;
                 }
                 if let Some(pause) = self.pass(&buf[start..]) {
@@ -350,6 +378,7 @@ impl Client {
         self.outbox.session.borrow_mut().reset();
         self.accepted = Instant::now();
         self.outbox.queued.borrow_mut().clear();
+        self.unwrapped_queued.clear();
         self.abandon_labels();
         self.next.clear();
         self.set_shared(None);
@@ -370,6 +399,9 @@ impl Client {
 
     /// The client has gone, or must go: what it left upstream is cleaned up.
     async fn leave(&mut self) {
+        if self.broken || self.outbox.pending() > 0 || self.outbox.is_closing() {
+            self.give_back_fills();
+        }
         let blocked = self.outbox.session.borrow().is_blocked();
         if !self.outbox.is_closing() && !blocked {
             // What it sent before it hung up still runs, and its replies are still written.
@@ -384,6 +416,7 @@ impl Client {
         }
         self.outbox.close();
         self.abandon_labels();
+        self.drop_intent();
         if let Some(conn) = self.pinned.take() {
             let tainted = self.outbox.session.borrow().needs_own();
             if tainted || self.passing.is_some() || self.outbox.pending() > 0 {
@@ -394,6 +427,13 @@ impl Client {
                 self.give_back(conn, true);
             }
         }
+    }
+
+    /// It may fill again what it does not know it has filled.
+    fn give_back_fills(&mut self) {
+        let window = self.context.longest_window();
+        let (host, now) = (self.outbox.lessee().host, self.context.moment());
+        self.context.process.leases.give_back(&self.fills, host, now, window);
     }
 
     fn abandon_labels(&mut self) {

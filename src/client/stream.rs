@@ -64,6 +64,9 @@ impl Client {
     /// Passes on what of `bytes` belongs to the request that is passing through.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Option<Pause> {
         let mut stream = self.passing.take()?;
+        if let Some(last) = self.last.take() {
+            return self.passed(stream, &last);
+        }
         let conn = self.conn();
         if !conn.is_alive() {
             return self.break_off("ERR the connection to Redis was lost");
@@ -84,7 +87,7 @@ impl Client {
             }
             Ok((used, true)) => {
                 self.input.advance(used);
-                self.passed(&stream, &bytes[..used])
+                self.passed(stream, &bytes[..used])
             }
             Err(_) => self.broken(stream),
         }
@@ -111,15 +114,31 @@ impl Client {
     }
 
     /// The last bytes are here: only now it is known what the request reads, writes and fires.
-    fn passed(&mut self, stream: &Streamed, last: &[u8]) -> Option<Pause> {
+    fn passed(&mut self, stream: Streamed, last: &[u8]) -> Option<Pause> {
         let context = std::rc::Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let args = stream.args();
         let command = commands.find(args);
         let kind = command.map_or(Kind::Plain, |c| c.kind);
+        match self.intent.take() {
+            None => {
+                if let Some((scope, what)) = self.may_invalidate(&context, command, args, kind) {
+                    self.passing = Some(stream);
+                    self.last = Some(last.to_vec());
+                    return Some(Pause::Intent(scope, what));
+                }
+            }
+            Some(Ok(intent)) => self.intent = Some(Ok(intent)),
+            Some(Err(error)) => {
+                // Redis must not wait for the rest.
+                self.conn().retire();
+                return self.break_off(format!("ERR {error}"));
+            }
+        }
         let route = self.outbox.session.borrow_mut().route(kind, args, false);
         let Route::Forward(forward) = route else { return Some(Pause::End) };
-        match self.forward(&context, command, args, Some(last), forward, Extra::default()) {
+        let extra = Extra { partial: true, ..Extra::default() };
+        match self.forward(&context, command, args, Some(last), forward, extra) {
             Step::Done => None,
             Step::Again(pause) | Step::Then(pause) => Some(pause),
         }

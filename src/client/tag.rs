@@ -4,6 +4,7 @@
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
@@ -12,6 +13,7 @@ use super::labels::{Labelled, give, label_writes, make_good};
 use super::{After, Client, Pause, Step};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
+use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, LABEL_SETS, Order, label_set};
 use crate::resp::request::number;
@@ -191,7 +193,18 @@ async fn with(client: &mut Client, args: Args<'_>) -> Answer<()> {
     if let Some(command) = command.filter(|c| !may_be_labelled(c.kind)) {
         return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
     }
-    let labelled = label_writes(client, command, inner, &tags).await?;
+    client.context.process.labels_used.store(true, Ordering::Relaxed);
+    let kind = command.map_or(Kind::Plain, |c| c.kind);
+    if let Some((scope, what)) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
+        client.intend(scope, what).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    }
+    let labelled = match label_writes(client, command, inner, &tags).await {
+        Ok(labelled) => labelled,
+        Err(refusal) => {
+            client.drop_intent();
+            return Err(refusal);
+        }
+    };
     dispatch(client, command, inner, labelled).await;
     Ok(())
 }
@@ -219,7 +232,7 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
         });
         client.labels_queued.extend(queued);
     } else {
-        extra = Extra { hold: true, after: After { labelled, ..After::default() } };
+        extra = Extra { hold: true, after: After { labelled, ..After::default() }, ..Extra::default() };
     }
     match client.forward(&context, command, inner, None, forward, extra) {
         Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
@@ -237,6 +250,7 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     may_write(client, &tags).await?;
+    client.context.process.labels_used.store(true, Ordering::Relaxed);
     client.next.extend(tags);
     let in_multi = client.outbox.session.borrow().in_multi();
     if in_multi {
@@ -255,6 +269,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     may_write(client, &tags).await?;
+    client.context.process.labels_used.store(true, Ordering::Relaxed);
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {
         let db = client.outbox.session.borrow().current_db();
@@ -281,13 +296,10 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
 async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     may_write(client, &tags).await?;
-    let fired = vec![Firing {
-        condition: FireCondition::NoError,
-        triggers: smallvec::smallvec![TriggerLabel::Command],
-        tags,
-        keys: vec![],
-        what: String::new(),
-    }];
+    let noted = client.context.process.journal.intend(Scope::Tags(tags.clone()), "TAG.INVALIDATE".to_owned());
+    let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
+    fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired);
     let keys = client.context.process.fanout.request(cause, fired).await;
     let keys = keys.map_err(|_| Refusal::from("ERR the proxy is going down"))?;
@@ -380,7 +392,7 @@ async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
     client.outbox.with_buffer(|out| {
         encode::array(out, entries.len());
         for entry in &entries {
-            encode::array(out, 6);
+            encode::array(out, 8);
             encode::int(out, entry.unix_ms as i64);
             encode::bulk(out, format!("{} {}", entry.cause.client, entry.cause.what).trim_end().as_bytes());
             encode::bulk(out, entry.trigger.as_bytes());
@@ -388,6 +400,17 @@ async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
             entry.tags.iter().for_each(|tag| encode::bulk(out, tag));
             encode::int(out, entry.keys as i64);
             encode::int(out, entry.duration.as_micros() as i64);
+            encode::array(out, 2 * entry.families.len());
+            for (family, keys) in &entry.families {
+                encode::bulk(out, family.as_bytes());
+                encode::int(out, *keys as i64);
+            }
+            let phases = entry.phases.named();
+            encode::array(out, 2 * phases.len());
+            for (phase, time) in phases {
+                encode::bulk(out, phase.as_bytes());
+                encode::int(out, time.as_micros() as i64);
+            }
         }
     });
     Ok(())

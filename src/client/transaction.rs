@@ -3,7 +3,7 @@
 //! Most clients send MULTI, what belongs to it and EXEC in one piece. Passed on in one piece, nothing of other clients
 //! comes in between, and behind EXEC the shared connection is what it was.
 
-use super::Client;
+use super::{Client, trigger};
 use crate::command::{Command, Kind};
 use crate::resp::{Args, Limits, Parsed};
 
@@ -32,7 +32,9 @@ impl Client {
             }
             // Should Redis refuse MULTI, these run one by one and leave nothing behind either.
             let plain = |command: &Command| command.kind == Kind::Plain && command.arity_ok(args.len());
-            if !commands.find(args).is_some_and(plain) {
+            let Some(command) = commands.find(args).filter(|command| plain(command)) else { break };
+            // The journal is waited for before EXEC, and others are not to wait meanwhile.
+            if trigger::may_fire(&self.context, self.outbox.session.borrow().current_db(), command, args) {
                 break;
             }
             at += len;

@@ -1,12 +1,13 @@
 //! What a request reads, writes and fires.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
 use super::forward::Extra;
 use super::{Client, Deleted, FANOUT_PATIENCE};
-use crate::accounting::{Account, Families, Firing, Queued, Reading, TriggerLabel};
+use crate::accounting::{Account, Firing, Queued, ReadKey, ReadKeys, Reading, TriggerLabel, Watch};
 use crate::command::{Command, FireCondition, KeyUse, Kind, Reads};
 use crate::context::Context;
 use crate::fanout::{CHANNEL, Cause};
@@ -31,6 +32,9 @@ pub(super) fn account(
     }
     let db = outbox.session.borrow().current_db();
     let reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
+    if context.process.doubt.any() && !command.is_write() {
+        extra.hidden = in_doubt(context, db, command, args);
+    }
     let firing = match publish {
         true => published(args),
         false if command.is_write() => written(context, db, command, args, queued, extra),
@@ -53,13 +57,40 @@ pub(super) fn account(
 
 fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Reading {
     let mut matcher = context.matcher.borrow_mut();
-    let mut families = Families::new();
+    let mut keys = ReadKeys::new();
+    let labels_used = context.process.labels_used.load(Ordering::Relaxed);
     command.keys(args, |used| {
         if used.reads {
-            families.push(matcher.classify(db, used.key).family);
+            let class = matcher.classify(db, used.key);
+            let watch = match context.protects(class.family) {
+                false => Watch::No,
+                true if class.has_tags || labels_used => Watch::Tagged,
+                true => Watch::Unlabelled,
+            };
+            let hash = context.process.leases.hash(db, used.key);
+            keys.push(ReadKey { family: class.family, watch, hash });
         }
     });
-    Reading { reads: command.reads, families }
+    Reading { reads: command.reads, keys }
+}
+
+/// Which arguments are keys whose values must not be seen now.
+#[cold]
+fn in_doubt(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Vec<usize> {
+    let process = &context.process;
+    let mut matcher = context.matcher.borrow_mut();
+    let mut hidden = vec![];
+    command.keys(args, |used| {
+        let mut tags = vec![];
+        matcher.tags(db, used.key, &mut tags);
+        if process.index.has_labels() {
+            tags.extend(process.index.lock().explicit_of(db, used.key));
+        }
+        if process.doubt.concerns(&tags) {
+            hidden.push(used.index);
+        }
+    });
+    hidden
 }
 
 /// What writing the keys of the request fires. Also tells the index, where it has no other way to know.
@@ -153,7 +184,7 @@ fn firing(
     let (triggers, tags) = merged(fired);
     let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
     let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
-    Firing { condition, triggers, tags, keys, what }
+    Firing { condition, triggers, tags, keys, what, intents: SmallVec::new() }
 }
 
 /// Each trigger and each tag once.
@@ -182,7 +213,21 @@ fn published(args: Args<'_>) -> Option<Firing> {
         tags,
         keys: vec![(0, payload.into())],
         what: format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
+        intents: SmallVec::new(),
     })
+}
+
+/// Whether writing the keys of the request could fire something.
+pub(super) fn may_fire(context: &Context, db: u32, command: &Command, args: Args<'_>) -> bool {
+    let mut matcher = context.matcher.borrow_mut();
+    let mut fires = false;
+    if command.is_write() {
+        let databases = written_in(command, args, db);
+        command.keys(args, |used| {
+            fires |= used.writes && databases.iter().any(|db| matcher.classify(*db, used.key).has_triggers);
+        });
+    }
+    fires
 }
 
 /// The writes are about to be sent: what the feed shows of their keys is ours.
@@ -214,7 +259,8 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     client.context.fan_out_detached("direct", others);
 }
 
-/// Fans out what fired, and waits for it. False: it takes too long, or will not be done.
+/// Fans out what fired, and waits for it, but not for ever: until it is done reads of the keys are answered as misses.
+/// False: it will not be done, because the process ends.
 pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
     let process = &client.context.process;
     let cause = Cause::of(&client.who(), &fired);
@@ -227,8 +273,8 @@ pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
         Ok(done) => done.is_ok(),
         Err(_) => {
             let client = &client.outbox.peer;
-            tracing::warn!(%client, "a fan-out takes too long: its writer is disconnected, the fan-out goes on");
-            false
+            tracing::warn!(%client, "a fan-out takes long: its writer is answered, the fan-out goes on");
+            true
         }
     }
 }

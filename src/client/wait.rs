@@ -7,12 +7,18 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{After, Client, Pause, labels, tag, trigger};
+use super::intent::take_intents;
+use super::{After, Client, Pause, fill, labels, tag, trigger};
 use crate::accounting::Verdict;
 use crate::outbox::Outbox;
 use crate::resp::Head;
 use crate::standing::OVERDUE;
 use crate::upstream::Way;
+
+/// Whether the reply is that of EXEC: what its parts say is not looked at.
+fn in_multi(reply: &Head<'_>) -> bool {
+    matches!(reply, Head::Array(_))
+}
 
 /// Bytes that are read while a command of the client is blocked, in order to see when it hangs up.
 const MOST_AHEAD: usize = 1024 * 1024;
@@ -43,6 +49,9 @@ impl Client {
                 while tokio::time::timeout(OVERDUE, self.until(known)).await.is_err() {
                     self.context.tick();
                 }
+            }
+            Pause::Intent(scope, what) => {
+                self.intent = Some(self.context.process.journal.intend(scope, what).await);
             }
             Pause::Verdict(after) => self.verdict(after).await,
             Pause::Tag(command, args) => {
@@ -102,7 +111,7 @@ impl Client {
     pub(super) async fn verdict(&mut self, after: After) {
         // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
         // effect must not be forgotten.
-        let Some(verdict) = self.next_verdict().await else { return };
+        let Some(mut verdict) = self.next_verdict().await else { return };
         if after.swapped {
             // Whatever came of it: the index has been declared incomplete.
             self.context.process.fanout.rebuild("SWAPDB");
@@ -113,8 +122,17 @@ impl Client {
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
         labels::settle(&self.context, after.labelled, &verdict, unknown).await;
+        let written =
+            |one: &fill::Unwrapped| unknown || one.condition.fired(&verdict.head) || in_multi(&verdict.head);
+        let unwrapped = after.unwrapped.into_iter().filter(written).collect();
+        let undone = fill::undo_stale(&self.context, unwrapped).await;
+        let intents = take_intents(&mut verdict.idle);
+        match verdict.fired.first_mut() {
+            Some(fired) => fired.intents.extend(intents),
+            None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent)),
+        }
         trigger::not_fired(self, verdict.idle);
-        if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
+        if !undone || (!verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await) {
             return self.outbox.close();
         }
         self.outbox.release();

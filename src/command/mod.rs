@@ -10,10 +10,12 @@
 //! | `flags`, `keys`, `special` | what a command does to which keys |
 //! | `kind` | what a command means to a session |
 //! | `fires` | whether a write took place |
+//! | `fills` | whether a write may bring a value that was computed before |
 //! | `tally` | whether a read was a hit |
 //! | `described` | commands that a server has and the table has not |
 
 mod described;
+mod fills;
 mod fires;
 mod flags;
 mod keys;
@@ -24,6 +26,7 @@ mod table;
 mod tally;
 
 pub use described::Described;
+pub use fills::Fill;
 pub use fires::{FireCondition, Fires};
 pub use flags::{Flags, KeyFlags};
 pub use keys::{Begin, Find, KeySpec, KeyUse};
@@ -68,6 +71,10 @@ pub struct Command {
     pub reads: Reads,
     /// How it shows that it did nothing.
     pub fires: Fires,
+    /// How it changes its keys; `None`: it brings no value.
+    pub fill: Option<Fill>,
+    /// A script can run it and pass its reply on unchanged.
+    pub is_scripted: bool,
     blocks: Blocks,
     plan: Plan,
 }
@@ -235,7 +242,8 @@ impl Command {
         };
         let reads = Reads::of(&name, flags, !matches!(plan, Plan::None));
         let fires = Fires::of(&name);
-        Command { id, name, label, metric, arity, flags, kind, reads, fires, blocks, plan }
+        let (fill, is_scripted) = (fills::of(&name), fills::is_scripted(&name));
+        Command { id, name, label, metric, arity, flags, kind, reads, fires, fill, is_scripted, blocks, plan }
     }
 
     /// Whether a request of `argc` arguments, the name included, satisfies the arity.

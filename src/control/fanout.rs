@@ -1,62 +1,62 @@
 //! One fan-out: barrier, collect, delete, answer.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::pin::Pin;
+use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redis_protocol::resp3::types::BytesFrame;
-
-use super::gc::{Entries, Entry, SentEntries};
+use super::Engine;
+use super::announce::Announcement;
+use super::deletion::Deletion;
 use super::link::Batch;
-use super::rebuild::Scan;
-use super::{Engine, wire};
-use crate::accounting::{Firing, TriggerLabel};
-use crate::fanout::{LogEntry, Request};
-use crate::rules::spec::OnInvalidate;
-use crate::rules::{FamilyId, Tag};
+use crate::accounting::{Firing, IntentId, TriggerLabel};
+use crate::doubt::Scope;
+use crate::fanout::{LogEntry, Phases, Request};
+use crate::peers::Message;
+use crate::rules::Tag;
 
-/// Keys in one UNLINK. Bounded, so that Redis serves others in between.
-const BATCH: usize = 1024;
-/// Batches on their way at once.
-const WINDOW: usize = 8;
-/// Batches whose entries are kept until the writer has its answer; beyond, memory counts more.
-const MOST_GONE: usize = 400;
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a fan-out may take before reads of its keys are answered as misses.
+const DOUBTFUL: Duration = Duration::from_secs(2);
+
 /// Does one fan-out; it does not end before everything is deleted.
-pub(super) async fn run(engine: Rc<Engine>, request: Request) {
+pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let started = Instant::now();
-    if request.fired.iter().all(Firing::only_covers) {
+    let intents: Vec<IntentId> = request.fired.iter().flat_map(|firing| firing.intents.clone()).collect();
+    if !request.everything && request.fired.iter().all(Firing::only_covers) {
         engine.feed.barrier(request.fired, &engine).await;
+        engine.done(&intents);
         let _ = request.done.send(0);
         return;
     }
-    let (tags, labels) = closure(&engine, &request);
     engine.process.metrics.journal_pending.inc();
-    let mut own = request.fired;
-    let mut pause = FIRST_PAUSE;
+    let (tags, labels) = closure(&engine, &request);
+    let mut phases = Phases::default();
+    let intents = match intents.is_empty() {
+        false => intents,
+        true => engine.intend(&tags, &request).await,
+    };
+    phases.journal = started.elapsed();
+    let tags: Arc<[Tag]> = if request.everything { engine.all_tags().await } else { tags }.into();
     let mut deletion = Deletion::new(&engine, &tags);
-    let mut phase = Duration::ZERO;
-    loop {
-        // Nothing written before the trigger is missing in the index behind the barrier.
-        let passed = engine.feed.barrier(std::mem::take(&mut own), &engine).await;
-        phase = phase.max(started.elapsed());
-        let scan = !passed || !engine.process.index.is_complete();
-        match deletion.run(scan).await {
-            Ok(()) => break,
-            Err(error) => {
-                tracing::warn!(%error, "a fan-out failed; it is tried again");
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+    {
+        let own = std::mem::take(&mut request.fired);
+        let work = attempts(&engine, &tags, own, &mut deletion, &mut phases);
+        let mut work = std::pin::pin!(work);
+        if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
+            let _doubt = engine.process.doubt.enter(Scope::Tags(tags.to_vec()));
+            work.await;
         }
     }
     let duration = started.elapsed();
-    let (keys, gone) = (deletion.total, std::mem::take(&mut deletion.gone));
+    phases.delete = duration.saturating_sub(phases.journal + phases.barrier);
+    let (keys, families) = (deletion.total, std::mem::take(&mut deletion.by_family));
+    let gone = std::mem::take(&mut deletion.gone);
     drop(deletion);
+    engine.done(&intents);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
     labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
@@ -64,28 +64,130 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         unix_ms: unix_ms(),
         cause: request.cause,
         trigger: labels.join(", "),
-        tags,
+        tags: tags.to_vec(),
         keys,
+        families: families.into_iter().collect(),
         duration,
+        phases,
     };
-    tracing::info!(
-        client = %entry.cause.client,
-        cause = %entry.cause.what,
-        trigger = %entry.trigger,
-        tags = ?entry.tags.iter().map(|t| String::from_utf8_lossy(t)).collect::<Vec<_>>(),
-        keys,
-        barrier_us = phase.as_micros() as u64,
-        duration_us = duration.as_micros() as u64,
-        dry_run = engine.dry_run,
-        "invalidated"
-    );
+    log(&entry, engine.dry_run);
     engine.process.log.push(entry);
+    drop(request.doubt);
     // The writer may be gone.
     let _ = request.done.send(keys);
     drop(request.outstanding);
     for entries in gone {
         entries.drop_from(&engine);
         tokio::task::yield_now().await;
+    }
+}
+
+fn log(entry: &LogEntry, dry_run: bool) {
+    tracing::info!(
+        client = %entry.cause.client,
+        cause = %entry.cause.what,
+        trigger = %entry.trigger,
+        tags = ?entry.tags.iter().map(|t| String::from_utf8_lossy(t)).collect::<Vec<_>>(),
+        keys = entry.keys,
+        families = ?entry.families,
+        journal_us = entry.phases.journal.as_micros() as u64,
+        barrier_us = entry.phases.barrier.as_micros() as u64,
+        delete_us = entry.phases.delete.as_micros() as u64,
+        duration_us = entry.duration.as_micros() as u64,
+        dry_run,
+        "invalidated"
+    );
+}
+
+/// Tries until everything is deleted. After a failure reads of the keys are answered as misses.
+async fn attempts(
+    engine: &Rc<Engine>,
+    tags: &Arc<[Tag]>,
+    mut own: Vec<Firing>,
+    deletion: &mut Deletion<'_>,
+    phases: &mut Phases,
+) {
+    let (epoch, began) = (engine.next_epoch(), Instant::now());
+    let mut pause = FIRST_PAUSE;
+    let mut doubt = None;
+    loop {
+        let begun = engine.begun(tags, &epoch);
+        engine.feed.say(begun.clone());
+        // Nothing written before the trigger is missing in the index behind the barrier.
+        let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
+        let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
+        phases.barrier = phases.barrier.max(began.elapsed());
+        let scan = !passed || !engine.process.index.is_complete();
+        let result = match told {
+            Ok(()) => deletion.run(scan).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::warn!(%error, "a fan-out failed; it is tried again");
+                doubt.get_or_insert_with(|| engine.process.doubt.enter(Scope::Tags(tags.to_vec())));
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    if !engine.others.is_alone() {
+        engine.feed.say(Announcement::Message(Message::Done { proxy: engine.process.id.clone(), epoch }));
+    }
+}
+
+impl Engine {
+    /// Notes in the journal what nobody has noted yet. Where that cannot be done the fan-out happens all the same: its
+    /// trigger has taken effect.
+    async fn intend(&self, tags: &[Tag], request: &Request) -> Vec<IntentId> {
+        let scope = if request.everything { Scope::Everything } else { Scope::Tags(tags.to_vec()) };
+        match self.process.journal.intend(scope, request.cause.what.clone()).await {
+            Ok(intent) => vec![intent],
+            Err(error) => {
+                tracing::error!(%error, "an invalidation would be lost in a crash");
+                vec![]
+            }
+        }
+    }
+
+    /// These invalidations are complete.
+    fn done(&self, intents: &[IntentId]) {
+        intents.iter().for_each(|intent| self.process.journal.done(*intent));
+    }
+
+    /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.
+    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8]) -> Announcement {
+        // A dry run invalidates nothing.
+        let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
+        let (proxy, lifetime) = (self.process.id.clone(), 2 * self.longest_window());
+        Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime }
+    }
+
+    /// Where the feed is lost, so that nobody tells this proxy what it has said itself.
+    async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
+        let mut batch = Batch::default();
+        if begun.queue(|words| batch.push(words)) > 0 {
+            self.deletes.call(0, batch).await?;
+        }
+        if let Announcement::Begun { tags, epoch, .. } = begun {
+            self.process.epochs.announced(tags, epoch, self.moment());
+        }
+        Ok(())
+    }
+
+    /// Every tag that some key has. Takes as long as it takes to find them.
+    async fn all_tags(&self) -> Vec<Tag> {
+        let mut pause = FIRST_PAUSE;
+        while !self.process.index.is_complete() {
+            match self.fill(self.rebuild.get()).await {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "the tags cannot be found yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.process.index.lock().tags()
     }
 }
 
@@ -111,6 +213,8 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
                 TriggerLabel::Publish => label("publish"),
                 TriggerLabel::Command => label("TAG.INVALIDATE"),
                 TriggerLabel::Http => label("http"),
+                TriggerLabel::TakenOver => label("taken over"),
+                TriggerLabel::Again => label("again"),
             }
         }
     }
@@ -126,189 +230,4 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// The deletion of all dependents of some tags.
-struct Deletion<'a> {
-    engine: &'a Rc<Engine>,
-    tags: &'a [Tag],
-    /// Collected and not sent.
-    open: HashMap<(u32, FamilyId), Entries>,
-    /// The one that is added to, and what is in it.
-    slot: Option<(u32, FamilyId)>,
-    current: Entries,
-    /// Sent and not answered.
-    sent: VecDeque<Sent>,
-    /// Deleted, and still in the index: it is tidied up when the writer has its answer.
-    gone: Vec<SentEntries>,
-    total: u64,
-}
-
-struct Sent {
-    family: String,
-    expires: bool,
-    entries: SentEntries,
-    reply: Pin<Box<dyn Future<Output = Result<Vec<BytesFrame>, String>>>>,
-}
-
-impl<'a> Deletion<'a> {
-    fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
-        Self {
-            engine,
-            tags,
-            open: HashMap::new(),
-            slot: None,
-            current: Entries::default(),
-            sent: VecDeque::new(),
-            gone: Vec::new(),
-            total: 0,
-        }
-    }
-
-    /// Deletes what the index knows and, with `scan`, what a scan finds.
-    async fn run(&mut self, scan: bool) -> Result<(), String> {
-        self.open.clear();
-        self.slot = None;
-        self.current = Entries::default();
-        self.sent.clear();
-        for tag in self.tags {
-            let mut cursor = Some(usize::MAX);
-            while let Some(at) = cursor {
-                let mut chunk = Entries::default();
-                cursor = self.engine.process.index.lock().collect(tag, at, BATCH, &mut |one| chunk.push(one));
-                for entry in chunk.0 {
-                    self.add(entry).await?;
-                }
-            }
-        }
-        self.labelled_elsewhere(scan).await?;
-        if scan {
-            self.scan().await?;
-        }
-        if let Some(slot) = self.slot.take() {
-            self.open.insert(slot, std::mem::take(&mut self.current));
-        }
-        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
-        for ((db, family), entries) in open {
-            self.send(db, family, entries).await?;
-        }
-        while !self.sent.is_empty() {
-            self.answered().await?;
-        }
-        Ok(())
-    }
-
-    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
-    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
-    async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
-        let changes = &self.engine.label_changes;
-        let tags: Vec<Tag> =
-            self.tags.iter().filter(|tag| all || changes.may_concern(tag)).cloned().collect();
-        if tags.is_empty() {
-            return Ok(());
-        }
-        let before = changes.seen();
-        let found = super::labels::members(self.engine, &tags).await?;
-        // As long as there is a member that the index does not have, the next fan-out must look again.
-        let unknown = {
-            let index = self.engine.process.index.lock();
-            found.iter().any(|(db, key)| !index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
-        };
-        if !unknown {
-            changes.settled(&tags, before);
-        }
-        for (db, key) in found {
-            self.add(Entry { place: None, db, key: key[..].into() }).await?;
-        }
-        Ok(())
-    }
-
-    /// Looks for dependents that the index does not know.
-    async fn scan(&mut self) -> Result<(), String> {
-        let wanted: HashSet<Tag> = self.tags.iter().cloned().collect();
-        let Some(glob) = self.engine.rules.borrow().scan_glob() else { return Ok(()) };
-        for db in self.engine.databases().await? {
-            let mut scan = Scan::new(db, &glob);
-            while let Some(keys) = scan.next(&self.engine.scans).await? {
-                for key in keys {
-                    let mut tags = vec![];
-                    self.engine.matcher.borrow_mut().tags(db, &key, &mut tags);
-                    if tags.iter().any(|tag| wanted.contains(tag)) {
-                        self.add(Entry { place: None, db, key: key[..].into() }).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn add(&mut self, entry: Entry) -> Result<(), String> {
-        let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
-        let slot = (entry.db, family);
-        // Dependents of a tag mostly come in runs of one family.
-        if self.slot != Some(slot) {
-            if let Some(before) = self.slot.replace(slot) {
-                self.open.insert(before, std::mem::take(&mut self.current));
-            }
-            self.current = self.open.remove(&slot).unwrap_or_default();
-        }
-        self.current.0.push(entry);
-        if self.current.0.len() >= BATCH {
-            let entries = std::mem::take(&mut self.current);
-            self.send(slot.0, family, entries).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, db: u32, family: FamilyId, entries: Entries) -> Result<(), String> {
-        let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
-        let family = rules.family(family);
-        let expires = family.on_invalidate == OnInvalidate::Expire;
-        let mut batch = Batch::default();
-        if self.engine.dry_run {
-            let keys: Vec<_> = entries.0.iter().map(|e| String::from_utf8_lossy(&e.key)).collect();
-            tracing::info!(db, ?keys, "dry run: these would be deleted");
-            return Ok(());
-        }
-        if expires {
-            let grace = family.grace.as_millis().to_string();
-            for entry in &entries.0 {
-                batch.push([b"PEXPIRE".as_slice(), &entry.key, grace.as_bytes(), b"LT"]);
-            }
-        } else {
-            let mut request: Vec<&[u8]> = vec![b"UNLINK"];
-            request.extend(entries.0.iter().map(|e| &*e.key));
-            batch.push(request);
-        }
-        let reply = Box::pin(self.engine.deletes.call(db, batch));
-        let entries = entries.sent(self.engine.process.index.has_labels());
-        self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
-        // Redis gets the batch now, not when this task next waits.
-        tokio::task::yield_now().await;
-        while self.sent.len() >= WINDOW {
-            self.answered().await?;
-        }
-        Ok(())
-    }
-
-    /// Takes the oldest answer.
-    async fn answered(&mut self) -> Result<(), String> {
-        let Some(sent) = self.sent.pop_front() else { return Ok(()) };
-        let mut deleted = 0;
-        for frame in sent.reply.await? {
-            let frame = wire::into_result(frame)?;
-            deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
-        }
-        self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
-        self.total += deleted;
-        if sent.expires {
-            return Ok(());
-        }
-        if self.gone.len() < MOST_GONE {
-            self.gone.push(sent.entries);
-        } else {
-            sent.entries.drop_from(self.engine);
-        }
-        Ok(())
-    }
 }

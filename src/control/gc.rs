@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::link::Batch;
-use super::wire;
+use super::{known, wire};
 use crate::index::{Collected, Generation, KeyId};
 
 /// The keys whose events show that the feed works. They expire by themselves.
@@ -99,7 +99,11 @@ pub(super) async fn run(engine: Rc<Engine>) {
             engine.feed.reconnect("Redis does not answer");
             continue;
         }
-        swaps = watch_swaps(&engine, swaps).await;
+        swaps = look_at_redis(&engine, swaps).await;
+        super::announce::look_for_dead(&engine).await;
+        let now = engine.moment();
+        engine.process.leases.expire(now);
+        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
         if engine.process.own_writes() {
             suspects = collect_slowly(&engine, suspects).await;
         } else {
@@ -112,7 +116,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
     let session = engine.feed.session();
-    let come = match super::feed::events_configured(engine).await {
+    let come = match super::watched::events_configured(engine).await {
         Some(configured) => configured,
         None => match sings(engine, tick).await {
             Some(sung) => sung,
@@ -164,20 +168,17 @@ async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
     replies.into_iter().try_for_each(|reply| wire::into_result(reply).map(|_| ()))
 }
 
-/// SWAPDB sent past the proxy shows in no event, but Redis counts its commands.
-async fn watch_swaps(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> {
-    let info = engine.scans.one(0, ["INFO", "commandstats"]).await.ok()?;
-    let calls = swaps_in(&wire::text_of(&info));
-    if before.is_some_and(|before| calls > before) {
+/// SWAPDB sent past the proxy shows in no event, nor does a Redis that becomes a replica; but Redis tells when it is asked.
+async fn look_at_redis(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> {
+    let doubts = engine.process.doubts_of_redis();
+    let identity = known::ask(engine).await.ok()?;
+    let swaps = identity.swaps;
+    if before.is_some_and(|before| swaps > before) {
         engine.rebuild("SWAPDB");
     }
-    Some(calls)
-}
-
-/// `cmdstat_swapdb:calls=2,usec=…`
-fn swaps_in(info: &str) -> u64 {
-    let calls = |line: &str| line.strip_prefix("cmdstat_swapdb:calls=")?.split(',').next()?.parse().ok();
-    info.lines().find_map(calls).unwrap_or(0)
+    known::settle(engine, identity).await;
+    engine.process.trust_redis(doubts);
+    Some(swaps)
 }
 
 /// Samples until few of the entries are dead.
@@ -244,6 +245,8 @@ impl Engine {
     /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling
     /// finds them.
     pub(super) fn flushed(self: &Rc<Self>) {
+        // Perhaps it was, in order to load other data.
+        self.process.doubt_redis();
         let engine = Rc::clone(self);
         tokio::task::spawn_local(async move { collect(&engine).await });
     }

@@ -1,19 +1,27 @@
 //! The control thread: keeps the index by the feed, and does fan-outs.
 //!
-//! - `feed`: the stream of key changes, and the barrier
-//! - `fanout`: the life of an invalidation
+//! - `feed`: the connection on which Redis reports key changes, and the barrier; `watched`: what it is asked to report;
+//!   `events`: what is made of it
+//! - `fanout`: the life of an invalidation; `deletion`: of the keys; `fills`: of values that came too late
+//! - `announce`: what proxies tell each other; `known`: whether Redis is still the one that it was
 //! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
 //! - `labels`: explicit labels as they are kept in Redis
 //! - `described`: commands that the server has and the table has not
 //! - `link`, `wire`: the connections for all that
 
+mod announce;
+mod deletion;
 mod described;
+mod events;
 mod fanout;
 mod feed;
+mod fills;
 mod gc;
+mod known;
 mod labels;
 mod link;
 mod rebuild;
+mod watched;
 mod wire;
 
 pub use wire::Credentials;
@@ -55,6 +63,8 @@ pub struct Parts {
     pub knowledge: watch::Sender<Knowledge>,
     /// What it is asked for.
     pub orders: mpsc::UnboundedReceiver<Order>,
+    /// The Redis that an earlier process saw last.
+    pub known: Option<String>,
     /// New rules, and where to say that they are in force.
     pub reloads: mpsc::UnboundedReceiver<Arc<Rules>>,
 }
@@ -67,6 +77,14 @@ struct Engine {
     rules: RefCell<Arc<Rules>>,
     matcher: RefCell<Matcher>,
     feed: Feed,
+    /// The other proxies.
+    others: announce::Others,
+    /// Counts the fan-outs of this proxy.
+    epoch: Cell<u64>,
+    /// The Redis that was seen last.
+    known: RefCell<Option<known::Identity>>,
+    /// Counts the times that it had to be compared with the one before.
+    comparing: Cell<u64>,
     /// Deletions: nothing slow may stand before them.
     deletes: Link,
     /// Scans, samples, label sets.
@@ -79,7 +97,7 @@ struct Engine {
 
 /// Runs the control thread until the process ends.
 pub async fn run(parts: Parts) {
-    let Parts { process, credentials, dry_run, knowledge, mut orders, mut reloads } = parts;
+    let Parts { process, credentials, dry_run, knowledge, mut orders, known, mut reloads } = parts;
     let rules = Arc::clone(&knowledge.borrow().rules);
     let connections = || process.metrics.upstream_connections(ConnectionMode::Control);
     let link = || Link::new(process.upstream.clone(), credentials.clone(), connections());
@@ -92,12 +110,17 @@ pub async fn run(parts: Parts) {
         matcher: RefCell::new(rules.matcher()),
         rules: RefCell::new(rules),
         feed: Feed::default(),
+        others: announce::Others::new(process.id.clone()),
+        epoch: Cell::new(0),
+        known: RefCell::new(known.map(known::Identity::named)),
+        comparing: Cell::new(0),
         label_changes: labels::Changes::default(),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });
     tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
+    tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
     loop {
         tokio::select! {
             order = orders.recv() => match order {
@@ -136,6 +159,19 @@ impl Engine {
                 });
             }
             Order::Rebuild(why) => self.rebuild(why),
+            Order::Compare => known::compare(self),
+            Order::Check(db, checks, reply) => {
+                tokio::task::spawn_local(async move {
+                    fills::check(engine, db, checks).await;
+                    let _ = reply.send(());
+                });
+            }
+            Order::Bye(reply) => {
+                tokio::task::spawn_local(async move {
+                    engine.say_bye().await;
+                    let _ = reply.send(());
+                });
+            }
             Order::Forget(db, key, tags) => labels::forget(self, db, &key, tags),
             Order::Score(db, key, tags) => {
                 tokio::task::spawn_local(labels::score(engine, db, key, tags));

@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// Takes in every key that exists. Events are flowing, so what comes to exist meanwhile is not missed.
-    async fn fill(&self, number: u64) -> Result<(), String> {
+    pub(super) async fn fill(&self, number: u64) -> Result<(), String> {
         // What is watched by now shows everything from here on.
         self.feed.barrier(vec![], self).await;
         self.retag().await;

@@ -316,6 +316,11 @@ impl Index {
         self.tags.len()
     }
 
+    /// All tags that some key has.
+    pub fn tags(&self) -> Vec<Tag> {
+        self.tags.names().map(Tag::from).collect()
+    }
+
     /// About how much memory the index takes.
     pub fn bytes(&self) -> usize {
         size_of::<Index>()

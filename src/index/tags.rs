@@ -92,6 +92,12 @@ impl TagTable {
         self.tags[tag].name.as_slice()
     }
 
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        let numbers = 0..self.tags.end() as u32;
+        numbers.filter_map(|number| self.tags.get(number)).map(|tag| tag.name.as_slice())
+    }
+
     /// The entries that have the tag.
     pub(super) fn members(&self, tag: u32) -> &[u32] {
         match &self.tags[tag].members {

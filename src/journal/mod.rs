@@ -24,10 +24,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+pub use crate::accounting::IntentId;
+pub use crate::doubt::Scope;
 pub use describe::Description;
 
 use crate::config::Fsync;
-use crate::rules::Tag;
 use folder::{Folder, plain};
 use record::MOST_TAGS;
 use state::{Now, State};
@@ -61,19 +62,6 @@ pub struct Options {
     pub window: Duration,
 }
 
-/// What an invalidation is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The dependents of these tags.
-    Tags(Vec<Tag>),
-    /// The dependents of all tags.
-    Everything,
-}
-
-/// Names an intent, within one process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IntentId(u64);
-
 /// An invalidation that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
@@ -88,7 +76,7 @@ pub struct Intent {
 }
 
 /// What earlier processes left behind.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Recovered {
     /// Intents begun and not known to be done, in order. They are this process's own now, and need [`Journal::done`].
     pub pending: Vec<Intent>,
@@ -216,12 +204,17 @@ impl Journal {
         self.shared.state().recent(self.shared.now())
     }
 
-    /// Stops in order: writes what is left and says so in the file. Blocks, for some seconds at most. Later intents
-    /// are refused.
-    pub fn close(&self) {
+    /// Whether [`Journal::recent`] may have anything.
+    pub fn has_recent(&self) -> bool {
+        self.shared.state().has_recent()
+    }
+
+    /// Stops in order: writes what is left and, if `clean`, says so in the file; else whoever comes next has to be as
+    /// careful as after a crash. Blocks, for some seconds at most. Later intents are refused.
+    pub fn close(&self, clean: bool) {
         let Some(queue) = &self.queue else { return };
         let (closed, wait) = mpsc::sync_channel(1);
-        if queue.send(Message::Close(closed)).is_ok() && wait.recv_timeout(CLOSING).is_err() {
+        if queue.send(Message::Close { clean, closed }).is_ok() && wait.recv_timeout(CLOSING).is_err() {
             tracing::warn!("the journal could not be closed in order");
         }
     }

@@ -38,7 +38,12 @@ pub(super) enum Message {
     Intend(Asked),
     Done(IntentId),
     Saw(String),
-    Close(SyncSender<()>),
+    Close {
+        /// Nobody has to be careful afterwards.
+        clean: bool,
+        /// Told when it is done.
+        closed: SyncSender<()>,
+    },
 }
 
 /// An intent that waits to be accepted.
@@ -71,7 +76,7 @@ pub(super) struct Writer {
 struct Batch {
     asked: Vec<Asked>,
     bytes: usize,
-    close: Option<SyncSender<()>>,
+    close: Option<(bool, SyncSender<()>)>,
 }
 
 /// A write beyond the limit of `ulimit -f` is an error then, and no longer the end of the process.
@@ -105,8 +110,8 @@ impl Writer {
     pub fn run(mut self, messages: &Receiver<Message>) {
         while let ControlFlow::Continue(batch) = self.gather(messages) {
             let close = self.turn(batch);
-            if let Some(closed) = close {
-                self.close();
+            if let Some((clean, closed)) = close {
+                self.close(clean);
                 // The file is free again when the other side goes on.
                 drop(self);
                 let _ = closed.send(());
@@ -152,7 +157,7 @@ impl Writer {
                     self.notes.push(Record::Redis { identity, unix_ms: now.wall });
                 }
             }
-            Message::Close(closed) => batch.close = Some(closed),
+            Message::Close { clean, closed } => batch.close = Some((clean, closed)),
         }
     }
 
@@ -164,7 +169,7 @@ impl Writer {
     }
 
     /// Writes what has gathered and answers.
-    fn turn(&mut self, batch: Batch) -> Option<SyncSender<()>> {
+    fn turn(&mut self, batch: Batch) -> Option<(bool, SyncSender<()>)> {
         let (intents, answers): (Vec<_>, Vec<_>) = self.number(batch.asked);
         match self.write(&intents).and_then(|()| self.sync_if_due()) {
             Ok(()) => self.accept(intents, answers),
@@ -281,8 +286,10 @@ impl Writer {
         }
     }
 
-    fn close(&mut self) {
-        self.notes.push(Record::Closed);
+    fn close(&mut self, clean: bool) {
+        if clean {
+            self.notes.push(Record::Closed);
+        }
         let written = self.write(&[]);
         let closed = match self.shared.fsync {
             Fsync::Always => written,

@@ -1,7 +1,7 @@
 //! Which tags were invalidated lately, as far as the feed has shown.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::Moment;
@@ -38,6 +38,7 @@ pub enum Expected {
 #[derive(Debug, Default)]
 pub struct Epochs {
     clock: AtomicU64,
+    len: AtomicUsize,
     tags: RwLock<HashMap<Tag, Epoch>>,
 }
 
@@ -55,6 +56,7 @@ impl Epochs {
         for tag in tags {
             known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now });
         }
+        self.len.store(known.len(), Ordering::Relaxed);
         self.clock.fetch_add(1, Ordering::Release);
     }
 
@@ -82,14 +84,16 @@ impl Epochs {
     }
 
     /// Whether nothing is remembered.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.tags.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.len.load(Ordering::Relaxed) == 0
     }
 
     /// Forgets what happened before `moment`: all misses of that time are closed, and its epochs are gone from Redis.
     pub fn forget_before(&self, moment: Moment) {
         let mut tags = self.tags.write().unwrap_or_else(PoisonError::into_inner);
         tags.retain(|_, epoch| epoch.at >= moment);
+        self.len.store(tags.len(), Ordering::Relaxed);
         if tags.capacity() > 1024 && tags.len() < tags.capacity() / 8 {
             tags.shrink_to_fit();
         }

@@ -5,14 +5,18 @@
 //! shows them; [`Leases`] remembers for each miss how many there had been when the client was told of it. A later
 //! write of the key is compared with what has been invalidated since.
 //!
-//! Which miss belongs to a fill cannot be seen where clients share connections (pools, multiplexing). So the misses of
-//! a key are a bag: the oldest one that may be meant decides, and the youngest one is taken out. That way the bag is never
-//! younger than the misses that are really open, whoever fills first, and it is empty once each of them was filled.
+//! Which miss belongs to a fill? Of a connection that serves one task at a time: its latest. Where tasks share
+//! connections (pools, multiplexing) that cannot be seen, and the misses of a key are a bag: the oldest one decides, and
+//! the youngest one is taken out. That way the bag is never younger than the misses that are really open, whoever fills
+//! first, and it is empty once each of them was filled. The price is that some fresh fills are undone, so the bag is used
+//! for clients that have given themselves away: by fills over connections that had not missed the key, or not so often.
 //!
 //! It knows no sockets and no clock: moments are told.
 
 mod epochs;
+pub mod script;
 
+pub use crate::command::Fill;
 pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
 
 use std::hash::BuildHasher;
@@ -33,9 +37,10 @@ pub type KeyHash = u64;
 const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
 const MOST_KEYS: usize = 100_000;
-/// So many fills over connections other than that of their miss, within [`POOL_MEMORY`], give a pool away.
-const POOLED: u32 = 8;
-const POOL_MEMORY: Moment = 60_000;
+/// So many fills without an own miss, within [`SHARING_MEMORY`], show that tasks share connections.
+const SHARING: u32 = 8;
+/// How long that is remembered, in milliseconds.
+const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
 
@@ -48,15 +53,6 @@ pub struct Client {
     pub host: u64,
 }
 
-/// How a write changes its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
-    /// It replaces the value.
-    Whole,
-    /// It adds to the value: a fill may take several of these.
-    Part,
-}
-
 /// Misses with the same meaning.
 #[derive(Clone, Copy, Debug)]
 struct Miss {
@@ -64,15 +60,24 @@ struct Miss {
     clock: Clock,
     /// Not open any more from then on.
     until: Moment,
+    /// How many are open.
     count: u32,
+    /// How many a write has taken out that had no miss of its own: perhaps wrongly.
+    taken: u32,
+    /// Its connection has filled the key since. Only where tasks share connections it may still be open.
+    left: bool,
 }
 
 /// The id of misses of which it is not known any more whose they are.
 const ANYBODY: u64 = 0;
 
 impl Miss {
-    fn may_be_of(&self, client: Client) -> bool {
-        self.client.id == client.id || self.client.id == ANYBODY
+    fn is_open(&self) -> bool {
+        self.count > 0
+    }
+
+    fn is_own(&self, client: Client) -> bool {
+        self.client.id == client.id
     }
 }
 
@@ -87,7 +92,7 @@ struct Open {
 
 impl Open {
     fn expire(&mut self, now: Moment) {
-        self.misses.retain(|miss| miss.until > now);
+        self.misses.retain(|miss| miss.until > now && miss.count + miss.taken > 0);
         self.filled = self.filled.filter(|miss| miss.until > now);
     }
 
@@ -96,7 +101,8 @@ impl Open {
     }
 
     fn add(&mut self, miss: Miss) {
-        let same = |known: &&mut Miss| known.client == miss.client && known.clock == miss.clock;
+        let same =
+            |known: &&mut Miss| known.client == miss.client && known.clock == miss.clock && !known.left;
         if let Some(known) = self.misses.last_mut().filter(same) {
             known.count = known.count.saturating_add(1);
             known.until = known.until.max(miss.until);
@@ -109,23 +115,63 @@ impl Open {
         }
     }
 
+    /// The latest miss of the connection decides. The others of the same have been given up, as it seems.
+    fn take_latest(&mut self, client: Client) -> Option<Miss> {
+        let own = |miss: &&mut Miss| miss.is_own(client) && miss.is_open() && !miss.left;
+        let latest = self.misses.iter_mut().filter(own).max_by_key(|miss| miss.clock)?;
+        latest.count -= 1;
+        let taken = *latest;
+        for miss in self.misses.iter_mut().filter(|miss| miss.is_own(client)) {
+            (miss.left, miss.taken) = (true, 0);
+        }
+        Some(taken)
+    }
+
+    /// A miss of the connection that a write without a miss took decides: it was open after all.
+    fn take_back(&mut self, client: Client) -> Option<Miss> {
+        let own = |miss: &&mut Miss| miss.is_own(client) && miss.taken > 0;
+        let oldest = self.misses.iter_mut().filter(own).min_by_key(|miss| miss.clock)?;
+        oldest.taken -= 1;
+        Some(*oldest)
+    }
+
     /// The oldest of those that `may` be meant decides; the youngest goes.
     fn take(&mut self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
-        let oldest = self.misses.iter().copied().filter(&may).min_by_key(|miss| miss.clock)?;
-        let youngest = (0..self.misses.len()).rev().find(|i| may(&self.misses[*i]))?;
-        match self.misses[youngest].count {
-            0 | 1 => {
-                self.misses.remove(youngest);
-            }
-            _ => self.misses[youngest].count -= 1,
+        let open = |miss: &Miss| miss.is_open() && may(miss);
+        let oldest = self.misses.iter().copied().filter(open).min_by_key(|miss| miss.clock)?;
+        if let Some(youngest) = self.misses.iter_mut().rev().find(|miss| open(miss)) {
+            youngest.count -= 1;
+            youngest.taken += 1;
         }
         Some(oldest)
     }
+
+    /// The oldest that has been taken out.
+    fn taken(&self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
+        let taken = self.misses.iter().copied().filter(|miss| miss.taken > 0 && may(miss));
+        taken.min_by_key(|miss| miss.clock)
+    }
+
+    /// The miss that decides about a write of the client.
+    fn decide(&mut self, client: Client, fill: Fill, shared: bool) -> Option<Miss> {
+        let near = |miss: &Miss| miss.client.host == client.host;
+        if shared {
+            let found = self.take(near).or_else(|| self.part_of(client, fill)).or_else(|| self.taken(near));
+            return found.or_else(|| self.take(|_| true));
+        }
+        let own = self.take_latest(client).or_else(|| self.part_of(client, fill));
+        own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| !miss.left))
+    }
+
+    /// A fill that comes in parts goes on.
+    fn part_of(&self, client: Client, fill: Fill) -> Option<Miss> {
+        self.filled.filter(|miss| fill == Fill::Part && miss.is_own(client))
+    }
 }
 
-/// Connections of one host that fill what others missed.
+/// Fills from one host without a miss of the connection's own.
 #[derive(Clone, Copy, Debug, Default)]
-struct Pool {
+struct Sharing {
     fills: u32,
     since: Moment,
 }
@@ -136,7 +182,9 @@ pub struct Leases {
     hasher: DefaultHashBuilder,
     open: DashMap<KeyHash, Open, DefaultHashBuilder>,
     len: AtomicUsize,
-    pools: DashMap<u64, Pool, DefaultHashBuilder>,
+    sharing: DashMap<u64, Sharing, DefaultHashBuilder>,
+    /// Until then it is taken for granted: what was known about it has been lost.
+    sharing_until: AtomicU64,
     /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
     suspect_until: AtomicU64,
     /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
@@ -156,7 +204,8 @@ impl Leases {
             hasher: DefaultHashBuilder::default(),
             open: DashMap::default(),
             len: AtomicUsize::new(0),
-            pools: DashMap::default(),
+            sharing: DashMap::default(),
+            sharing_until: AtomicU64::new(0),
             suspect_until: AtomicU64::new(0),
             slots: (0..SLOTS).map(|_| Default::default()).collect(),
         }
@@ -172,7 +221,7 @@ impl Leases {
         if self.len.load(Ordering::Relaxed) >= MOST_KEYS {
             self.lose(now + window);
         }
-        let miss = Miss { client, clock, until: now + window, count: 1 };
+        let miss = Miss { client, clock, until: now + window, count: 1, taken: 0, left: false };
         match self.open.entry(key) {
             Entry::Occupied(mut open) => {
                 open.get_mut().expire(now);
@@ -184,6 +233,14 @@ impl Leases {
                 slot.insert(open);
                 self.len.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Fills whose reply their client may not have got, each with the clock of its miss: it may fill again, over any
+    /// connection.
+    pub fn give_back(&self, fills: &[(KeyHash, Clock)], host: u64, now: Moment, window: Moment) {
+        for (key, clock) in fills {
+            self.missed(*key, Client { id: ANYBODY, host }, *clock, now, window);
         }
     }
 
@@ -223,44 +280,39 @@ impl Leases {
         }
         let mut open = self.open.get_mut(&key)?;
         open.expire(now);
-        let own = open.misses.iter().any(|miss| miss.client.id == client.id);
-        let taken = if own && !self.is_pooled(client.host, now) {
-            open.take(|miss| miss.may_be_of(client))
-        } else if own {
-            open.take(|miss| miss.may_be_of(client) || miss.client.host == client.host)
-        } else if fill == Fill::Part && open.filled.is_some_and(|miss| miss.client.id == client.id) {
-            return open.filled.map(|miss| miss.clock);
-        } else {
-            if open.misses.iter().any(|miss| miss.client.host == client.host) {
-                self.give_away(client.host, now);
-            }
-            open.take(|_| true)
-        };
-        if let Some(miss) = taken {
-            open.filled = (fill == Fill::Part).then_some(Miss { client, ..miss });
+        let own = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
+        let near = |miss: &Miss| miss.is_open() && miss.client.host == client.host;
+        let goes_on = open.part_of(client, fill).is_some();
+        if !goes_on && !open.misses.iter().any(own) && open.misses.iter().any(near) {
+            self.shares(client.host, now);
         }
-        taken.map(|miss| miss.clock)
+        let decides = open.decide(client, fill, self.is_shared(client.host, now))?;
+        open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
+        Some(decides.clock)
     }
 
-    /// A fill came over another connection than its miss.
-    fn give_away(&self, host: u64, now: Moment) {
-        let mut pool = self.pools.entry(host).or_default();
-        if pool.since + POOL_MEMORY <= now {
-            *pool = Pool { fills: pool.fills.min(POOLED) / 2, since: now };
+    /// A fill came over a connection without a miss of its own.
+    fn shares(&self, host: u64, now: Moment) {
+        let mut sharing = self.sharing.entry(host).or_default();
+        if sharing.since + SHARING_MEMORY <= now {
+            *sharing = Sharing { fills: sharing.fills.min(SHARING) / 2, since: now };
         }
-        pool.fills = pool.fills.saturating_add(1);
+        sharing.fills = sharing.fills.saturating_add(1);
     }
 
-    /// Whether connections from there share what they do: then a miss on one may be filled over another, even if that
-    /// one has a miss of its own.
-    fn is_pooled(&self, host: u64, now: Moment) -> bool {
-        let remembered = |pool: &Pool| pool.since + 2 * POOL_MEMORY > now && pool.fills >= POOLED;
-        self.pools.get(&host).is_some_and(|pool| remembered(&pool))
+    /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
+    /// miss of its own.
+    fn is_shared(&self, host: u64, now: Moment) -> bool {
+        let remembered = |one: &Sharing| one.since + 2 * SHARING_MEMORY > now && one.fills >= SHARING;
+        self.sharing_until.load(Ordering::Relaxed) > now
+            || self.sharing.get(&host).is_some_and(|one| remembered(&one))
     }
 
-    /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all.
+    /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it
+    /// known any more whose tasks share connections.
     pub fn suspect(&self, until: Moment) {
         self.suspect_until.fetch_max(until, Ordering::Relaxed);
+        self.sharing_until.fetch_max(until + SHARING_MEMORY, Ordering::Relaxed);
     }
 
     fn lose(&self, until: Moment) {
@@ -281,7 +333,7 @@ impl Leases {
 
     /// Whether misses are open at that moment, so that whoever goes on without this memory must be careful.
     pub fn has_open(&self, now: Moment) -> bool {
-        self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now))
+        self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now && miss.is_open()))
             || self.suspect_until.load(Ordering::Relaxed) > now
     }
 
@@ -304,7 +356,7 @@ impl Leases {
         if self.open.capacity() > 4 * self.len() + 4096 {
             self.open.shrink_to_fit();
         }
-        self.pools.retain(|_, pool| pool.since + 2 * POOL_MEMORY > now);
+        self.sharing.retain(|_, one| one.since + 2 * SHARING_MEMORY > now);
     }
 }
 

@@ -95,7 +95,10 @@ impl Message {
             (b"here", 2) => Message::Here(proxy),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
-                let db = std::str::from_utf8(args.get(2)?).ok()?.parse().ok()?;
+                let db = match args.get(2)? {
+                    b"" => 0,
+                    db => std::str::from_utf8(db).ok()?.parse().ok()?,
+                };
                 Message::Undone { proxy, db, key: args.get(3)?.into() }
             }
             _ => return None,

@@ -119,9 +119,7 @@ impl<T> Peers<T> {
     /// That fan-out is done.
     pub fn done(&mut self, epoch: &[u8]) {
         self.standby.retain(|waiting| waiting.covered.as_deref() != Some(epoch));
-        if let Some(at) = self.begun.iter().position(|begun| *begun.epoch == *epoch) {
-            self.begun.remove(at);
-        }
+        self.begun.retain(|begun| *begun.epoch != *epoch);
     }
 
     /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.

@@ -12,12 +12,13 @@ use bytes::{Buf, BytesMut};
 use super::Key;
 use super::expected::{Expected, Pending, Setup};
 use super::replies::Incoming;
+use crate::accounting::ReadKey;
 use crate::context::Context;
+use crate::lease::script;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
 use crate::resp::encode;
-use crate::rules::FamilyId;
 use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
@@ -41,6 +42,15 @@ pub(super) enum Phase {
     Dead,
 }
 
+/// Whether scripts can serve the user of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scripts {
+    Unknown,
+    Asked,
+    Yes,
+    No,
+}
+
 /// One connection to Redis. Lives on one thread; its task is `Conn::drive`.
 #[derive(Debug)]
 pub struct Conn {
@@ -58,6 +68,7 @@ pub struct Conn {
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
     waker: RefCell<Option<Waker>>,
+    scripts: Cell<Scripts>,
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
@@ -107,6 +118,7 @@ impl Conn {
             phase: RefCell::new(Phase::Starting),
             mode: Cell::new(mode),
             waker: RefCell::default(),
+            scripts: Cell::new(Scripts::Unknown),
             waiting: RefCell::default(),
             retired: Cell::new(false),
             throttled: Cell::new(false),
@@ -124,6 +136,9 @@ impl Conn {
             behind: RefCell::default(),
         });
         conn.own(Setup::Probe, &[b"PING"]);
+        if context.process.has_recent() {
+            conn.own(Setup::Run, &[b"INFO", b"server"]);
+        }
         conn.move_to(key);
         conn
     }
@@ -131,6 +146,9 @@ impl Conn {
     /// Queues the commands that bring it into the state `key`. False: there is no way.
     pub(super) fn move_to(&self, key: &Key) -> bool {
         let Some(way) = self.key.borrow().way_to(key) else { return false };
+        if self.key.borrow().identity != key.identity {
+            self.scripts.set(Scripts::Unknown);
+        }
         for (setup, request) in way {
             let words: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             self.own(setup, &words);
@@ -144,9 +162,34 @@ impl Conn {
         true
     }
 
+    /// Whether a fill can be sent as a script: if that is not known, it is asked for. Not between MULTI and EXEC, where the
+    /// question would be queued: there `ask` must be false.
+    pub fn takes_scripts(&self, ask: bool) -> bool {
+        if ask && self.scripts.get() == Scripts::Unknown && self.is_alive() {
+            self.scripts.set(Scripts::Asked);
+            self.own(Setup::Scripts, &script::probe());
+        }
+        self.scripts.get() == Scripts::Yes
+    }
+
+    /// Redis has answered [`script::probe`].
+    pub(super) fn answered_scripts(&self, error: Option<&str>, reply: i64) {
+        let passes = |text: &str| ["BUSY", "LOADING", "MASTERDOWN"].iter().any(|word| text.starts_with(word));
+        self.scripts.set(match error {
+            // Perhaps somebody else's rights were asked for, or it says nothing about rights.
+            _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
+            Some(text) if passes(text) => Scripts::Unknown,
+            None if reply == 1 => Scripts::Yes,
+            _ => Scripts::No,
+        });
+    }
+
     /// A request that has succeeded here has changed the connection.
     pub(super) fn follow(&self, effect: &Effect, session: &Session) {
         let mut key = self.key.borrow_mut();
+        if let Effect::Auth(_) | Effect::Hello { identity: Some(_), .. } = effect {
+            self.scripts.set(Scripts::Unknown);
+        }
         match effect {
             Effect::Auth(identity) => key.identity = identity.clone(),
             Effect::Select(db) => key.db = *db,
@@ -184,7 +227,7 @@ impl Conn {
 
     /// Queues a command of the proxy's own.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        let blocks = matches!(setup, Setup::Must | Setup::Probe);
+        let blocks = matches!(setup, Setup::Must | Setup::Probe | Setup::Run);
         self.setting_up.set(self.setting_up.get() + u32::from(blocks));
         // What need not succeed keeps its place among the clients' requests.
         let buffer = if blocks || self.setting_up.get() == 0 { &self.out } else { &self.behind };
@@ -219,11 +262,11 @@ impl Conn {
     }
 
     /// Asks whether `key` exists, for the count of hits and misses of its family; nobody gets the reply.
-    pub fn probe(&self, family: FamilyId, key: &[u8]) {
+    pub fn probe(&self, client: &Rc<Outbox>, read: ReadKey, key: &[u8]) {
         let mut request = BytesMut::new();
         encode::request(&mut request, [b"EXISTS".as_slice(), key]);
         self.send(&request, None);
-        self.queue.borrow_mut().push_back(Expected::Probe(family));
+        self.queue.borrow_mut().push_back(Expected::Probe(read, Rc::clone(client)));
     }
 
     /// One of the set-up commands has been answered well.

@@ -3,9 +3,8 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::accounting::Account;
+use crate::accounting::{Account, ReadKey};
 use crate::outbox::Outbox;
-use crate::rules::FamilyId;
 use crate::session::Effect;
 
 /// A reply that a client is to get.
@@ -40,6 +39,10 @@ pub enum Setup {
     Probe,
     /// Whether clients are let in without AUTH, asked then: `AUTH default`, or a `PING` of nobody.
     Standing(Instant),
+    /// Which run of Redis this is.
+    Run,
+    /// Whether scripts can serve the client's user.
+    Scripts,
     /// Whatever it says.
     Ignore,
 }
@@ -51,6 +54,6 @@ pub enum Expected {
     Setup(Setup),
     /// A client's.
     Client(Pending),
-    /// Whether a key of this family exists: counts, unless the client's command before it failed.
-    Probe(FamilyId),
+    /// Whether a key exists that the client asked for: counts, unless the command before it failed.
+    Probe(ReadKey, Rc<Outbox>),
 }

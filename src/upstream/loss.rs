@@ -14,6 +14,9 @@ impl Conn {
     pub(super) fn fail(&self, reason: &str) {
         // Before the set-up has succeeded nothing of a client is sent.
         let sent = self.is_usable();
+        if self.is_open() && !self.is_retired() {
+            self.context.process.doubt_redis();
+        }
         *self.phase.borrow_mut() = Phase::Dead;
         self.context.upstream_gauge(self.mode.get()).dec();
         *self.out.borrow_mut() = BytesMut::new();

@@ -45,6 +45,10 @@ pub(super) struct Incoming {
     rest: Vec<u8>,
     /// Text of an error reply to a set-up command.
     setup_error: Option<String>,
+    /// The last number that one answered.
+    setup_reply: i64,
+    /// What Redis says about itself.
+    setup_text: Vec<u8>,
 }
 
 impl Default for Incoming {
@@ -56,6 +60,8 @@ impl Default for Incoming {
             length: 0,
             rest: Vec::new(),
             setup_error: None,
+            setup_reply: 0,
+            setup_text: Vec::new(),
         }
     }
 }
@@ -131,17 +137,20 @@ impl Incoming {
         let queue = conn.queue.borrow();
         let front = queue.front();
         let (reader, setup_error) = (&mut self.reader, &mut self.setup_error);
+        let setup_reply = &mut self.setup_reply;
         let progress = match front {
             Some(Expected::Client(pending)) if self.current == Current::Reply => {
                 let account = &pending.account;
-                let mut count = |family, hit| conn.context.count_read(family, hit);
+                let mut count = |key, hit| conn.context.count_read(&pending.client, key, hit);
                 self.framer.advance(buf, |depth, head| reader.on(depth, head, account, &mut count))
             }
             Some(Expected::Setup(_)) if self.current == Current::Reply => {
-                self.framer.advance(buf, |depth, head| {
-                    if let (0, Head::Error(text)) = (depth, head) {
+                self.framer.advance(buf, |depth, head| match (depth, head) {
+                    (0, Head::Error(text)) => {
                         *setup_error = Some(String::from_utf8_lossy(text).into_owned());
                     }
+                    (0, Head::Int(n)) => *setup_reply = *n,
+                    _ => {}
                 })
             }
             None if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
@@ -163,6 +172,7 @@ impl Incoming {
                     conn.context.mark_dirty(&pending.client);
                 }
             }
+            (Current::Reply, Some(Expected::Setup(Setup::Run))) => self.setup_text.extend_from_slice(chunk),
             (Current::Reply, _) => {}
             _ => pass_on(conn, chunk),
         }
@@ -180,9 +190,9 @@ impl Incoming {
                 match expected {
                     Some(Expected::Client(pending)) => self.answered(conn, pending),
                     Some(Expected::Setup(setup)) => self.set_up(conn, setup)?,
-                    Some(Expected::Probe(family)) => {
+                    Some(Expected::Probe(key, client)) => {
                         if let (Head::Int(n), false) = (self.reader.head(), conn.failed.get()) {
-                            conn.context.count_read(family, n > 0);
+                            conn.context.count_read(&client, key, n > 0);
                         }
                     }
                     None => {}
@@ -213,6 +223,16 @@ impl Incoming {
                 prove(conn, since, open);
                 return Ok(());
             }
+            (Setup::Run, error) => {
+                let text = std::mem::take(&mut self.setup_text);
+                if error.is_none() && !conn.context.process.is_same_run(&text, conn.created) {
+                    return Err("Redis has been replaced".to_owned());
+                }
+            }
+            (Setup::Scripts, error) => {
+                conn.answered_scripts(error.as_deref(), self.setup_reply);
+                return Ok(());
+            }
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
         }
@@ -224,12 +244,12 @@ impl Incoming {
 
     fn answered(&mut self, conn: &Conn, pending: Pending) {
         let context = &conn.context;
-        let mut count = |family, hit| context.count_read(family, hit);
+        let client = Rc::clone(&pending.client);
+        let mut count = |key, hit| context.count_read(&client, key, hit);
         let head = self.reader.head();
         let mut verdict = self.reader.finish(pending.account, &mut count);
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
-        let client = pending.client;
         if let Some(text) = pending.instead.as_ref().filter(|_| !pending.silent) {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);

@@ -173,8 +173,10 @@ fn idle_connections_are_cheap() {
         wire.send(&encode(&["ECHO", &"x".repeat(3000)]));
     }
     wires.iter_mut().for_each(|wire| drop(wire.reply().unwrap()));
-    let each = proxy.rss().saturating_sub(before) / 2000;
-    assert!(each < 16 * 1024, "{each} bytes per idle client");
+    // Buffers are given back after a moment.
+    eventually("idle clients take less than 16 KiB each", || {
+        (proxy.rss().saturating_sub(before) / 2000 < 16 * 1024).then_some(())
+    });
 }
 
 #[test]

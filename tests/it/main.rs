@@ -9,6 +9,7 @@ mod cli;
 mod degraded;
 mod dependents;
 mod differential;
+mod fills;
 mod findings;
 mod forwarding;
 mod identity;

@@ -165,7 +165,23 @@ pub struct Proxy {
     pub admin: u16,
     pub config: PathBuf,
     pub folder: Folder,
+    args: Vec<String>,
+    variables: BTreeMap<String, String>,
     child: Child,
+}
+
+fn spawn_proxy(args: &[String], variables: &BTreeMap<String, String>, folder: &Folder) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(folder.0.join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_rescind"))
+        .args(args)
+        .envs(variables)
+        // Its journal is the test's own.
+        .current_dir(&folder.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Proxy {
@@ -185,22 +201,35 @@ impl Proxy {
     pub fn launch_with(upstream: &str, rules: &str, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let (port, admin, folder) = (free_port(), free_port(), Folder::new());
         let config = folder.write("proxy.toml", rules);
-        let log = std::fs::File::create(folder.0.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_rescind"))
-            .arg("--config")
-            .arg(&config)
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
-            .args(["--upstream", upstream])
-            .args(more)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let proxy = Self { port, admin, config, folder, child };
-        eventually("rescind listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let own = |text: &str| text.to_owned();
+        let mut args = vec![own("--config"), config.display().to_string()];
+        args.extend([own("--listen"), format!("127.0.0.1:{port}")]);
+        args.extend([own("--admin"), format!("127.0.0.1:{admin}")]);
+        args.extend([own("--upstream"), own(upstream)]);
+        args.extend(more.iter().map(|arg| own(arg)));
+        let variables = variables.iter().map(|(name, value)| (own(name), own(value))).collect();
+        let child = spawn_proxy(&args, &variables, &folder);
+        let proxy = Self { port, admin, config, folder, args, variables, child };
+        proxy.listens();
         proxy
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again at the same place, with these variables besides; waits until it listens.
+    pub fn start_again(&mut self, variables: &[(&str, &str)]) {
+        let own = |text: &str| text.to_owned();
+        self.variables = variables.iter().map(|(name, value)| (own(name), own(value))).collect();
+        self.child = spawn_proxy(&self.args, &self.variables, &self.folder);
+        self.listens();
+    }
+
+    fn listens(&self) {
+        eventually("rescind listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 
     /// In front of `redis`, with these lines above the sample rules, and ready.

@@ -246,13 +246,15 @@ fn later_commands_of_the_same_client_wait() {
         &["TAG.INVALIDATE", "Post"],
     ];
     for trigger in triggers {
-        for _ in 0..20 {
-            w.fill(&[DEPENDENT]);
-            let mut pipeline = encode(&["GET", DEPENDENT]);
+        for round in 0..20 {
+            // A key of its own: a miss that nobody has filled yet counts for the next write.
+            let dependent = format!("app:1:home_page_data_{round}_{}", trigger[0]);
+            w.fill(&[&dependent]);
+            let mut pipeline = encode(&["GET", &dependent]);
             pipeline.extend(encode(trigger));
-            pipeline.extend(encode(&["GET", DEPENDENT]));
-            pipeline.extend(encode(&["SET", DEPENDENT, "new"]));
-            pipeline.extend(encode(&["GET", DEPENDENT]));
+            pipeline.extend(encode(&["GET", &dependent]));
+            pipeline.extend(encode(&["SET", &dependent, "new"]));
+            pipeline.extend(encode(&["GET", &dependent]));
             w.client.send(&pipeline);
             assert_eq!(w.client.raw(), b"$6\r\ncached\r\n");
             let reply = w.client.raw();

@@ -45,9 +45,9 @@ fn a_stop_in_order_is_told_from_a_crash() {
     let done = intend(&journal, &["a"]).unwrap();
     intend(&journal, &["b"]).unwrap();
     journal.done(done);
-    journal.close();
+    journal.close(true);
     assert_eq!(intend(&journal, &["c"]).unwrap_err(), "the journal is closed");
-    journal.close();
+    journal.close(true);
     let (journal, recovered) = open(folder.path());
     assert!(!recovered.unclean);
     assert_eq!(pending(&recovered), ["b"]);
@@ -100,7 +100,7 @@ fn an_intent_that_nobody_waits_for_is_done() {
     flush(&journal);
     drop(waiting);
     flush(&journal);
-    journal.close();
+    journal.close(true);
     let (journal, recovered) = open(folder.path());
     assert_eq!(pending(&recovered), [""; 0]);
     assert_eq!(names(&journal.recent()), ["a", "b", "flush"]);
@@ -118,7 +118,7 @@ fn without_a_folder_it_remembers_as_long_as_it_lives() {
     assert_eq!(names(&journal.recent()), ["a", "b", "c"]);
     assert_eq!(journal.describe().pending, 1);
     assert!(journal.describe().to_string().starts_with("journal_enabled:0\r\njournal_fsync:none\r\n"));
-    journal.close();
+    journal.close(true);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn it_tells_how_it_is_doing() {
     let after = journal.describe();
     assert_eq!((after.fsyncs, after.pending), (before.fsyncs + 1, 1));
     let file = files(folder.path(), "log").remove(0);
-    journal.close();
+    journal.close(true);
     let after = journal.describe();
     assert!(after.bytes > before.bytes);
     assert_eq!(after.bytes, std::fs::metadata(file).unwrap().len());

@@ -47,7 +47,7 @@ fn survived(folder: &Path, file: &Path, complaint: &str) {
     assert!(is_everything(&again), "durable before the file was set aside");
     recovered.pending.iter().for_each(|intent| journal.done(intent.id));
     flush(&journal);
-    journal.close();
+    journal.close(true);
     let (_, recovered) = open(folder);
     assert_eq!(pending(&recovered), [""; 0], "once is enough");
     assert!(recovered.damage.is_empty() && !recovered.unclean);

@@ -20,7 +20,7 @@ fn who_lives_keeps_its_file() {
     assert!(recovered.pending.is_empty() && !recovered.unclean);
     intend(&second, &["b"]).unwrap();
     assert_eq!(files(folder.path(), "log").len(), 2);
-    first.close();
+    first.close(true);
     let (third, recovered) = open(folder.path());
     assert_eq!((pending(&recovered), recovered.unclean), (vec!["a".to_owned()], false));
     assert_eq!(names(&third.recent()), ["a"]);
@@ -68,13 +68,13 @@ fn files_of_others_are_left_alone() {
     other.upstream = "127.0.0.1:6380".to_owned();
     let (journal, _) = Journal::open(other.clone()).unwrap();
     intend(&journal, &["a"]).unwrap();
-    journal.close();
+    journal.close(true);
     let foreign = ["notes.log", "notes.tmp", "1-2-3.log", "README"];
     foreign.iter().for_each(|name| std::fs::write(folder.path().join(name), "mine").unwrap());
     std::fs::create_dir(folder.path().join("folder.log")).unwrap();
     let (journal, recovered) = open(folder.path());
     assert!(recovered.pending.is_empty() && !recovered.unclean && recovered.damage.is_empty());
-    journal.close();
+    journal.close(true);
     for name in foreign {
         assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap(), "mine", "{name}");
     }
@@ -87,7 +87,7 @@ fn a_renamed_file_is_still_known_by_its_header() {
     let folder = folder();
     let (journal, _) = open(folder.path());
     intend(&journal, &["a"]).unwrap();
-    journal.close();
+    journal.close(true);
     std::fs::rename(&files(folder.path(), "log")[0], folder.path().join("restored.log")).unwrap();
     let (_, recovered) = open(folder.path());
     assert_eq!(pending(&recovered), ["a"]);

@@ -1,0 +1,130 @@
+//! Writes that may fill a key with a value from before an invalidation.
+
+use std::rc::Rc;
+
+use super::Client;
+use crate::command::{Command, FireCondition, KeyUse};
+use crate::context::Context;
+use crate::fanout::Order;
+use crate::lease::script::{self, Check, What};
+use crate::lease::{Clock, Expected, KeyHash};
+use crate::outbox::Outbox;
+use crate::resp::Args;
+use crate::rules::Tag;
+
+/// A write whose keys have to be looked at behind it, because no script can do it with it.
+#[derive(Clone, Debug)]
+pub(super) struct Unwrapped {
+    pub db: u32,
+    pub condition: FireCondition,
+    pub checks: Vec<Check>,
+}
+
+/// What has to hold for the keys that the request writes not to become stale. Closes the misses that it fills, so it is
+/// to be asked once for each request; `fills` gets what it has closed.
+#[inline]
+pub(super) fn checks(
+    context: &Context,
+    outbox: &Outbox,
+    fills: &mut Vec<(KeyHash, Clock)>,
+    command: &Command,
+    args: Args<'_>,
+) -> Vec<Check> {
+    let process = &context.process;
+    if !command.is_write() || !context.may_fill() {
+        return vec![];
+    }
+    let Some(fill) = command.fill else { return vec![] };
+    let own = outbox.session.borrow().current_db();
+    let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own);
+    let now = context.moment();
+    let mut checks = vec![];
+    command.keys(args, |used: KeyUse<'_>| {
+        if !used.writes || used.deletes {
+            return;
+        }
+        let (tags, family, labelled) = tags(context, db, used.key);
+        if tags.is_empty() || !context.protects(family) {
+            return;
+        }
+        let hash = process.leases.hash(db, used.key);
+        let mut clock = process.leases.filled(hash, outbox.lessee(), fill, now);
+        if labelled {
+            clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
+        }
+        fills.extend(clock.map(|clock| (hash, clock)));
+        let found = match clock {
+            Some(clock) => compared(context, &tags, clock),
+            None => unless_died(context, &tags),
+        };
+        if found.contains(&What::Never) {
+            process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
+        }
+        checks.extend(found.into_iter().map(|what| Check { key: used.key.into(), what }));
+    });
+    checks
+}
+
+/// The tags of a key, its family, and whether it has explicit labels.
+fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
+    let mut matcher = context.matcher.borrow_mut();
+    let class = matcher.classify(db, key);
+    let mut tags = vec![];
+    if class.has_tags {
+        matcher.tags(db, key, &mut tags);
+    }
+    let mut labelled = false;
+    if context.process.index.has_labels() {
+        let explicit = context.process.index.lock().explicit_of(db, key);
+        labelled = !explicit.is_empty();
+        tags.extend(explicit);
+    }
+    (tags, class.family, labelled)
+}
+
+/// What a fill is compared with whose miss is of that clock.
+fn compared(context: &Context, tags: &[Tag], clock: u64) -> Vec<What> {
+    let mut checks = vec![];
+    for tag in tags {
+        match context.process.epochs.expected(tag, clock) {
+            Expected::Stale => return vec![What::Never],
+            Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
+            Expected::NoEpoch => checks.push(What::Epoch((&**tag).into(), Box::default())),
+        }
+    }
+    checks
+}
+
+/// A write without a miss may be the fill of one that another proxy saw: its client has come here because that one died.
+/// Whether it did, and whether there is anything new, is for Redis to say: news may be on their way to this proxy.
+fn unless_died(context: &Context, tags: &[Tag]) -> Vec<What> {
+    let lifelines = context.process.lifelines();
+    let of = |channel: &Box<[u8]>| {
+        let channel = channel.clone();
+        tags.iter().map(move |tag| What::Listener(channel.clone(), (&**tag).into()))
+    };
+    lifelines.iter().flat_map(of).collect()
+}
+
+/// Whether the request can be sent as a script, together with its checks.
+pub(super) fn is_scripted(command: &Command, args: Args<'_>, checks: &[Check]) -> bool {
+    command.is_scripted && command.arity_ok(args.len()) && script::fits(args.len(), checks.len())
+}
+
+/// Looks at what was written and undoes what is stale; returns when that is done. False: it takes too long.
+pub(super) async fn undo_stale(context: &Rc<Context>, unwrapped: Vec<Unwrapped>) -> bool {
+    for one in unwrapped {
+        let done = context.process.fanout.ask(|reply| Order::Check(one.db, one.checks, reply));
+        if tokio::time::timeout(super::FANOUT_PATIENCE, done).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+impl Client {
+    /// Those among what EXEC has run that must be looked at.
+    pub(super) fn take_unwrapped(&mut self) -> Vec<Unwrapped> {
+        std::mem::take(&mut self.unwrapped_queued)
+    }
+}

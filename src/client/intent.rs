@@ -1,0 +1,110 @@
+//! What a request may invalidate is noted in the journal before it is sent; what cannot be noted is not sent.
+
+use std::rc::Rc;
+
+use super::forward::Extra;
+use super::{Client, Pause, Step, trigger};
+use crate::accounting::{Account, Firing, IntentId};
+use crate::command::{Command, Kind};
+use crate::context::Context;
+use crate::doubt::Scope;
+use crate::resp::Args;
+use crate::rules::Tag;
+
+impl Client {
+    /// Whether the request must wait for the journal before anything is done about it. `None`: it may go on, and
+    /// [`Client::attach_intent`] finds the intent.
+    pub(super) fn awaits_intent(
+        &mut self,
+        context: &Rc<Context>,
+        command: Option<&Command>,
+        args: Args<'_>,
+        kind: Kind,
+    ) -> Option<Step> {
+        let (scope, what) = self.may_invalidate(context, command, args, kind)?;
+        match &self.intent {
+            None => Some(Step::Again(Pause::Intent(scope, what))),
+            Some(Ok(_)) => None,
+            Some(Err(error)) => {
+                let error = format!("ERR {error}");
+                let step = self.refuse(error);
+                if matches!(step, Step::Done | Step::Then(_)) {
+                    self.intent = None;
+                }
+                Some(step)
+            }
+        }
+    }
+
+    /// What the request invalidates if it succeeds, with a text for people. `None`: nothing.
+    pub(super) fn may_invalidate(
+        &self,
+        context: &Rc<Context>,
+        command: Option<&Command>,
+        args: Args<'_>,
+        kind: Kind,
+    ) -> Option<(Scope, String)> {
+        let session = self.outbox.session.borrow();
+        let in_multi = session.in_multi();
+        drop(session);
+        if kind == Kind::Exec && in_multi {
+            let queued = self.outbox.queued.borrow();
+            return of(queued.iter().filter_map(|queued| queued.firing.as_ref()));
+        }
+        let command = command.filter(|command| !in_multi && (command.is_write() || kind == Kind::Publish))?;
+        let account = trigger::account(context, &self.outbox, command, args, false, &mut Extra::default());
+        of(account.firings())
+    }
+
+    /// The journal's number goes with the account. `Some`: there is none yet.
+    #[inline]
+    pub(super) fn attach_intent(&mut self, account: &mut Account) -> Option<Step> {
+        let fires = !account.firings().all(Firing::only_covers);
+        if !fires && self.intent.is_none() {
+            return None;
+        }
+        match self.intent.take() {
+            Some(Ok(intent)) if fires => account.set_intent(intent),
+            Some(Ok(intent)) => self.context.process.journal.done(intent),
+            Some(Err(error)) => return Some(self.refuse(format!("ERR {error}"))),
+            None => {
+                let (scope, what) = of(account.firings())?;
+                return Some(Step::Again(Pause::Intent(scope, what)));
+            }
+        }
+        None
+    }
+
+    /// Waits for the journal, where nothing else has to be seen to meanwhile.
+    pub(super) async fn intend(&mut self, scope: Scope, what: String) -> Result<(), String> {
+        self.intent = Some(Ok(self.context.process.journal.intend(scope, what).await?));
+        Ok(())
+    }
+
+    /// The request was not sent after all.
+    pub(super) fn drop_intent(&mut self) {
+        if let Some(Ok(intent)) = self.intent.take() {
+            self.context.process.journal.done(intent);
+        }
+    }
+}
+
+/// What these invalidate.
+fn of<'a>(firings: impl Iterator<Item = &'a Firing>) -> Option<(Scope, String)> {
+    let mut tags: Vec<Tag> = vec![];
+    let mut what = None;
+    for firing in firings.filter(|firing| !firing.only_covers()) {
+        what.get_or_insert_with(|| firing.what.clone());
+        for tag in &firing.tags {
+            if !tags.contains(tag) {
+                tags.push(Tag::clone(tag));
+            }
+        }
+    }
+    Some((Scope::Tags(tags), what?))
+}
+
+/// Takes the numbers out of what did not fire. One request has one, whatever of it fired.
+pub(super) fn take_intents(idle: &mut [Firing]) -> Vec<IntentId> {
+    idle.iter_mut().flat_map(|firing| std::mem::take(&mut firing.intents)).collect()
+}

@@ -1,0 +1,117 @@
+//! Which writes may put a value into the cache that was computed before.
+
+/// How a write changes its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// It replaces the value.
+    Whole,
+    /// It adds to the value: a fill may take several of these.
+    Part,
+}
+
+/// Writes that take something away or change the time to live: they bring no value.
+const BRING_NOTHING: &[&str] = &[
+    "del",
+    "unlink",
+    "delex",
+    "delifeq",
+    "getdel",
+    "expire",
+    "pexpire",
+    "expireat",
+    "pexpireat",
+    "persist",
+    "getex",
+    "hexpire",
+    "hpexpire",
+    "hexpireat",
+    "hpexpireat",
+    "hpersist",
+    "hgetex",
+    "hgetdel",
+    "hdel",
+    "lpop",
+    "rpop",
+    "lmpop",
+    "blpop",
+    "brpop",
+    "blmpop",
+    "ltrim",
+    "lrem",
+    "spop",
+    "srem",
+    "zrem",
+    "zpopmin",
+    "zpopmax",
+    "zmpop",
+    "bzpopmin",
+    "bzpopmax",
+    "bzmpop",
+    "zremrangebyrank",
+    "zremrangebyscore",
+    "zremrangebylex",
+    "xdel",
+    "xtrim",
+    "xack",
+    "xclaim",
+    "xautoclaim",
+    "xgroup",
+    "xreadgroup",
+    "move",
+    "migrate",
+    "flushall",
+    "flushdb",
+];
+
+/// Writes that add to a value.
+const ADD: &[&str] = &[
+    "append",
+    "setrange",
+    "setbit",
+    "bitfield",
+    "incr",
+    "incrby",
+    "incrbyfloat",
+    "decr",
+    "decrby",
+    "hset",
+    "hmset",
+    "hsetnx",
+    "hsetex",
+    "hincrby",
+    "hincrbyfloat",
+    "lpush",
+    "rpush",
+    "lpushx",
+    "rpushx",
+    "linsert",
+    "lset",
+    "sadd",
+    "zadd",
+    "zincrby",
+    "geoadd",
+    "pfadd",
+    "xadd",
+];
+
+/// Those whose reply comes through a script as it is: a status, a string, nil or a number that a double holds.
+const SCRIPTED: &[&str] = &[
+    "set", "setex", "psetex", "setnx", "mset", "msetnx", "getset", "append", "setrange", "hset", "hmset",
+    "hsetnx", "lpush", "rpush", "lpushx", "rpushx", "linsert", "sadd", "pfadd", "rename", "renamenx", "copy",
+];
+
+/// How a write command of this name changes its keys. `None`: it brings no value.
+pub(super) fn of(name: &str) -> Option<Fill> {
+    if ADD.contains(&name) {
+        Some(Fill::Part)
+    } else if BRING_NOTHING.contains(&name) {
+        None
+    } else {
+        Some(Fill::Whole)
+    }
+}
+
+/// Whether a script can run the command and pass its reply on unchanged.
+pub(super) fn is_scripted(name: &str) -> bool {
+    SCRIPTED.contains(&name)
+}

@@ -1,0 +1,226 @@
+//! What this proxy tells the others, and what it makes of what they tell.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::Engine;
+use super::link::Batch;
+use super::wire::{array_of, bytes_of, int_of};
+use crate::accounting::{Firing, TriggerLabel};
+use crate::fanout::Cause;
+use crate::lease::Moment;
+use crate::lease::script::epoch_key;
+use crate::peers::{self, Duty, Message, Peers, lifeline};
+use crate::rules::Tag;
+
+/// Tags in one message.
+const MOST_TAGS: usize = 1000;
+
+/// Something to tell.
+#[derive(Clone)]
+pub(super) enum Announcement {
+    /// A fan-out begins: the epochs of its tags are set, then it is told.
+    Begun {
+        /// Who begins it.
+        proxy: peers::ProxyId,
+        /// The new epoch of all the tags.
+        epoch: Box<[u8]>,
+        /// The tags.
+        tags: Arc<[Tag]>,
+        /// How long Redis keeps the epochs, in milliseconds.
+        lifetime: Moment,
+    },
+    /// Anything else.
+    Message(Message),
+}
+
+impl Announcement {
+    /// Queues the commands that it takes; how many there are.
+    pub fn queue(&self, mut command: impl FnMut(&[&[u8]])) -> usize {
+        match self {
+            Self::Message(message) => {
+                command(&[b"PUBLISH", peers::CHANNEL, &message.encode()]);
+                1
+            }
+            Self::Begun { proxy, epoch, tags, lifetime } => {
+                let lifetime = lifetime.to_string();
+                for tag in tags.iter() {
+                    command(&[b"SET", &epoch_key(tag), epoch, b"PX", lifetime.as_bytes()]);
+                }
+                let chunks = tags.chunks(MOST_TAGS);
+                let messages = chunks.len();
+                for tags in chunks {
+                    let (proxy, epoch) = (proxy.clone(), epoch.clone());
+                    let message = Message::Begun { proxy, epoch, tags: tags.to_vec() };
+                    command(&[b"PUBLISH", peers::CHANNEL, &message.encode()]);
+                }
+                tags.len() + messages
+            }
+        }
+    }
+}
+
+/// The other proxies, and when to look again what is left to this one.
+pub(super) struct Others {
+    peers: std::cell::RefCell<Peers<Firing>>,
+    wake: Notify,
+}
+
+impl Others {
+    pub fn new(me: peers::ProxyId) -> Self {
+        Self { peers: std::cell::RefCell::new(Peers::new(me)), wake: Notify::new() }
+    }
+
+    /// Whether there are none.
+    pub fn is_alone(&self) -> bool {
+        self.peers.borrow().others().next().is_none()
+    }
+}
+
+/// Does what others have left undone; runs for ever.
+pub(super) async fn run(engine: Rc<Engine>) {
+    loop {
+        let next = engine.others.peers.borrow().next_due();
+        let left = next.map_or(60_000, |due| due.saturating_sub(engine.moment()));
+        let _ = tokio::time::timeout(Duration::from_millis(left), engine.others.wake.notified()).await;
+        let due = engine.others.peers.borrow_mut().due(engine.moment());
+        due.into_iter().for_each(|duty| engine.fan_out_direct(duty.what));
+    }
+}
+
+/// Asks whether the others still live; called now and then.
+pub(super) async fn look_for_dead(engine: &Rc<Engine>) {
+    let others: Vec<_> = engine.others.peers.borrow().others().cloned().collect();
+    if others.is_empty() {
+        return;
+    }
+    let channels: Vec<_> = others.iter().map(|other| lifeline(other)).collect();
+    let mut batch = Batch::default();
+    let words = [b"PUBSUB".as_slice(), b"NUMSUB"];
+    batch.push(words.into_iter().chain(channels.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+    let Ok(frames) = engine.scans.call(0, batch).await else { return };
+    let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
+    for pair in counts.chunks(2) {
+        if let (Some(channel), Some(0)) = (bytes_of(&pair[0]), pair.get(1).and_then(int_of))
+            && let Some(dead) = others.iter().find(|other| lifeline(other) == **channel)
+        {
+            tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
+            engine.process.leases.suspect(engine.moment() + engine.longest_window());
+            engine.gone_for_ever(dead);
+        }
+    }
+}
+
+impl Engine {
+    /// Milliseconds since the start.
+    pub(super) fn moment(&self) -> Moment {
+        self.process.moment_of(Instant::now())
+    }
+
+    /// The longest time that a fill of any family is watched.
+    pub(super) fn longest_window(&self) -> Moment {
+        let windows = self.rules.borrow().families().iter().map(|f| f.fill_window.as_millis()).max();
+        windows.unwrap_or(0) as Moment
+    }
+
+    /// A name for a fan-out that none ever had.
+    pub(super) fn next_epoch(&self) -> Box<[u8]> {
+        self.epoch.set(self.epoch.get() + 1);
+        let me = String::from_utf8_lossy(&self.process.id);
+        format!("{me}-{}", self.epoch.get()).into_bytes().into()
+    }
+
+    /// Another proxy, or this one, has said something.
+    pub(super) fn told(self: &Rc<Self>, message: Message) {
+        let now = self.moment();
+        match message {
+            Message::Begun { proxy, epoch, tags } => {
+                self.process.epochs.announced(&tags, &epoch, now);
+                self.heard(&proxy);
+                self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
+            }
+            Message::Done { proxy, epoch } => {
+                self.heard(&proxy);
+                self.others.peers.borrow_mut().done(&epoch);
+            }
+            Message::Hello(proxy) => {
+                if proxy == self.process.id {
+                    self.process.is_known.store(true, Ordering::Release);
+                } else {
+                    self.heard(&proxy);
+                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone())));
+                }
+            }
+            Message::Here(proxy) => self.heard(&proxy),
+            Message::Bye(proxy, open) => {
+                if open && proxy != self.process.id {
+                    self.process.leases.suspect(now + self.longest_window());
+                }
+                self.gone_for_ever(&proxy);
+            }
+            Message::Undone { proxy, db, key } => {
+                if proxy == self.process.id {
+                    self.process.metrics.stale_fills(&self.family_of(db, &key));
+                }
+            }
+        }
+        self.others.wake.notify_one();
+    }
+
+    /// Tells the others that this proxy goes in order.
+    pub(super) async fn say_bye(&self) {
+        let open = self.process.leases.has_open(self.moment());
+        if self.feed.say(Announcement::Message(Message::Bye(self.process.id.clone(), open))) {
+            self.feed.barrier(vec![], self).await;
+        }
+    }
+
+    fn heard(&self, proxy: &peers::ProxyId) {
+        if self.others.peers.borrow_mut().heard(proxy, self.moment()) {
+            tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
+            self.tell_lifelines();
+        }
+    }
+
+    fn gone_for_ever(&self, proxy: &peers::ProxyId) {
+        let taken_over = |tags: &[Tag]| {
+            let what = format!("begun by {}", String::from_utf8_lossy(proxy));
+            Firing::unconditional(TriggerLabel::TakenOver, tags.to_vec(), what)
+        };
+        self.others.peers.borrow_mut().gone(proxy, self.moment(), taken_over);
+        self.tell_lifelines();
+        self.others.wake.notify_one();
+    }
+
+    /// The workers must know on which channels to look for life.
+    fn tell_lifelines(&self) {
+        let peers = self.others.peers.borrow();
+        let channels = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
+        *self.process.lifelines.write().unwrap_or_else(PoisonError::into_inner) = channels;
+    }
+
+    /// What others said in the meantime is not known: what was left to them is done here.
+    pub(super) fn lost_track_of_peers(&self) {
+        self.others.peers.borrow_mut().lost_track(self.moment());
+        self.others.wake.notify_one();
+    }
+
+    /// The feed shows a trigger that all proxies see: one of them fans it out.
+    pub(super) fn seen_by_all(self: &Rc<Self>, firing: Firing) {
+        let duty = Duty { tags: firing.tags.clone(), what: firing };
+        match self.others.peers.borrow_mut().seen(duty, self.moment()) {
+            Some(duty) => self.fan_out_direct(duty.what),
+            None => self.others.wake.notify_one(),
+        }
+    }
+
+    /// Fans out for somebody who wrote straight to Redis.
+    fn fan_out_direct(self: &Rc<Self>, firing: Firing) {
+        let fired = vec![firing];
+        self.process.fanout.detached(Cause::of("direct", &fired), fired);
+    }
+}

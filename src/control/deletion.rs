@@ -1,0 +1,212 @@
+//! The deletion of all dependents of some tags: collected from the index, from label sets and, if need be, by a scan.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::pin::Pin;
+use std::rc::Rc;
+
+use redis_protocol::resp3::types::BytesFrame;
+
+use super::gc::{Entries, Entry, SentEntries};
+use super::link::Batch;
+use super::rebuild::Scan;
+use super::{Engine, wire};
+use crate::rules::spec::OnInvalidate;
+use crate::rules::{FamilyId, Tag};
+
+/// Keys in one UNLINK. Bounded, so that Redis serves others in between.
+const BATCH: usize = 1024;
+/// Batches on their way at once.
+const WINDOW: usize = 8;
+/// Batches whose entries are kept until the writer has its answer; beyond, memory counts more.
+const MOST_GONE: usize = 400;
+
+/// The deletion of all dependents of some tags.
+pub(super) struct Deletion<'a> {
+    engine: &'a Rc<Engine>,
+    tags: &'a [Tag],
+    /// Collected and not sent.
+    open: HashMap<(u32, FamilyId), Entries>,
+    /// The one that is added to, and what is in it.
+    slot: Option<(u32, FamilyId)>,
+    current: Entries,
+    /// Sent and not answered.
+    sent: VecDeque<Sent>,
+    /// Deleted, and still in the index: it is tidied up when the writer has its answer.
+    pub gone: Vec<SentEntries>,
+    pub total: u64,
+    /// The same by family.
+    pub by_family: BTreeMap<String, u64>,
+}
+
+struct Sent {
+    family: String,
+    expires: bool,
+    entries: SentEntries,
+    reply: Pin<Box<dyn Future<Output = Result<Vec<BytesFrame>, String>>>>,
+}
+
+impl<'a> Deletion<'a> {
+    pub fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
+        Self {
+            engine,
+            tags,
+            open: HashMap::new(),
+            slot: None,
+            current: Entries::default(),
+            sent: VecDeque::new(),
+            gone: Vec::new(),
+            total: 0,
+            by_family: BTreeMap::new(),
+        }
+    }
+
+    /// Deletes what the index knows and, with `scan`, what a scan finds.
+    pub async fn run(&mut self, scan: bool) -> Result<(), String> {
+        self.open.clear();
+        self.slot = None;
+        self.current = Entries::default();
+        self.sent.clear();
+        for tag in self.tags {
+            let mut cursor = Some(usize::MAX);
+            while let Some(at) = cursor {
+                let mut chunk = Entries::default();
+                cursor = self.engine.process.index.lock().collect(tag, at, BATCH, &mut |one| chunk.push(one));
+                for entry in chunk.0 {
+                    self.add(entry).await?;
+                }
+            }
+        }
+        self.labelled_elsewhere(scan).await?;
+        if scan {
+            self.scan().await?;
+        }
+        if let Some(slot) = self.slot.take() {
+            self.open.insert(slot, std::mem::take(&mut self.current));
+        }
+        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
+        for ((db, family), entries) in open {
+            self.send(db, family, entries).await?;
+        }
+        while !self.sent.is_empty() {
+            self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
+    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
+    async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
+        let changes = &self.engine.label_changes;
+        let tags: Vec<Tag> =
+            self.tags.iter().filter(|tag| all || changes.may_concern(tag)).cloned().collect();
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let before = changes.seen();
+        let found = super::labels::members(self.engine, &tags).await?;
+        // As long as there is a member that the index does not have, the next fan-out must look again.
+        let unknown = {
+            let index = self.engine.process.index.lock();
+            found.iter().any(|(db, key)| !index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
+        };
+        if !unknown {
+            changes.settled(&tags, before);
+        }
+        for (db, key) in found {
+            self.add(Entry { place: None, db, key: key[..].into() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for dependents that the index does not know.
+    async fn scan(&mut self) -> Result<(), String> {
+        let wanted: HashSet<Tag> = self.tags.iter().cloned().collect();
+        let Some(glob) = self.engine.rules.borrow().scan_glob() else { return Ok(()) };
+        for db in self.engine.databases().await? {
+            let mut scan = Scan::new(db, &glob);
+            while let Some(keys) = scan.next(&self.engine.scans).await? {
+                for key in keys {
+                    let mut tags = vec![];
+                    self.engine.matcher.borrow_mut().tags(db, &key, &mut tags);
+                    if tags.iter().any(|tag| wanted.contains(tag)) {
+                        self.add(Entry { place: None, db, key: key[..].into() }).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
+        let slot = (entry.db, family);
+        // Dependents of a tag mostly come in runs of one family.
+        if self.slot != Some(slot) {
+            if let Some(before) = self.slot.replace(slot) {
+                self.open.insert(before, std::mem::take(&mut self.current));
+            }
+            self.current = self.open.remove(&slot).unwrap_or_default();
+        }
+        self.current.0.push(entry);
+        if self.current.0.len() >= BATCH {
+            let entries = std::mem::take(&mut self.current);
+            self.send(slot.0, family, entries).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, db: u32, family: FamilyId, entries: Entries) -> Result<(), String> {
+        let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
+        let family = rules.family(family);
+        let expires = family.on_invalidate == OnInvalidate::Expire;
+        let mut batch = Batch::default();
+        if self.engine.dry_run {
+            let keys: Vec<_> = entries.0.iter().map(|e| String::from_utf8_lossy(&e.key)).collect();
+            tracing::info!(db, ?keys, "dry run: these would be deleted");
+            return Ok(());
+        }
+        if expires {
+            let grace = family.grace.as_millis().to_string();
+            for entry in &entries.0 {
+                batch.push([b"PEXPIRE".as_slice(), &entry.key, grace.as_bytes(), b"LT"]);
+            }
+        } else {
+            let mut request: Vec<&[u8]> = vec![b"UNLINK"];
+            request.extend(entries.0.iter().map(|e| &*e.key));
+            batch.push(request);
+        }
+        let reply = Box::pin(self.engine.deletes.call(db, batch));
+        let entries = entries.sent(self.engine.process.index.has_labels());
+        self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
+        // Redis gets the batch now, not when this task next waits.
+        tokio::task::yield_now().await;
+        while self.sent.len() >= WINDOW {
+            self.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest answer.
+    async fn answered(&mut self) -> Result<(), String> {
+        let Some(sent) = self.sent.pop_front() else { return Ok(()) };
+        let mut deleted = 0;
+        for frame in sent.reply.await? {
+            let frame = wire::into_result(frame)?;
+            deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
+        }
+        self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
+        self.total += deleted;
+        if deleted > 0 {
+            *self.by_family.entry(sent.family.clone()).or_default() += deleted;
+        }
+        if sent.expires {
+            return Ok(());
+        }
+        if self.gone.len() < MOST_GONE {
+            self.gone.push(sent.entries);
+        } else {
+            sent.entries.drop_from(self.engine);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! What the feed shows, and what is done about it.
+
+use std::rc::Rc;
+
+use redis_protocol::resp3::types::BytesFrame;
+
+use super::Engine;
+use super::wire::bytes_of;
+use crate::accounting::{Firing, TriggerLabel};
+use crate::fanout::{CHANNEL, LABEL_SETS, tags_of_message};
+use crate::lease::script::EPOCHS;
+use crate::peers::{self, Message};
+use crate::rules::Tag;
+
+pub(super) fn pushed(engine: &Rc<Engine>, parts: &[BytesFrame]) {
+    let part = |i: usize| parts.get(i).and_then(bytes_of);
+    match part(0).map(|kind| &**kind) {
+        Some(b"pmessage") => {
+            if let (Some(channel), Some(key)) = (part(2), part(3)) {
+                event(engine, channel, key);
+            }
+        }
+        Some(b"message") => {
+            if let (Some(channel), Some(payload)) = (part(1), part(2)) {
+                message(engine, channel, payload);
+            }
+        }
+        Some(b"invalidate") => match parts.get(1) {
+            Some(BytesFrame::Array { data, .. }) => {
+                data.iter().filter_map(bytes_of).for_each(|key| written(engine, key));
+            }
+            _ => engine.flushed(),
+        },
+        _ => {}
+    }
+}
+
+/// `__keyevent@<db>__:<event>`
+fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
+    let Some((db, event)) = split_channel(channel) else { return };
+    if key.starts_with(super::gc::CANARY) {
+        if event == b"new" {
+            engine.feed.sing();
+        }
+        return;
+    }
+    match event {
+        b"new" => {
+            engine.feed.ended.borrow_mut().remove(key);
+            engine.created(db, key);
+        }
+        b"expired" => {
+            ended(engine, db, key);
+            engine.gone(db, key);
+            engine.process.metrics.expirations(&engine.family_of(db, key));
+        }
+        b"evicted" => {
+            ended(engine, db, key);
+            engine.gone(db, key);
+            engine.process.metrics.evictions(&engine.family_of(db, key));
+            if let Some(tag) = key.strip_prefix(LABEL_SETS) {
+                tokio::task::spawn_local(super::labels::restore(Rc::clone(engine), db, tag.into()));
+            } else if let Some(tag) = key.strip_prefix(EPOCHS) {
+                epoch_evicted(engine, tag.into());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Redis also reports the end of a key that nobody wrote as a change of it.
+fn ended(engine: &Engine, db: u32, key: &[u8]) {
+    if engine.matcher.borrow_mut().classify(db, key).has_triggers {
+        engine.feed.ended.borrow_mut().insert(key.into());
+    }
+}
+
+fn split_channel(channel: &[u8]) -> Option<(u32, &[u8])> {
+    let rest = channel.strip_prefix(b"__keyevent@")?;
+    let end = memchr::memchr(b'_', rest)?;
+    let db = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+    Some((db, rest[end..].strip_prefix(b"__:")?))
+}
+
+/// Until it was gone it told stale fills from fresh ones. What was filled since is deleted once more, with a new epoch.
+fn epoch_evicted(engine: &Rc<Engine>, tag: Tag) {
+    let since = engine.moment().saturating_sub(engine.longest_window());
+    if engine.process.epochs.invalidated_since(&tag, since) {
+        engine.seen_by_all(Firing::unconditional(
+            TriggerLabel::Again,
+            vec![tag],
+            "its epoch was evicted".to_owned(),
+        ));
+    }
+}
+
+fn message(engine: &Rc<Engine>, channel: &[u8], payload: &[u8]) {
+    if channel == CHANNEL {
+        asked_for(engine, payload);
+    } else if channel == peers::CHANNEL {
+        match Message::decode(payload) {
+            Some(message) => engine.told(message),
+            None => tracing::debug!("a message on the proxies' channel is none of theirs"),
+        }
+    }
+}
+
+/// A message on the invalidation channel.
+fn asked_for(engine: &Rc<Engine>, payload: &[u8]) {
+    if engine.process.own_triggers.covers_message(payload) {
+        return;
+    }
+    let tags = tags_of_message(payload);
+    if !tags.is_empty() {
+        engine.seen_by_all(Firing::unconditional(
+            TriggerLabel::Publish,
+            tags,
+            format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
+        ));
+    }
+}
+
+/// A key under a tracked prefix was written, by us or past us.
+fn written(engine: &Rc<Engine>, key: &[u8]) {
+    if let Some(tag) = key.strip_prefix(LABEL_SETS) {
+        engine.label_changes.seen_change(tag.into());
+    }
+    let unwritten = engine.feed.ended.borrow_mut().remove(key);
+    if unwritten || key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {
+        return;
+    }
+    // Redis does not say in which database.
+    let db = engine.first_database();
+    let mut fired = vec![];
+    engine.matcher.borrow_mut().fired(db, key, None, &mut fired);
+    for one in fired {
+        engine.seen_by_all(Firing::unconditional(
+            TriggerLabel::Rule(one.trigger),
+            one.tags,
+            format!("a write of {}", String::from_utf8_lossy(key)),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels() {
+        assert_eq!(split_channel(b"__keyevent@12__:new"), Some((12, b"new".as_slice())));
+        for bad in [b"__keyevent@__:new".as_slice(), b"x", b"__keyevent@1_:new", b"__keyspace@0__:k"] {
+            assert_eq!(split_channel(bad), None);
+        }
+    }
+}

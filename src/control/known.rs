@@ -1,0 +1,135 @@
+//! Is Redis still the one that it was? One that restarted from an old snapshot, or a replica in its place, holds values
+//! that were deleted since. What was invalidated lately is invalidated again before it is served.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Engine, wire};
+use crate::accounting::Firing;
+
+/// The pause before Redis is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What tells one life of one Redis from another, and one load of its data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Run id, replication id and role.
+    name: String,
+    /// How often `DEBUG` was called, which may load other data: known to grow only.
+    reloads: u64,
+    /// How often `SWAPDB` was called, likewise.
+    pub swaps: u64,
+}
+
+impl Identity {
+    /// As the journal keeps it.
+    pub fn named(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// What `INFO` says.
+    fn of(info: &str) -> Self {
+        let value = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim()
+        };
+        let name = format!("{} {} {}", value("run_id"), value("master_replid"), value("role"));
+        Self { name, reloads: calls(info, "debug"), swaps: calls(info, "swapdb") }
+    }
+
+    /// The run id.
+    fn run(&self) -> &str {
+        self.name.split(' ').next().unwrap_or_default()
+    }
+
+    /// Whether the data may have been replaced in between.
+    fn is_another(&self, before: &Identity) -> bool {
+        self.name != before.name || self.reloads > before.reloads
+    }
+}
+
+/// `cmdstat_swapdb:calls=2,usec=…`
+fn calls(info: &str, command: &str) -> u64 {
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
+    info.lines().find_map(calls).unwrap_or(0)
+}
+
+/// Asks Redis who it is.
+pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
+    let info = engine.scans.one(0, ["INFO", "server", "replication", "commandstats"]).await?;
+    Ok(Identity::of(&wire::text_of(&info)))
+}
+
+/// Asks Redis who it is, and invalidates again if it is not the one that it was.
+pub(super) fn compare(engine: &Rc<Engine>) {
+    let engine = Rc::clone(engine);
+    engine.comparing.set(engine.comparing.get() + 1);
+    let number = engine.comparing.get();
+    tokio::task::spawn_local(async move {
+        // Without the feed the next connection will compare.
+        while engine.comparing.get() == number && engine.feed.is_connected() {
+            let doubts = engine.process.doubts_of_redis();
+            match ask(&engine).await {
+                Ok(identity) => settle(&engine, identity).await,
+                // Nothing is known about it: it may be another one each time.
+                Err(error) if error.starts_with("NOPERM") => again(&engine, "Redis may be another one").await,
+                Err(error) => {
+                    tracing::debug!(%error, "Redis does not say who it is");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            if engine.process.trust_redis(doubts) {
+                return;
+            }
+        }
+    });
+}
+
+/// Redis is this one now.
+pub(super) async fn settle(engine: &Rc<Engine>, identity: Identity) {
+    let before = engine.known.replace(Some(identity.clone()));
+    if before.as_ref().is_some_and(|before| identity.is_another(before)) {
+        tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
+        engine.process.doubt_redis();
+        engine.rebuild("Redis is another one");
+        again(engine, "Redis came back with other data").await;
+    }
+    engine.process.saw_run(identity.run());
+    if before.is_none_or(|before| before.name != identity.name) {
+        engine.process.journal.saw(identity.name);
+    }
+}
+
+/// Invalidates what was invalidated lately; returns when that is done.
+async fn again(engine: &Rc<Engine>, why: &str) {
+    let scope = engine.process.journal.recent();
+    if !scope.is_empty() {
+        let done = engine.process.fanout.repeat(Firing::again(why.to_owned()), scope, None);
+        let _ = done.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "# Server\r\nrun_id:abc\r\n# Replication\r\nrole:master\r\nmaster_replid:def\r\n\
+                        # Commandstats\r\ncmdstat_swapdb:calls=2,usec=1\r\ncmdstat_debug:calls=1,usec=9\r\n";
+
+    #[test]
+    fn another_run_or_other_data_is_another_redis() {
+        let first = Identity::of(INFO);
+        assert_eq!((first.name.as_str(), first.reloads, first.swaps), ("abc def master", 1, 2));
+        for (from, to) in [("abc", "xyz"), ("def", "xyz"), ("master", "slave"), ("calls=1", "calls=3")] {
+            assert!(Identity::of(&INFO.replace(from, to)).is_another(&first), "{from}");
+        }
+        assert!(!Identity::of(&INFO.replace("calls=2", "calls=5")).is_another(&first));
+        assert!(
+            !Identity::of(&INFO.replace("calls=1", "calls=0")).is_another(&first),
+            "statistics were reset"
+        );
+        assert!(!first.is_another(&Identity::of(INFO)));
+    }
+}

@@ -1,0 +1,118 @@
+//! Keys that may be stale although somebody was promised they are not: reads of them are answered as misses.
+//!
+//! A fan-out that cannot finish, a start after a crash, a Redis that came back with old data: until the deletion is
+//! made up for, what Redis holds of the affected keys must not be seen. Looking costs one load where there is no doubt.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::rules::Tag;
+
+/// What is invalidated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// These tags.
+    Tags(Vec<Tag>),
+    /// Every tag: which ones is not known any more.
+    Everything,
+}
+
+impl Scope {
+    /// Whether nothing is invalidated.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Scope::Tags(tags) if tags.is_empty())
+    }
+}
+
+/// The tags whose keys are in doubt.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    reasons: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tags: HashMap<Tag, usize>,
+    everything: usize,
+}
+
+/// One reason for doubt; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Reason {
+    doubt: Arc<Doubt>,
+    scope: Scope,
+}
+
+impl Doubt {
+    /// From now on the keys of `scope` are in doubt, until the reason is dropped.
+    pub fn enter(self: &Arc<Self>, scope: Scope) -> Reason {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &scope {
+            Scope::Everything => state.everything += 1,
+            Scope::Tags(tags) => tags.iter().for_each(|tag| *state.tags.entry(tag.clone()).or_default() += 1),
+        }
+        self.reasons.fetch_add(usize::from(!scope.is_empty()), Ordering::Release);
+        Reason { doubt: Arc::clone(self), scope }
+    }
+
+    /// Whether any key is in doubt.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.reasons.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a key with these tags is.
+    pub fn concerns(&self, tags: &[Tag]) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !tags.is_empty() && (state.everything > 0 || tags.iter().any(|tag| state.tags.contains_key(tag)))
+    }
+}
+
+impl Drop for Reason {
+    fn drop(&mut self) {
+        let mut state = self.doubt.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.scope {
+            Scope::Everything => state.everything -= 1,
+            Scope::Tags(tags) => {
+                for tag in tags {
+                    if let Some(count) = state.tags.get_mut(tag) {
+                        *count -= 1;
+                        if *count == 0 {
+                            state.tags.remove(tag);
+                        }
+                    }
+                }
+            }
+        }
+        self.doubt.reasons.fetch_sub(usize::from(!self.scope.is_empty()), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(names: &str) -> Vec<Tag> {
+        names.split_whitespace().map(|name| name.as_bytes().into()).collect()
+    }
+
+    #[test]
+    fn doubt_lasts_as_long_as_its_reasons() {
+        let doubt = Arc::new(Doubt::default());
+        assert!(!doubt.any());
+        let nothing = doubt.enter(Scope::Tags(vec![]));
+        assert!(!doubt.any());
+        let one = doubt.enter(Scope::Tags(tags("a b")));
+        let two = doubt.enter(Scope::Tags(tags("b")));
+        assert!(doubt.any() && doubt.concerns(&tags("x a")) && !doubt.concerns(&tags("x")));
+        drop(one);
+        assert!(!doubt.concerns(&tags("a")) && doubt.concerns(&tags("b")));
+        let all = doubt.enter(Scope::Everything);
+        assert!(doubt.concerns(&tags("x")));
+        assert!(!doubt.concerns(&[]), "nothing invalidates a key without tags");
+        drop((all, two, nothing));
+        assert!(!doubt.any() && !doubt.concerns(&tags("b")));
+    }
+}

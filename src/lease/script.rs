@@ -1,0 +1,128 @@
+//! A fill as a script: Redis runs the client's command and undoes it in the same step if it is stale.
+
+use bytes::BytesMut;
+
+use crate::command::FireCondition;
+use crate::resp::{Args, encode};
+
+/// What the names of the keys begin with that hold the latest invalidation of a tag.
+pub const EPOCHS: &[u8] = b"rescind:epoch:";
+
+/// The key that holds the latest invalidation of a tag.
+pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
+    [EPOCHS, tag].concat()
+}
+
+/// Runs a command with the rights of its client, whose reply it gives, errors included.
+///
+/// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the name of the proxy; when the command
+/// counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words for each
+/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; a channel,
+/// on which somebody must listen if the epoch that stands beside it exists; or an epoch.
+///
+/// The proxy counts what it knows to be stale; of the rest the script tells it.
+const SCRIPT: &str = "\
+local d,n,u,t=ARGV[1],4+3*tonumber(ARGV[4]),{},{} \
+if d~='' then redis.call('SELECT',0) end \
+for i=5,n,3 do \
+local w,s=ARGV[i],false \
+if w=='' then s=true \
+elseif string.sub(w,1,14)=='rescind:proxy:' then s=redis.call('EXISTS',ARGV[i+1])==1 and redis.call('PUBSUB','NUMSUB',w)[2]==0 \
+else local e=redis.call('GET',w) s=e and e~=ARGV[i+1] end \
+if s then u[#u+1]=ARGV[i+2] if w~='' then t[#t+1]=ARGV[i+2] end end \
+end \
+if d~='' then redis.call('SELECT',d) end \
+local r=redis.pcall(unpack(ARGV,n+1)) \
+local c=ARGV[3] \
+if #u>0 and not (type(r)=='table' and r.err) and not (c~='a' and r==false) and not (c=='z' and r==0) then \
+redis.call('UNLINK',unpack(u)) \
+for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',\
+'*4\\r\\n$6\\r\\nundone\\r\\n$'..#ARGV[2]..'\\r\\n'..ARGV[2]..'\\r\\n$'..#d..'\\r\\n'..d..'\\r\\n$'..#k..'\\r\\n'..k..'\\r\\n') end \
+end \
+return r";
+
+/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0.
+const PROBE: &str = "\
+redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
+return redis.acl_check_cmd('UNLINK','rescind:epoch:') and 1 or 0";
+
+/// What has to hold for a key that is written not to be stale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// What.
+    pub what: What,
+}
+
+/// What has to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Nothing: the value is known to be stale.
+    Never,
+    /// The epoch of this tag is this one, or absent. Empty: it is absent.
+    Epoch(Box<[u8]>, Box<[u8]>),
+    /// Somebody listens on this channel, or this tag has not been invalidated lately.
+    Listener(Box<[u8]>, Box<[u8]>),
+}
+
+/// The most words of a command and its checks that Lua unpacks.
+const MOST_WORDS: usize = 4000;
+
+/// Whether a request of this length can be sent as a script.
+pub fn fits(args: usize, checks: usize) -> bool {
+    args + 3 * checks < MOST_WORDS
+}
+
+/// Appends the request that runs `args` for a client in database `db`, with the checks.
+pub fn wrap(
+    out: &mut BytesMut,
+    db: u32,
+    proxy: &[u8],
+    condition: FireCondition,
+    checks: &[Check],
+    args: Args<'_>,
+) {
+    encode::array(out, 7 + 3 * checks.len() + args.len());
+    encode::bulk(out, b"EVAL");
+    encode::bulk(out, SCRIPT.as_bytes());
+    encode::bulk(out, b"0");
+    encode::bulk(out, database(db).as_bytes());
+    encode::bulk(out, proxy);
+    encode::bulk(
+        out,
+        match condition {
+            FireCondition::NotNil => b"n",
+            FireCondition::NotZero => b"z",
+            FireCondition::NoError | FireCondition::Nil => b"a",
+        },
+    );
+    encode::bulk(out, checks.len().to_string().as_bytes());
+    for check in checks {
+        match &check.what {
+            What::Never => [b"".as_slice(), b""].iter().for_each(|word| encode::bulk(out, word)),
+            What::Epoch(tag, id) => {
+                encode::header(out, b'$', (EPOCHS.len() + tag.len()) as i64);
+                out.extend_from_slice(EPOCHS);
+                out.extend_from_slice(tag);
+                out.extend_from_slice(b"\r\n");
+                encode::bulk(out, id);
+            }
+            What::Listener(channel, tag) => {
+                encode::bulk(out, channel);
+                encode::bulk(out, &epoch_key(tag));
+            }
+        }
+        encode::bulk(out, &check.key);
+    }
+    args.iter().for_each(|arg| encode::bulk(out, arg));
+}
+
+fn database(db: u32) -> String {
+    if db == 0 { String::new() } else { db.to_string() }
+}
+
+/// The request that asks whether the client's user may be served by scripts.
+pub fn probe() -> [&'static [u8]; 3] {
+    [b"EVAL", PROBE.as_bytes(), b"0"]
+}

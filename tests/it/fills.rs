@@ -1,0 +1,283 @@
+//! No stale fill: a value that was read before an invalidation and written after it is never readable.
+
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+
+const KEY: &str = "app:1:home_page_data_1";
+const OTHER: &str = "app:1:home_page_data_2";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+const STALE: &str = "rescind_stale_fills_total{family=\"home\"}";
+
+struct World {
+    redis: Redis,
+    proxy: Proxy,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(config: &str) -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::configured(&redis, config);
+        Self { redis, proxy }
+    }
+
+    fn client(&self) -> Client {
+        self.proxy.client()
+    }
+
+    fn invalidate(&self) {
+        assert_eq!(self.client().cmd(TRIGGER), "+OK\r\n");
+    }
+}
+
+/// What a client misses, and the request that fills it, with its reply.
+const WAYS: &[(&str, &[&str], &str)] = &[
+    ("GET app:1:home_page_data_1", &["SET", KEY, "old"], "+OK\r\n"),
+    ("GET app:1:home_page_data_1", &["SET", KEY, "old", "EX", "100"], "+OK\r\n"),
+    ("GET app:1:home_page_data_1", &["SET", KEY, "old", "NX"], "+OK\r\n"),
+    ("GET app:1:home_page_data_1", &["SET", KEY, "old", "GET"], "$-1\r\n"),
+    ("GET app:1:home_page_data_1", &["SETEX", KEY, "100", "old"], "+OK\r\n"),
+    ("EXISTS app:1:home_page_data_1", &["PSETEX", KEY, "100000", "old"], "+OK\r\n"),
+    ("GET app:1:home_page_data_1", &["SETNX", KEY, "old"], ":1\r\n"),
+    ("GET app:1:home_page_data_1", &["GETSET", KEY, "old"], "$-1\r\n"),
+    ("MGET app:1:home_page_data_1 app:1:home_page_data_2", &["MSET", KEY, "old", OTHER, "old"], "+OK\r\n"),
+    ("MGET app:1:home_page_data_1 app:1:home_page_data_2", &["MSETNX", KEY, "old", OTHER, "old"], ":1\r\n"),
+    ("HGETALL app:1:home_page_data_1", &["HSET", KEY, "a", "old", "b", "old"], ":2\r\n"),
+    ("HGET app:1:home_page_data_1 a", &["HMSET", KEY, "a", "old"], "+OK\r\n"),
+    ("LRANGE app:1:home_page_data_1 0 -1", &["RPUSH", KEY, "old", "old"], ":2\r\n"),
+    ("SMEMBERS app:1:home_page_data_1", &["SADD", KEY, "old"], ":1\r\n"),
+    // Not as a script: what they wrote is looked at behind them.
+    ("ZRANGE app:1:home_page_data_1 0 -1", &["ZADD", KEY, "1", "old"], ":1\r\n"),
+    ("GET app:1:home_page_data_1", &["INCRBY", KEY, "5"], ":5\r\n"),
+    (
+        "GET app:1:home_page_data_1",
+        &["EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", "1", KEY, "old"],
+        "+OK\r\n",
+    ),
+];
+
+#[test]
+fn a_stale_fill_is_undone_and_a_fresh_one_stays() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    for (read, fill, reply) in WAYS {
+        let mut client = w.client();
+        client.cmd(read);
+        w.invalidate();
+        let before = w.proxy.metric(STALE);
+        assert_eq!(client.call(fill), *reply, "the reply is the command's own");
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY} {OTHER}")), ":0\r\n", "{fill:?}");
+        assert!(w.proxy.metric(STALE) > before, "{fill:?}");
+        // At once it can be cached again.
+        client.cmd(read);
+        assert_eq!(client.call(fill), *reply);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":1\r\n", "{fill:?}");
+        direct.cmd(&format!("DEL {KEY} {OTHER}"));
+    }
+}
+
+#[test]
+fn in_transactions_and_pipelines_too() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    for (read, fill, reply) in WAYS {
+        for whole in [true, false] {
+            let mut client = w.client();
+            client.cmd(read);
+            w.invalidate();
+            let requests = [encode(&["MULTI"]), encode(fill), encode(&["EXEC"])];
+            if whole {
+                client.send(&requests.concat());
+            } else {
+                requests.iter().for_each(|request| client.send(request));
+            }
+            assert_eq!(client.raw(), b"+OK\r\n");
+            assert_eq!(client.raw(), b"+QUEUED\r\n");
+            assert_eq!(client.raw(), format!("*1\r\n{reply}").as_bytes());
+            assert_eq!(direct.cmd(&format!("EXISTS {KEY} {OTHER}")), ":0\r\n", "{fill:?}");
+        }
+        let mut client = w.client();
+        client.cmd(read);
+        w.invalidate();
+        client.send(&[encode(&["PING"]), encode(fill), encode(&["PING"])].concat());
+        assert_eq!(client.raw(), b"+PONG\r\n");
+        assert_eq!(client.raw(), reply.as_bytes());
+        assert_eq!(client.raw(), b"+PONG\r\n");
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY} {OTHER}")), ":0\r\n", "{fill:?}");
+    }
+}
+
+#[test]
+fn connections_may_be_pooled() {
+    let w = World::new();
+    let (mut one, mut two) = (w.client(), w.client());
+    one.cmd(&format!("GET {KEY}"));
+    w.invalidate();
+    two.cmd(&format!("SET {KEY} old"));
+    assert_eq!(one.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    // That was a miss of its own.
+    one.cmd(&format!("SET {KEY} new"));
+    assert_eq!(two.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+}
+
+#[test]
+fn once_it_is_known_that_connections_are_shared_an_own_miss_proves_nothing() {
+    let w = World::new();
+    let (mut one, mut two) = (w.client(), w.client());
+    for i in 0..20 {
+        one.cmd(&format!("GET app:1:tools_{i}"));
+        two.cmd(&format!("SET app:1:tools_{i} v"));
+    }
+    one.cmd(&format!("GET {KEY}"));
+    w.invalidate();
+    two.cmd(&format!("GET {KEY}"));
+    // The fill of the first miss, over the connection of the second one.
+    two.cmd(&format!("SET {KEY} old"));
+    assert_eq!(two.cmd(&format!("GET {KEY}")), "$-1\r\n");
+}
+
+#[test]
+fn writes_without_a_miss_stay() {
+    let w = World::new();
+    let mut client = w.client();
+    for value in ["a", "b", "c"] {
+        client.cmd(TRIGGER);
+        assert_eq!(client.cmd(&format!("SET {KEY} {value}")), "+OK\r\n");
+        assert_eq!(client.cmd(&format!("GET {KEY}")), format!("$1\r\n{value}\r\n"));
+    }
+    // And misses whose tags were not invalidated.
+    client.cmd("GET app:1:tools_1");
+    client.cmd("SET app:1:tag:nothing 1");
+    client.cmd("SET app:1:tools_1 v");
+    assert_eq!(client.cmd("GET app:1:tools_1"), "$1\r\nv\r\n");
+}
+
+#[test]
+fn after_its_window_a_fill_is_not_watched() {
+    let w = World::with("");
+    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nfill_window = \"200ms\"\n");
+    let proxy = Proxy::start(&w.redis, &rules);
+    let mut client = proxy.client();
+    client.cmd(&format!("GET {KEY}"));
+    client.cmd(TRIGGER);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    client.cmd(&format!("SET {KEY} v"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
+}
+
+#[test]
+fn where_it_is_off_nothing_is_undone() {
+    let redis = Redis::start();
+    let proxy =
+        Proxy::start(&redis, &RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"off\"\n"));
+    let mut client = proxy.client();
+    client.cmd(&format!("GET {KEY}"));
+    client.cmd(TRIGGER);
+    client.cmd(&format!("SET {KEY} old"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nold\r\n");
+    assert_eq!(proxy.metric(STALE), 0.0);
+}
+
+#[test]
+fn explicit_labels_are_protected_from_the_first_one_on() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    let mut client = w.client();
+    for round in 0..3 {
+        client.cmd(&format!("GET page{round}"));
+        w.client().cmd("TAG.INVALIDATE t");
+        assert_eq!(client.cmd(&format!("TAG.WITH 1 t SET page{round} old")), "+OK\r\n");
+        assert_eq!(direct.cmd(&format!("EXISTS page{round}")), ":0\r\n", "round {round}");
+        client.cmd(&format!("GET page{round}"));
+        client.cmd(&format!("TAG.WITH 1 t SET page{round} new"));
+        assert_eq!(direct.cmd(&format!("EXISTS page{round}")), ":1\r\n", "round {round}");
+    }
+    // Without a miss.
+    client.cmd("TAG.WITH 1 t SET p v");
+    w.client().cmd("TAG.INVALIDATE t");
+    client.cmd("TAG.WITH 1 t SET p v");
+    assert_eq!(client.cmd("GET p"), "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_big_value_is_looked_at_behind_its_write() {
+    let w = World::new();
+    let mut client = w.client();
+    let big = "x".repeat(600_000);
+    client.cmd(&format!("GET {KEY}"));
+    w.invalidate();
+    let bytes = encode(&["SET", KEY, &big]);
+    client.send(&bytes[..300_000]);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    client.send(&bytes[300_000..]);
+    assert_eq!(client.raw(), b"+OK\r\n");
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+}
+
+#[test]
+fn users_without_scripts_are_protected_all_the_same() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    direct.cmd("ACL SETUSER joe on nopass ~app:* +@all -eval -evalsha");
+    direct.cmd("ACL SETUSER jim on nopass ~app:* +@all");
+    for user in ["joe", "jim"] {
+        let mut client = w.client();
+        client.cmd(&format!("AUTH {user} x"));
+        for (read, fill, reply) in WAYS.iter().filter(|way| way.1[0] != "EVAL") {
+            client.cmd(read);
+            w.invalidate();
+            assert_eq!(client.call(fill), *reply, "{user} {fill:?}");
+            assert_eq!(direct.cmd(&format!("EXISTS {KEY} {OTHER}")), ":0\r\n", "{user} {fill:?}");
+        }
+    }
+}
+
+#[test]
+fn other_databases_have_the_same_epochs() {
+    let w = World::new();
+    let mut client = w.client();
+    client.cmd("SELECT 3");
+    client.cmd(&format!("GET {KEY}"));
+    w.invalidate();
+    client.cmd(&format!("SET {KEY} old"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    // The script must leave the database as it was, and protect without the proxy's knowledge.
+    client.cmd(&format!("GET {KEY}"));
+    w.redis.client().cmd("SET rescind:epoch:Post another");
+    client.cmd(&format!("SET {KEY} old"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    assert_eq!(client.cmd("SET k v"), "+OK\r\n");
+    let mut direct = w.redis.client();
+    direct.cmd("SELECT 3");
+    assert_eq!(direct.cmd("GET k"), "$1\r\nv\r\n");
+    eventually("it is counted", || (w.proxy.metric(STALE) >= 2.0).then_some(()));
+}
+
+#[test]
+fn errors_come_through_as_they_are() {
+    let w = World::new();
+    let (mut direct, mut client) = (w.redis.client(), w.client());
+    let warm = w.client().cmd(&format!("GET {OTHER}"));
+    assert_eq!(warm, "$-1\r\n");
+    for (setup, request) in [
+        ("RPUSH app:1:home_page_data_1 x", &["HSET", KEY, "a", "1"][..]),
+        ("DEL app:1:home_page_data_1", &["SET", KEY, "v", "NONSENSE"]),
+        ("DEL app:1:home_page_data_1", &["SETEX", KEY, "0", "v"]),
+        ("DEL app:1:home_page_data_1", &["SET", KEY]),
+        ("DEL app:1:home_page_data_1", &["RENAME", "nothing", KEY]),
+        ("CONFIG SET maxmemory 1", &["SET", KEY, "v"]),
+    ] {
+        direct.cmd(setup);
+        let expected = direct.call(request);
+        for _ in 0..2 {
+            direct.cmd(&format!("DEL {KEY}"));
+            client.cmd(&format!("GET {KEY}"));
+            w.proxy.client().cmd("PUBLISH rescind:invalidate Post");
+            direct.cmd(setup);
+            assert_eq!(client.call(request), expected, "{request:?}");
+        }
+    }
+    direct.cmd("CONFIG SET maxmemory 0");
+}
