@@ -7,7 +7,7 @@ use crate::command::{Command, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, What};
-use crate::lease::{Clock, Expected, KeyHash};
+use crate::lease::{Clock, Expected, Filled, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::Tag;
@@ -48,15 +48,15 @@ pub(super) fn checks(
             return;
         }
         let hash = process.leases.hash(db, used.key);
-        let mut clock = process.leases.filled(hash, outbox.lessee(), fill, now);
+        let Filled { mut clock, is_own } = process.leases.filled(hash, outbox.lessee(), fill, now);
         if labelled {
             clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
         }
         fills.extend(clock.map(|clock| (hash, clock)));
-        let found = match clock {
-            Some(clock) => compared(context, &tags, clock),
-            None => unless_died(context, &tags),
-        };
+        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock));
+        if !is_own {
+            found.extend(unless_died(context, &tags));
+        }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
         }

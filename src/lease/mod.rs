@@ -139,11 +139,17 @@ impl Open {
     fn take(&mut self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
         let open = |miss: &Miss| miss.is_open() && may(miss);
         let oldest = self.misses.iter().copied().filter(open).min_by_key(|miss| miss.clock)?;
-        if let Some(youngest) = self.misses.iter_mut().rev().find(|miss| open(miss)) {
+        if let Some(youngest) = self.misses.iter_mut().filter(|miss| open(miss)).max_by_key(|miss| miss.clock)
+        {
             youngest.count -= 1;
             youngest.taken += 1;
         }
         Some(oldest)
+    }
+
+    /// The oldest that is open.
+    fn oldest(&self) -> Option<Miss> {
+        self.misses.iter().copied().filter(|miss| miss.is_open() && !miss.left).min_by_key(|miss| miss.clock)
     }
 
     /// The oldest that has been taken out.
@@ -157,16 +163,28 @@ impl Open {
         let near = |miss: &Miss| miss.client.host == client.host;
         if shared {
             let found = self.take(near).or_else(|| self.part_of(client, fill)).or_else(|| self.taken(near));
-            return found.or_else(|| self.take(|_| true));
+            // Of other hosts: it may be no fill at all, so nothing is taken out.
+            return found.or_else(|| self.oldest());
         }
         let own = self.take_latest(client).or_else(|| self.part_of(client, fill));
-        own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| !miss.left))
+        let found =
+            own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| near(miss) && !miss.left));
+        found.or_else(|| self.oldest())
     }
 
     /// A fill that comes in parts goes on.
     fn part_of(&self, client: Client, fill: Fill) -> Option<Miss> {
         self.filled.filter(|miss| fill == Fill::Part && miss.is_own(client))
     }
+}
+
+/// What is known about a write that may be a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// When the miss that decides was; `None`: there was none, and it fills nothing as far as is known.
+    pub clock: Option<Clock>,
+    /// Its connection has a miss of the key; else it may be the fill of one that is not known here.
+    pub is_own: bool,
 }
 
 /// Fills from one host without a miss of the connection's own.
@@ -260,12 +278,13 @@ impl Leases {
         self.len.load(Ordering::Relaxed) == 0 && self.suspect_until.load(Ordering::Relaxed) <= now
     }
 
-    /// The client writes the key: the clock of the miss that decides whether the value is stale. `None`: it fills
-    /// nothing.
-    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Clock> {
+    /// The client writes the key: which miss decides whether the value is stale?
+    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Filled {
         let found = self.take(key, client, fill, now);
-        let suspect = self.suspect_until.load(Ordering::Relaxed) > now;
-        found.or_else(|| suspect.then_some(BEFORE_ALL))
+        let is_own = found.is_some_and(|found| found.is_own);
+        let suspect = self.suspect_until.load(Ordering::Relaxed) > now && !is_own;
+        let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
+        Filled { clock, is_own }
     }
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
@@ -274,7 +293,7 @@ impl Leases {
         (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
     }
 
-    fn take(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Clock> {
+    fn take(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Filled> {
         if self.len.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -282,13 +301,14 @@ impl Leases {
         open.expire(now);
         let own = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let near = |miss: &Miss| miss.is_open() && miss.client.host == client.host;
-        let goes_on = open.part_of(client, fill).is_some();
-        if !goes_on && !open.misses.iter().any(own) && open.misses.iter().any(near) {
+        let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
+        if !is_own && open.misses.iter().any(near) {
             self.shares(client.host, now);
         }
-        let decides = open.decide(client, fill, self.is_shared(client.host, now))?;
+        let shared = self.is_shared(client.host, now);
+        let decides = open.decide(client, fill, shared)?;
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
-        Some(decides.clock)
+        Some(Filled { clock: Some(decides.clock), is_own })
     }
 
     /// A fill came over a connection without a miss of its own.

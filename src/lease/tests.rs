@@ -7,6 +7,10 @@ fn client(id: u64) -> Client {
     Client { id, host: 7 }
 }
 
+fn clock(filled: Filled) -> Option<Clock> {
+    filled.clock
+}
+
 fn tag(name: &str) -> Tag {
     name.as_bytes().into()
 }
@@ -46,15 +50,15 @@ fn a_miss_is_filled_once() {
     assert!(leases.is_idle(0));
     leases.missed(1, client(1), 10, 0, WINDOW);
     assert!(!leases.is_idle(0));
-    assert_eq!(leases.filled(2, client(1), Fill::Whole, 1), None);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None, "a write without a miss");
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, 1)), None);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None, "a write without a miss");
     leases.expire(1);
     assert!(leases.is_idle(1));
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.give_back(&[(1, 7)], 7, 1, WINDOW);
     assert_eq!(
-        leases.filled(1, client(2), Fill::Whole, 1),
+        leases.filled(1, client(2), Fill::Whole, 1).clock,
         Some(7),
         "a fill that nobody may have got an answer to"
     );
@@ -64,7 +68,7 @@ fn a_miss_is_filled_once() {
 fn a_miss_ends_with_its_window() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, WINDOW), None);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, WINDOW)), None);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.expire(WINDOW);
     assert!(leases.is_empty());
@@ -75,13 +79,17 @@ fn any_connection_of_a_pool_may_fill() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), Some(10), "the oldest decides");
-    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), Some(10), "and stays, for it may still be open");
-    assert_eq!(leases.filled(1, client(3), Fill::Whole, 1), None);
+    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, 1)), Some(10), "the oldest decides");
+    assert_eq!(
+        clock(leases.filled(1, client(3), Fill::Whole, 1)),
+        Some(10),
+        "and stays, for it may still be open"
+    );
+    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, 1)), None);
     // The writer may have missed nothing: then these are the fills.
-    assert_eq!(leases.filled(1, client(2), Fill::Whole, 1), Some(12));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None);
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(12));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None);
 }
 
 #[test]
@@ -89,15 +97,15 @@ fn the_miss_of_the_connection_itself_comes_first() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(2), Fill::Whole, 1), Some(12));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(12));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
 }
 
 /// Fills over connections without a miss, until that is known to be usual from that host.
 fn give_away(leases: &Leases) {
     for key in 100..100 + u64::from(SHARING) {
         leases.missed(key, client(1), 1, 0, WINDOW);
-        assert_eq!(leases.filled(key, client(2), Fill::Whole, 0), Some(1));
+        assert_eq!(clock(leases.filled(key, client(2), Fill::Whole, 0)), Some(1));
     }
 }
 
@@ -108,15 +116,15 @@ fn the_latest_of_several_misses_on_one_connection_decides() {
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(12));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(12));
     leases.missed(1, client(1), 14, 1, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(14));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None, "a write without a miss");
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(14));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None, "a write without a miss");
     // If there are many of these, several tasks share the connection, and no miss was given up.
     for _ in 0..SHARING {
         leases.filled(1, client(1), Fill::Whole, 1);
     }
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
 }
 
 #[test]
@@ -125,11 +133,11 @@ fn where_tasks_share_a_connection_its_misses_are_a_bag() {
     give_away(&leases);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
     // One of these may have been somebody's who had missed nothing.
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Some(10));
-    assert_eq!(leases.filled(1, client(9), Fill::Whole, WINDOW), None);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(9), Fill::Whole, WINDOW)), None);
 }
 
 #[test]
@@ -138,45 +146,58 @@ fn where_tasks_share_connections_an_own_miss_proves_nothing() {
     give_away(&leases);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(2), Fill::Whole, 1), Some(10));
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(10));
     // Elsewhere it does.
     let far = Client { id: 9, host: 8 };
     leases.missed(1, far, 13, 0, WINDOW);
-    assert_eq!(leases.filled(1, far, Fill::Whole, 1), Some(13));
+    assert_eq!(clock(leases.filled(1, far, Fill::Whole, 1)), Some(13));
     // And here again when nothing of the kind has been seen for long.
     let later = 2 * SHARING_MEMORY;
     leases.missed(1, client(1), 10, later, WINDOW);
     leases.missed(1, client(2), 12, later, WINDOW);
-    assert_eq!(leases.filled(1, client(2), Fill::Whole, later), Some(12));
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, later)), Some(12));
+}
+
+#[test]
+fn a_write_from_elsewhere_may_be_no_fill() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    let far = Client { id: 9, host: 8 };
+    assert_eq!(leases.filled(1, far, Fill::Whole, 1), Filled { clock: Some(10), is_own: false });
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Filled { clock: Some(10), is_own: true });
+    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), Filled { clock: None, is_own: false });
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.suspect(100);
+    assert_eq!(leases.filled(1, far, Fill::Whole, 1), Filled { clock: Some(BEFORE_ALL), is_own: false });
 }
 
 #[test]
 fn a_fill_in_parts_has_one_miss() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Part, 1), Some(10));
-    assert_eq!(leases.filled(1, client(1), Fill::Part, 1), Some(10));
-    assert_eq!(leases.filled(1, client(2), Fill::Part, 1), None, "somebody else's write");
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 1), None, "a write without a miss");
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, 1)), Some(10));
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Part, 1)), None, "somebody else's write");
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None, "a write without a miss");
     // A new miss is a new fill.
     leases.missed(1, client(1), 12, 2, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Part, 3), Some(12));
-    assert_eq!(leases.filled(1, client(1), Fill::Part, 3), Some(12));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, 3)), Some(12));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, 3)), Some(12));
 }
 
 #[test]
 fn lost_misses_make_every_write_suspect() {
     let leases = Leases::new();
     leases.suspect(100);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 99), Some(BEFORE_ALL));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 99)), Some(BEFORE_ALL));
     leases.missed(1, client(1), 10, 99, WINDOW);
-    assert_eq!(leases.filled(1, client(1), Fill::Whole, 99), Some(10), "this one's miss is known");
-    assert_eq!(leases.filled(3, client(1), Fill::Whole, 100), None);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 99)), Some(10), "this one's miss is known");
+    assert_eq!(clock(leases.filled(3, client(1), Fill::Whole, 100)), None);
     for key in 0..=MOST_KEYS as u64 {
         leases.missed(key, client(1), 10, 200, WINDOW);
     }
     assert!(leases.len() < 10);
-    assert_eq!(leases.filled(77, client(1), Fill::Whole, 200), Some(BEFORE_ALL));
+    assert_eq!(clock(leases.filled(77, client(1), Fill::Whole, 200)), Some(BEFORE_ALL));
 }
 
 #[test]
@@ -188,9 +209,9 @@ fn a_key_that_is_missed_all_the_time_takes_bounded_memory() {
     assert!(leases.open.get(&1).is_some_and(|open| open.misses.len() == MOST_MISSES));
     give_away(&leases);
     for _ in 0..9_999 {
-        assert!(leases.filled(1, client(500), Fill::Whole, 1).is_some_and(|clock| clock < 100));
+        assert!(clock(leases.filled(1, client(500), Fill::Whole, 1)).is_some_and(|clock| clock < 100));
     }
-    assert!(leases.filled(1, client(500), Fill::Whole, 1).is_some(), "none is forgotten");
+    assert!(clock(leases.filled(1, client(500), Fill::Whole, 1)).is_some(), "none is forgotten");
 }
 
 /// Whatever the order: a fill whose miss is older than some clock is never taken for a younger one, if the clients
@@ -210,7 +231,7 @@ fn the_bag_is_never_younger_than_what_is_open() {
             } else {
                 let truth = open.swap_remove(random.usize(..open.len()));
                 // Always over a connection without a miss: what pools may do.
-                let taken = leases.filled(1, client(50), Fill::Whole, 0);
+                let taken = leases.filled(1, client(50), Fill::Whole, 0).clock;
                 assert!(taken.is_some_and(|taken| taken <= truth), "seed {seed}: {taken:?} for {truth}");
             }
         }
