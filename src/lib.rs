@@ -11,6 +11,7 @@
 //! - [`index`]: which key depends on which tag
 //! - [`session`]: the protocol state of one client
 //! - [`accounting`]: what a reply means for hits, misses and triggers
+//! - [`news`]: what proxies tell each other about labels
 //!
 //! One thread per worker, moving bytes:
 //!
@@ -43,6 +44,7 @@ pub mod fuzzing;
 pub mod index;
 pub mod metrics;
 pub mod net;
+pub mod news;
 pub mod outbox;
 pub mod resp;
 pub mod rules;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -15,6 +15,7 @@ const ORDER: [&str; 27] = [
     "index",
     "session",
     "accounting",
+    "news",
     // How fan-outs are asked for.
     "fanout",
     // Pure as well; it quotes what `fanout` says about messages.
@@ -47,7 +48,7 @@ const ORDER: [&str; 27] = [
 ];
 
 /// Tested with plain values, knowing no sockets and no clock.
-const PURE: [&str; 7] = ["resp", "command", "rules", "index", "session", "accounting", "explain"];
+const PURE: [&str; 8] = ["resp", "command", "rules", "index", "session", "accounting", "news", "explain"];
 
 /// What a pure module may not touch besides modules above it.
 const IMPURE: [&str; 11] = [

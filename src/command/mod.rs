@@ -10,12 +10,14 @@
 //! | `flags`, `keys`, `special` | what a command does to which keys |
 //! | `kind` | what a command means to a session |
 //! | `fires` | whether a write took place |
+//! | `follow` | what it does to the labels of its keys |
 //! | `tally` | whether a read was a hit |
 //! | `described` | commands that a server has and the table has not |
 
 mod described;
 mod fires;
 mod flags;
+mod follow;
 mod keys;
 mod kind;
 mod lookup;
@@ -26,6 +28,7 @@ mod tally;
 pub use described::Described;
 pub use fires::{FireCondition, Fires};
 pub use flags::{Flags, KeyFlags};
+pub use follow::Carrying;
 pub use keys::{Begin, Find, KeySpec, KeyUse};
 pub use kind::{Kind, TagCommand};
 pub use tally::{Outcome, Reads, Tally, reads_need_elements};
@@ -68,6 +71,10 @@ pub struct Command {
     pub reads: Reads,
     /// How it shows that it did nothing.
     pub fires: Fires,
+    /// It hands the labels of a key on to another: RENAME, COPY, MOVE.
+    pub carries: bool,
+    /// It may change when a key expires.
+    pub retimes: bool,
     blocks: Blocks,
     plan: Plan,
 }
@@ -235,7 +242,8 @@ impl Command {
         };
         let reads = Reads::of(&name, flags, !matches!(plan, Plan::None));
         let fires = Fires::of(&name);
-        Command { id, name, label, metric, arity, flags, kind, reads, fires, blocks, plan }
+        let (carries, retimes) = (follow::carries(&name), follow::retimes(&name));
+        Command { id, name, label, metric, arity, flags, kind, reads, fires, carries, retimes, blocks, plan }
     }
 
     /// Whether a request of `argc` arguments, the name included, satisfies the arity.
