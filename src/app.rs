@@ -163,6 +163,8 @@ impl App {
             idle_timeout: self.config.listen.idle_timeout,
             metrics,
             index,
+            labels_known: AtomicBool::new(false),
+            others: AtomicBool::new(false),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: Default::default(),

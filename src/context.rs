@@ -38,6 +38,10 @@ pub struct Process {
     pub metrics: Arc<Metrics>,
     /// Tags and their keys.
     pub index: SharedIndex,
+    /// The labels in Redis have been read into the index, and the feed has not been lost since.
+    pub labels_known: AtomicBool,
+    /// There are other proxies, which give labels that the feed tells of a moment later.
+    pub others: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
     /// Upstream connections that belong to one client each, and idle ones that did.
@@ -71,6 +75,17 @@ impl Process {
     pub fn silent_for(&self) -> Duration {
         let since = *self.silence.lock().unwrap_or_else(PoisonError::into_inner);
         since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether any key may have explicit labels, as far as is known. Costs no lock.
+    pub fn may_have_labels(&self) -> bool {
+        self.index.has_labels() || !self.labels_known.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
+    pub fn knows_labels(&self) -> bool {
+        use std::sync::atomic::Ordering::Acquire;
+        self.labels_known.load(Acquire) && !self.others.load(Acquire)
     }
 
     /// Whether the index learns of keys only from what is written through this proxy.

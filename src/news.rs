@@ -120,7 +120,9 @@ mod tests {
             assert_eq!(News::parse(&good[..cut]), None);
         }
         assert_eq!(News::parse(&[&good[..], b"x"].concat()), None);
-        for bad in ["Post post:42", "*1\r\n$1\r\n1\r\n", "*4\r\n$1\r\n1\r\n$3\r\nfly\r\n$1\r\n0\r\n$1\r\nk\r\n"] {
+        for bad in
+            ["Post post:42", "*1\r\n$1\r\n1\r\n", "*4\r\n$1\r\n1\r\n$3\r\nfly\r\n$1\r\n0\r\n$1\r\nk\r\n"]
+        {
             assert_eq!(News::parse(bad.as_bytes()), None, "{bad}");
         }
         assert_eq!(News::parse(b"*4\r\n$1\r\n1\r\n$5\r\ngiven\r\n$2\r\n-1\r\n$1\r\nk\r\n"), None);

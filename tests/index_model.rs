@@ -104,7 +104,8 @@ impl Model {
     /// Drops labels that are over and entries without tags; the names of labels that went.
     fn tidy(&mut self, key: u8) -> BTreeSet<u8> {
         let Some(entry) = self.entries.get_mut(&key) else { return BTreeSet::new() };
-        let over = |label: &Label| label.in_flight == 0 && (label.removed || !label.settled && !label.leaving);
+        let over =
+            |label: &Label| label.in_flight == 0 && (label.removed || !label.settled && !label.leaving);
         let went: BTreeSet<u8> =
             entry.labels.iter().filter(|(_, label)| over(label) && !label.removed).map(|(n, _)| *n).collect();
         entry.labels.retain(|_, label| !over(label));

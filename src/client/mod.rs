@@ -3,8 +3,9 @@
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way, `transaction` finds those that need no connection of their own.
+//! of writes that are under way, `carry` those that follow their value, `transaction` finds those that need no connection of their own.
 
+mod carry;
 mod connection;
 mod forward;
 mod input;
@@ -63,6 +64,10 @@ pub struct Client {
     swap_queued: bool,
     /// Labels given to keys since MULTI, which EXEC makes good.
     labels_queued: Vec<labels::Labelled>,
+    /// Labels handed on since MULTI, likewise.
+    carried_queued: Vec<carry::Carried>,
+    /// Labelled keys whose expiry may change with EXEC.
+    retimed_queued: Vec<(u32, Box<[u8]>)>,
     last_read: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
@@ -86,6 +91,8 @@ enum Pause {
     Verdict(After),
     /// A command of the proxy's own.
     Tag(TagCommand, OwnedArgs),
+    /// A command that labels follow.
+    Follow(OwnedArgs),
     /// The connection ends once what is unsent is written.
     End,
 }
@@ -99,6 +106,8 @@ struct After {
     deleted: Vec<Deleted>,
     /// Labels that are good if the command succeeded.
     labelled: Vec<labels::Labelled>,
+    /// Labels that have followed their value if the command succeeded.
+    carried: Vec<carry::Carried>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.
@@ -140,6 +149,8 @@ impl Client {
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
+            carried_queued: Vec::new(),
+            retimed_queued: Vec::new(),
             last_read,
             accepted: Instant::now(),
             stranger: false,
@@ -399,6 +410,8 @@ impl Client {
     fn abandon_labels(&mut self) {
         let labels = std::mem::take(&mut self.labels_queued);
         labels::undo(&self.context, labels);
+        std::mem::take(&mut self.carried_queued).into_iter().for_each(|one| one.undo(&self.context));
+        self.retimed_queued.clear();
     }
 }
 

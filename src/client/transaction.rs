@@ -31,7 +31,10 @@ impl Client {
                 return count;
             }
             // Should Redis refuse MULTI, these run one by one and leave nothing behind either.
-            let plain = |command: &Command| command.kind == Kind::Plain && command.arity_ok(args.len());
+            let plain = |command: &Command| {
+                let follows = command.carries && self.context.process.may_have_labels();
+                command.kind == Kind::Plain && command.arity_ok(args.len()) && !follows
+            };
             if !commands.find(args).is_some_and(plain) {
                 break;
             }

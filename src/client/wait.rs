@@ -45,6 +45,7 @@ impl Client {
                 }
             }
             Pause::Verdict(after) => self.verdict(after).await,
+            Pause::Follow(args) => tag::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
                 tag::run(self, command, args).await;
@@ -112,7 +113,7 @@ impl Client {
         }
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
-        labels::settle(&self.context, after.labelled, &verdict, unknown).await;
+        labels::settle(&self.context, after.labelled, after.carried, &verdict, unknown).await;
         trigger::not_fired(self, verdict.idle);
         if !verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await {
             return self.outbox.close();

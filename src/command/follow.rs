@@ -93,7 +93,8 @@ mod tests {
         assert_eq!(carrying("MOVE a 5"), some("a", 5, "a", true));
         assert_eq!(carrying("COPY a b"), some("a", 3, "b", false));
         assert_eq!(carrying("COPY a a REPLACE DB 4"), some("a", 4, "a", false));
-        for nothing in ["RENAME a a", "RENAME a", "MOVE a 3", "MOVE a x", "COPY a a DB 3", "SET a b", "GET a"] {
+        for nothing in ["RENAME a a", "RENAME a", "MOVE a 3", "MOVE a x", "COPY a a DB 3", "SET a b", "GET a"]
+        {
             assert_eq!(carrying(nothing), None, "{nothing}");
         }
     }

@@ -10,7 +10,7 @@ use redis_protocol::resp3::types::BytesFrame;
 use super::gc::{Entries, Entry, SentEntries};
 use super::link::Batch;
 use super::rebuild::Scan;
-use super::{Engine, wire};
+use super::{Engine, labels, wire};
 use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{LogEntry, Request};
 use crate::rules::spec::OnInvalidate;
@@ -34,7 +34,8 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
         let _ = request.done.send(0);
         return;
     }
-    let (tags, labels) = closure(&engine, &request);
+    let (tags, names) = closure(&engine, &request);
+    let invalidating = labels::Invalidating::begin(&engine, &tags);
     engine.process.metrics.journal_pending.inc();
     let mut own = request.fired;
     let mut pause = FIRST_PAUSE;
@@ -54,16 +55,17 @@ pub(super) async fn run(engine: Rc<Engine>, request: Request) {
             }
         }
     }
+    drop(invalidating);
     let duration = started.elapsed();
     let (keys, gone) = (deletion.total, std::mem::take(&mut deletion.gone));
     drop(deletion);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
-    labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
+    names.iter().for_each(|label| engine.process.metrics.invalidations(label));
     let entry = LogEntry {
         unix_ms: unix_ms(),
         cause: request.cause,
-        trigger: labels.join(", "),
+        trigger: names.join(", "),
         tags,
         keys,
         duration,
@@ -198,26 +200,9 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
-    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
+    /// Takes in keys whose labels the index does not have.
     async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
-        let changes = &self.engine.label_changes;
-        let tags: Vec<Tag> =
-            self.tags.iter().filter(|tag| all || changes.may_concern(tag)).cloned().collect();
-        if tags.is_empty() {
-            return Ok(());
-        }
-        let before = changes.seen();
-        let found = super::labels::members(self.engine, &tags).await?;
-        // As long as there is a member that the index does not have, the next fan-out must look again.
-        let unknown = {
-            let index = self.engine.process.index.lock();
-            found.iter().any(|(db, key)| !index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
-        };
-        if !unknown {
-            changes.settled(&tags, before);
-        }
-        for (db, key) in found {
+        for (db, key) in super::label_sets::labelled_elsewhere(self.engine, self.tags, all).await? {
             self.add(Entry { place: None, db, key: key[..].into() }).await?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::wire::{Wire, array_of, bytes_of, into_result};
 use crate::accounting::{Firing, TriggerLabel};
 use crate::command::FireCondition;
 use crate::fanout::{CHANNEL, Cause, tags_of_message};
+use crate::news::NEWS;
 use crate::rules::{Rules, without_overlaps};
 
 /// What `notify-keyspace-events` must contain: keyevent channels, new keys, expired and evicted ones.
@@ -158,8 +159,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.rebuild("the feed was connected");
+                tokio::task::spawn_local(super::labels::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
+                engine.process.labels_known.store(false, std::sync::atomic::Ordering::Release);
                 engine.feed.lost(&engine);
                 up.set(0);
                 connected.set(0);
@@ -289,6 +292,7 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&watched.subscription());
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
     wire.call(&["PING"]).await?;
+    super::labels::subscribe(wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(
             %error,
@@ -357,11 +361,11 @@ fn pushed(engine: &Rc<Engine>, parts: &[BytesFrame]) {
                 event(engine, channel, key);
             }
         }
-        Some(b"message") => {
-            if let Some(payload) = part(2) {
-                announced(engine, payload);
-            }
-        }
+        Some(b"message") => match (part(1).map(|channel| &**channel), part(2)) {
+            (Some(NEWS), Some(payload)) => super::labels::heard(engine, payload),
+            (_, Some(payload)) => announced(engine, payload),
+            _ => {}
+        },
         Some(b"invalidate") => match parts.get(1) {
             Some(BytesFrame::Array { data, .. }) => {
                 data.iter().filter_map(bytes_of).for_each(|key| written(engine, key));
