@@ -74,8 +74,9 @@ pub enum Order {
     Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
     /// The tags of a key, if it exists.
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
-    /// Resolves once the index knows all labels that were given before, through whatever proxy.
-    Learn(oneshot::Sender<()>),
+    /// Resolves once the index knows all labels that were given before, through whatever proxy, and those of these keys
+    /// only if they exist.
+    Learn(Vec<(u32, Box<[u8]>)>, oneshot::Sender<()>),
     /// These labels are to be in Redis before a write that is about to be sent; answers those that were not there.
     Give(Labels, oneshot::Sender<Vec<Tag>>),
     /// What has become of labels: those given are put into Redis if they are not there, other proxies are told.

@@ -4,6 +4,7 @@
 //! did nothing. Those of the old place, and those of what was overwritten, go when it has succeeded.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
 use super::labels::{self, Labelled};
@@ -19,10 +20,12 @@ use crate::rules::Tag;
 pub(super) struct Carried {
     /// What the destination gets.
     pub given: Labelled,
-    /// Where they come from, with those that are known to be on their way.
-    from: Labels,
+    /// Where they come from, and which were there.
+    pub from: Labels,
+    /// Those of them that its source got after this was begun.
+    pub late: Vec<Tag>,
     /// The value is not there any more afterwards.
-    moves: bool,
+    pub moves: bool,
     /// The labels of what is overwritten.
     old: Labels,
 }
@@ -50,16 +53,25 @@ pub(super) async fn hand_on(
     let process = std::sync::Arc::clone(&client.context.process);
     let db = client.outbox.session.borrow().current_db();
     let carrying = command.filter(|_| process.may_have_labels())?.carrying(args, db)?;
-    if !process.knows_labels() {
-        process.fanout.ask(Order::Learn).await;
-    }
+    learn(client, vec![carrying.from, carrying.to]).await;
     let mut carried = begin(&client.context, carrying)?;
-    if let Some(labels) = carried.news().filter(|_| process.others.load(std::sync::atomic::Ordering::Acquire))
-    {
-        process.fanout.ask(|reply| Order::Settle(vec![(Verb::Leaving, labels)], reply)).await;
+    if !carried.old.tags.is_empty() && process.others.load(Acquire) {
+        let leaving = vec![(Verb::Leaving, carried.old.clone())];
+        process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
     }
     carried.write_given(&client.context).await;
     Some(carried)
+}
+
+/// Before the labels of these keys are asked of the index: it is to know what other proxies have given. Inside MULTI a
+/// key that is gone may exist when its turn comes: then it must not have the labels of one that was there before.
+pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
+    let process = &client.context.process;
+    let in_multi = client.outbox.session.borrow().in_multi();
+    if !process.knows_labels() || (in_multi && process.index.has_labels()) {
+        let keys = keys.into_iter().map(|(db, key)| (db, key.into())).collect();
+        process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+    }
 }
 
 /// In the index.
@@ -77,8 +89,9 @@ fn begin(context: &Context, carrying: Carrying<'_>) -> Option<Carried> {
     index.label(to.0, to.1, &tags, LabelState::InFlight);
     let labels = Labels::new(to.0, to.1, tags.clone());
     Some(Carried {
-        given: Labelled { labels, added: vec![], condition, element: None },
+        given: Labelled { labels, before: old.clone(), added: vec![], condition, element: None },
         from: Labels::new(from.0, from.1, tags),
+        late: vec![],
         moves,
         old: Labels::new(to.0, to.1, old),
     })
@@ -87,9 +100,7 @@ fn begin(context: &Context, carrying: Carrying<'_>) -> Option<Carried> {
 /// EXEC is about to be sent: labels that sources have got since their command was queued are handed on, too.
 pub(super) async fn before_exec(client: &mut Client) {
     let context = Rc::clone(&client.context);
-    if !context.process.knows_labels() {
-        context.process.fanout.ask(Order::Learn).await;
-    }
+    learn(client, vec![]).await;
     for place in 0..client.carried_queued.len() {
         let one = &client.carried_queued[place];
         // Not those that the same transaction gives to what is there afterwards.
@@ -125,7 +136,7 @@ impl Carried {
     /// Labels that its source has got meanwhile.
     fn late(&self, context: &Context, except: &[Tag]) -> Vec<Tag> {
         let mut tags = context.process.index.lock().explicit_of(self.from.db, &self.from.key);
-        tags.retain(|tag| !self.from.tags.contains(tag) && !except.contains(tag));
+        tags.retain(|tag| !self.given.labels.tags.contains(tag) && !except.contains(tag));
         tags
     }
 
@@ -133,7 +144,7 @@ impl Carried {
         let Labels { db, key, .. } = &self.given.labels;
         context.process.index.lock().label(*db, key, &tags, LabelState::InFlight);
         self.given.labels.tags.extend(tags.iter().cloned());
-        self.from.tags.extend(tags);
+        self.late.extend(tags);
     }
 
     /// The command has succeeded. A label that its source got while it was under way may have come before it.
@@ -144,45 +155,30 @@ impl Carried {
         }
     }
 
-    /// Whether this one, later in the same transaction, has done away with the value that `one` labelled.
-    pub fn ends(&self, one: &Labelled) -> bool {
-        let is = |place: &Labels| place.db == one.labels.db && place.key == one.labels.key;
-        self.given.element > one.element && (is(&self.old) || (self.moves && is(&self.from)))
-    }
-
-    /// What the destination has got.
-    pub fn take_given(&mut self) -> Labelled {
-        let nothing = Labels { tags: vec![], ..self.given.labels.clone() };
-        let (condition, element) = (self.given.condition, self.given.element);
-        std::mem::replace(&mut self.given, Labelled { labels: nothing, added: vec![], condition, element })
-    }
-
-    /// What other proxies must be told of: they know of the source what the feed shows.
-    pub fn news(&self) -> Option<Labels> {
-        (!self.old.tags.is_empty()).then(|| self.old.clone())
-    }
-
-    /// The old labels go; `unknown`: they stay, since nobody knows whether their value has gone.
-    pub fn end(self, context: &Context, unknown: bool) {
-        let process = &context.process;
+    /// Labels that are marked as leaving. Other proxies know of a source what the feed shows, and of what is
+    /// overwritten what they are told.
+    pub fn marked(&self) -> impl Iterator<Item = Labels> {
         let from = Some(&self.from).filter(|_| self.moves);
-        for Labels { db, key, tags } in from.into_iter().chain([&self.old]) {
-            if unknown {
-                process.index.lock().stayed(*db, key, tags);
-            } else {
-                let went = process.index.lock().left(*db, key, tags);
-                process.fanout.forget(*db, key, went);
-            }
-        }
+        from.into_iter().chain([&self.old]).filter(|labels| !labels.tags.is_empty()).cloned()
     }
 
-    /// Its command did nothing.
-    pub fn undo(mut self, context: &Rc<Context>) {
-        labels::undo(context, vec![self.take_given()]);
-        if let Some(labels) = self.news() {
-            let (reply, _) = tokio::sync::oneshot::channel();
-            context.process.fanout.order(Order::Settle(vec![(Verb::Stayed, labels)], reply));
-        }
-        self.end(context, true);
+    /// Its command is not sent.
+    pub fn undo(self, context: &Rc<Context>) {
+        let marked: Vec<_> = self.marked().map(|labels| (Verb::Stayed, labels)).collect();
+        marked.iter().for_each(|(verb, labels)| end(context, *verb, labels));
+        let (reply, _) = tokio::sync::oneshot::channel();
+        context.process.fanout.order(Order::Settle(marked, reply));
+        labels::undo(context, vec![self.given]);
+    }
+}
+
+/// The value that had these labels is gone, or not.
+pub(super) fn end(context: &Context, verb: Verb, Labels { db, key, tags }: &Labels) {
+    let process = &context.process;
+    if verb == Verb::Left {
+        let went = process.index.lock().left(*db, key, tags);
+        process.fanout.forget(*db, key, went);
+    } else {
+        process.index.lock().stayed(*db, key, tags);
     }
 }

@@ -1,9 +1,11 @@
 //! Labels of writes that are under way: given before the write is sent, made good or taken back by its reply.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
-use super::carry::Carried;
+use super::carry::{self, Carried};
+use super::outcome::Outcome;
 use super::tag::{Answer, ask, may_write};
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
@@ -17,6 +19,8 @@ use crate::rules::Tag;
 /// Labels given to one key by a write that is under way.
 pub(super) struct Labelled {
     pub labels: Labels,
+    /// The labels that the key had before.
+    pub before: Vec<Tag>,
     /// Those that were not in Redis before.
     pub added: Vec<Tag>,
     /// When the write counts as done.
@@ -26,12 +30,6 @@ pub(super) struct Labelled {
 }
 
 impl Labelled {
-    /// Its value is gone already: all of its labels are to go from Redis, also those that it had before.
-    fn void(mut self) -> Self {
-        self.added.clone_from(&self.labels.tags);
-        self
-    }
-
     /// Whether the write took place. `unknown`: there was no reply; a label too many costs a deletion too many, one too
     /// few is stale data.
     pub fn holds(&self, verdict: &Verdict, unknown: bool) -> bool {
@@ -51,9 +49,12 @@ pub(super) async fn give(
     tags: &[Tag],
     condition: FireCondition,
 ) -> Answer<(Labelled, usize)> {
-    let new = client.context.process.index.lock().label(db, key, tags, LabelState::InFlight);
+    let (before, new) = {
+        let mut index = client.context.process.index.lock();
+        (index.explicit_of(db, key), index.label(db, key, tags, LabelState::InFlight))
+    };
     let labels = Labels::new(db, key, tags.to_vec());
-    let mut labelled = Labelled { labels, added: vec![], condition, element: None };
+    let mut labelled = Labelled { labels, before, added: vec![], condition, element: None };
     for tag in tags {
         match ask(client, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
@@ -88,6 +89,9 @@ pub(super) async fn label_writes(
     }
     let condition = command.map_or(FireCondition::NoError, |c| c.fire_condition(inner));
     let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
+    if client.outbox.session.borrow().in_multi() {
+        carry::learn(client, keys.iter().map(|key| (db, &**key)).collect()).await;
+    }
     let mut all: Vec<Labelled> = vec![];
     for key in keys {
         match give(client, db, &key, tags, condition).await {
@@ -113,36 +117,29 @@ pub(super) async fn settle(
     if labelled.is_empty() && carried.is_empty() {
         return;
     }
-    let (mut carried, stayed): (Vec<_>, Vec<_>) =
-        carried.into_iter().partition(|one| one.given.holds(verdict, unknown));
-    // Within one transaction a later command may have done away with the value that an earlier one labelled.
-    let overwritten = |one: &Labelled| !unknown && carried.iter().any(|later| later.ends(one));
-    let holds = |one: &Labelled| one.holds(verdict, unknown) && !overwritten(one);
+    let holds = |one: &Labelled| one.holds(verdict, unknown);
     let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
-    let ended: Vec<bool> = carried.iter().map(|one| overwritten(&one.given)).collect();
-    let void = |one: Labelled| if overwritten(&one) { one.void() } else { one };
-    undo(context, bad.into_iter().map(void).collect());
-    stayed.into_iter().for_each(|one| one.undo(context));
+    let (mut done, failed): (Vec<_>, Vec<_>) = carried.into_iter().partition(|one| holds(&one.given));
     if !unknown {
-        carried.iter_mut().for_each(|one| one.catch_up(context));
+        done.iter_mut().for_each(|one| one.catch_up(context));
     }
-    let mut given: Vec<Labels> = good.into_iter().map(|one| one.labels).collect();
-    let mut changes = vec![];
-    let mut ends = vec![];
-    for (mut one, ended) in carried.into_iter().zip(ended) {
-        let labelled = one.take_given();
-        if ended {
-            undo(context, vec![labelled.void()]);
-        } else {
-            given.push(labelled.labels);
-        }
-        ends.push(one);
+    let outcome = Outcome::new(&[&good, &bad], &[&done, &failed], unknown);
+    let ends: Vec<Labels> = done.iter().chain(&failed).flat_map(Carried::marked).collect();
+    let mut given = vec![];
+    for one in good.into_iter().chain(done.into_iter().map(|one| one.given)) {
+        let (kept, void) = outcome.split(one);
+        given.push(kept);
+        undo(context, vec![void]);
     }
-    changes.extend(given.iter().cloned().map(|labels| (Verb::Given, labels)));
-    let verb = if unknown { Verb::Stayed } else { Verb::Left };
-    changes.extend(ends.iter().filter_map(Carried::news).map(|labels| (verb, labels)));
+    undo(context, bad);
+    undo(context, failed.into_iter().map(|one| one.given).collect());
+    let verb = |one: &Labels| if outcome.has_ended(one) { Verb::Left } else { Verb::Stayed };
+    let ends: Vec<_> = ends.into_iter().map(|one| (verb(&one), one)).collect();
+    // Who does not hear of it was not told before either.
+    let told = if context.process.others.load(Acquire) { ends.as_slice() } else { &[] };
+    let changes = given.iter().cloned().map(|one| (Verb::Given, one)).chain(told.iter().cloned()).collect();
     make_good(context, given, changes).await;
-    ends.into_iter().for_each(|one| one.end(context, unknown));
+    ends.into_iter().for_each(|(verb, one)| carry::end(context, verb, &one));
 }
 
 /// These labels are good.

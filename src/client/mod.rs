@@ -3,13 +3,14 @@
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way, `carry` those that follow their value, `transaction` finds those that need no connection of their own.
+//! of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `transaction` finds those that need no connection of their own.
 
 mod carry;
 mod connection;
 mod forward;
 mod input;
 mod labels;
+mod outcome;
 mod stream;
 mod tag;
 mod transaction;

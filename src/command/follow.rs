@@ -71,6 +71,13 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether the request puts the value where it is already: RENAME does that, and answers as if it had done something.
+    pub fn stays_put(&self, args: Args<'_>) -> bool {
+        self.carries && matches!(&*self.name, "rename" | "renamenx") && args.get(1) == args.get(2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

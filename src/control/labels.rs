@@ -112,6 +112,18 @@ pub(super) async fn learn(engine: &Engine) {
     engine.feed.barrier(vec![], engine).await;
 }
 
+/// Of these keys, those that do not exist lose the labels that the index still has.
+pub(super) async fn forget_dead(engine: &Engine, keys: Vec<(u32, Box<[u8]>)>) {
+    let mut labelled = Entries::default();
+    for (db, key) in keys {
+        let place = engine.process.index.lock().with_labels(db, &key);
+        labelled.0.extend(place.map(|place| Entry { place: Some(place), db, key }));
+    }
+    if !labelled.0.is_empty() {
+        let _ = engine.check(labelled).await;
+    }
+}
+
 /// Tags that are being invalidated, and how often.
 #[derive(Default)]
 pub(super) struct Busy {

@@ -144,9 +144,10 @@ impl Engine {
             Order::Tags(db, key, reply) => {
                 tokio::task::spawn_local(async move { engine.tags_of(db, key, reply).await });
             }
-            Order::Learn(reply) => {
+            Order::Learn(keys, reply) => {
                 tokio::task::spawn_local(async move {
                     labels::learn(&engine).await;
+                    labels::forget_dead(&engine, keys).await;
                     let _ = reply.send(());
                 });
             }
