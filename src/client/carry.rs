@@ -50,15 +50,12 @@ pub(super) async fn hand_on(
     command: Option<&Command>,
     args: Args<'_>,
 ) -> Option<Carried> {
-    let process = std::sync::Arc::clone(&client.context.process);
     let db = client.outbox.session.borrow().current_db();
-    let carrying = command.filter(|_| process.may_have_labels())?.carrying(args, db)?;
+    let carrying = command?.carrying(args, db)?;
     learn(client, vec![carrying.from, carrying.to]).await;
-    let mut carried = begin(&client.context, carrying)?;
-    if !carried.old.tags.is_empty() && process.others.load(Acquire) {
-        let leaving = vec![(Verb::Leaving, carried.old.clone())];
-        process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
-    }
+    let queued = client.outbox.session.borrow().in_multi();
+    let mut carried = begin(&client.context, carrying, queued)?;
+    tell_leaving(&client.context, &carried.old).await;
     carried.write_given(&client.context).await;
     Some(carried)
 }
@@ -68,18 +65,18 @@ pub(super) async fn hand_on(
 pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
     let process = &client.context.process;
     let in_multi = client.outbox.session.borrow().in_multi();
-    if !process.knows_labels() || (in_multi && process.index.has_labels()) {
+    if process.may_have_labels() && (in_multi || !process.knows_labels()) {
         let keys = keys.into_iter().map(|(db, key)| (db, key.into())).collect();
         process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
     }
 }
 
-/// In the index.
-fn begin(context: &Context, carrying: Carrying<'_>) -> Option<Carried> {
+/// In the index. With `always`, also where there is nothing to do yet: there may be when EXEC comes.
+fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carried> {
     let Carrying { from, to, moves, condition } = carrying;
     let mut index = context.process.index.lock();
     let (tags, old) = (index.explicit_of(from.0, from.1), index.explicit_of(to.0, to.1));
-    if tags.is_empty() && old.is_empty() {
+    if tags.is_empty() && old.is_empty() && !always {
         return None;
     }
     if moves {
@@ -97,26 +94,39 @@ fn begin(context: &Context, carrying: Carrying<'_>) -> Option<Carried> {
     })
 }
 
-/// EXEC is about to be sent: labels that sources have got since their command was queued are handed on, too.
+/// EXEC is about to be sent: labels that keys have got since their command was queued are handed on, or go, too.
 pub(super) async fn before_exec(client: &mut Client) {
-    let context = Rc::clone(&client.context);
-    learn(client, vec![]).await;
-    for place in 0..client.carried_queued.len() {
-        let one = &client.carried_queued[place];
-        // Not those that the same transaction gives to what is there afterwards.
-        let others = client.carried_queued.iter().map(|other| &other.given);
-        let later = client.labels_queued.iter().chain(others).filter(|other| {
-            other.element > one.given.element
-                && other.labels.db == one.from.db
-                && other.labels.key == one.from.key
-        });
-        let later: Vec<Tag> = later.flat_map(|other| other.labels.tags.iter().cloned()).collect();
-        let new = one.late(&context, &later);
-        let one = &mut client.carried_queued[place];
-        one.add(&context, new);
-        let all = std::mem::take(&mut one.given.added);
-        one.write_given(&context).await;
-        one.given.added.extend(all);
+    if client.context.process.may_have_labels() {
+        let context = Rc::clone(&client.context);
+        learn(client, vec![]).await;
+        for which in 0..client.carried_queued.len() {
+            let (one, given) = (&client.carried_queued[which], || client.given_in_multi());
+            let (late, late_old) = (one.late(&context, given()), one.late_old(&context, given()));
+            let one = &mut client.carried_queued[which];
+            one.add(&context, late);
+            context.process.index.lock().leaving(one.old.db, &one.old.key, &late_old);
+            one.old.tags.extend(late_old);
+            tell_leaving(&context, &one.old).await;
+            let added = std::mem::take(&mut one.given.added);
+            one.write_given(&context).await;
+            one.given.added.extend(added);
+        }
+    }
+    client.carried_queued.retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
+}
+
+impl Client {
+    /// The labels that the transaction gives to keys, in any order.
+    fn given_in_multi(&self) -> impl Iterator<Item = &Labelled> {
+        self.labels_queued.iter().chain(self.carried_queued.iter().map(|one| &one.given))
+    }
+}
+
+/// Other proxies are told what is about to be overwritten.
+async fn tell_leaving(context: &Context, old: &Labels) {
+    if !old.tags.is_empty() && context.process.others.load(Acquire) {
+        let leaving = vec![(Verb::Leaving, old.clone())];
+        context.process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
     }
 }
 
@@ -128,31 +138,41 @@ impl Carried {
     }
 
     async fn write_given(&mut self, context: &Context) {
+        if self.given.labels.tags.is_empty() {
+            return;
+        }
         let labels = self.given.labels.clone();
         let added = context.process.fanout.ask(|reply| Order::Give(labels, reply)).await;
         self.given.added = added.unwrap_or_default();
     }
 
-    /// Labels that its source has got meanwhile.
-    fn late(&self, context: &Context, except: &[Tag]) -> Vec<Tag> {
+    /// Labels that its source has got meanwhile, without those that commands behind it in the same transaction give to
+    /// what is there then.
+    pub fn late<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
         let mut tags = context.process.index.lock().explicit_of(self.from.db, &self.from.key);
-        tags.retain(|tag| !self.given.labels.tags.contains(tag) && !except.contains(tag));
+        tags.retain(|tag| !self.given.labels.tags.contains(tag));
+        for other in given.filter(|other| other.element > self.given.element && other.is_of(&self.from)) {
+            tags.retain(|tag| !other.labels.tags.contains(tag));
+        }
         tags
     }
 
-    fn add(&mut self, context: &Context, tags: Vec<Tag>) {
+    /// Labels that what it overwrites has got meanwhile, without those of the same transaction.
+    fn late_old<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
+        let mut tags = context.process.index.lock().explicit_of(self.old.db, &self.old.key);
+        tags.retain(|tag| !self.old.tags.contains(tag));
+        for other in given.filter(|other| other.is_of(&self.old)) {
+            tags.retain(|tag| !other.labels.tags.contains(tag));
+        }
+        tags
+    }
+
+    /// These are handed on, too.
+    pub fn add(&mut self, context: &Context, tags: Vec<Tag>) {
         let Labels { db, key, .. } = &self.given.labels;
         context.process.index.lock().label(*db, key, &tags, LabelState::InFlight);
         self.given.labels.tags.extend(tags.iter().cloned());
         self.late.extend(tags);
-    }
-
-    /// The command has succeeded. A label that its source got while it was under way may have come before it.
-    pub fn catch_up(&mut self, context: &Context) {
-        if self.given.element.is_none() {
-            let late = self.late(context, &[]);
-            self.add(context, late);
-        }
     }
 
     /// Labels that are marked as leaving. Other proxies know of a source what the feed shows, and of what is

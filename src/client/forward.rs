@@ -131,7 +131,10 @@ impl Client {
         }
         let follows = match kind {
             Kind::Exec => in_multi && !self.carried_queued.is_empty(),
-            _ => command.is_some_and(|c| self.labels_follow(c, args)),
+            // Inside MULTI, what counts is what there is at EXEC.
+            _ => {
+                command.is_some_and(|c| (in_multi && !under_way && c.carries) || self.labels_follow(c, args))
+            }
         };
         if follows {
             return if idle {

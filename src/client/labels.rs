@@ -30,6 +30,11 @@ pub(super) struct Labelled {
 }
 
 impl Labelled {
+    /// Whether it is this key that they are given to.
+    pub fn is_of(&self, key: &Labels) -> bool {
+        (self.labels.db, &self.labels.key) == (key.db, &key.key)
+    }
+
     /// Whether the write took place. `unknown`: there was no reply; a label too many costs a deletion too many, one too
     /// few is stale data.
     pub fn holds(&self, verdict: &Verdict, unknown: bool) -> bool {
@@ -121,7 +126,10 @@ pub(super) async fn settle(
     let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
     let (mut done, failed): (Vec<_>, Vec<_>) = carried.into_iter().partition(|one| holds(&one.given));
     if !unknown {
-        done.iter_mut().for_each(|one| one.catch_up(context));
+        // A label that a source got while its command was under way may have come before it.
+        let given = || good.iter().chain(done.iter().map(|one| &one.given));
+        let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();
+        done.iter_mut().zip(late).for_each(|(one, late)| one.add(context, late));
     }
     let outcome = Outcome::new(&[&good, &bad], &[&done, &failed], unknown);
     let ends: Vec<Labels> = done.iter().chain(&failed).flat_map(Carried::marked).collect();

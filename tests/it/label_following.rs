@@ -355,7 +355,7 @@ fn clients_need_no_right_to_tags_to_rename_and_silent_ones_get_no_reply() {
     assert_eq!(app.cmd("COPY k2 k3"), ":1\r\n");
     assert_eq!(app.cmd("COPY k2 k3"), ":0\r\n");
     assert!(app.cmd("RENAME k2").starts_with("-ERR wrong number"));
-    assert!(app.cmd("RENAME none k2").starts_with("-ERR no such key"));
+    assert!(app.cmd("RENAME knone k2").starts_with("-ERR no such key"));
     assert!(app.cmd("RENAME k2 other").starts_with("-NOPERM"));
     assert!(app.cmd("COPY k2 k4 DB x").starts_with("-ERR"));
     assert_eq!(client.list("TAG.OF k2"), ["t"]);
@@ -367,4 +367,47 @@ fn clients_need_no_right_to_tags_to_rename_and_silent_ones_get_no_reply() {
     assert_eq!(crate::support::texts(&client.raw()).len(), 2);
     assert_eq!(client.cmd("TAG.INVALIDATE t"), ":2\r\n");
     eventually("Redis forgets", || (direct.cmd("KEYS rescind:tag:*") == "*0\r\n").then_some(()));
+}
+
+#[test]
+fn what_is_queued_hands_on_what_there_is_when_it_runs() {
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, RULES)];
+    let (mut client, mut other, mut second) = (proxies[0].client(), proxies[0].client(), proxies[1].client());
+    for (end, through) in [("EXEC", 0), ("EXEC", 1), ("DISCARD", 0), ("abort", 0), ("abort", 1)] {
+        client.cmd("FLUSHALL");
+        client.cmd("TAG.WITH 2 t u SET a v");
+        client.cmd("TAG.WITH 1 old SET b v");
+        client.cmd("MSET c v d v");
+        client.cmd("WATCH watched");
+        client.cmd("MULTI");
+        assert_eq!(client.cmd("RENAME a b"), "+QUEUED\r\n");
+        assert_eq!(client.cmd("TAG.WITH 1 new SET a v"), "+QUEUED\r\n");
+        // Without a label until later.
+        assert_eq!(client.cmd("RENAME c d"), "+QUEUED\r\n");
+        let meanwhile = if through == 0 { &mut other } else { &mut second };
+        assert_eq!(meanwhile.cmd("TAG.ADD a late"), ":1\r\n");
+        assert_eq!(meanwhile.cmd("TAG.ADD b later"), ":1\r\n");
+        assert_eq!(meanwhile.cmd("TAG.ADD c t"), ":1\r\n");
+        assert_eq!(meanwhile.cmd("TAG.ADD d u"), ":1\r\n");
+        if end == "abort" {
+            meanwhile.cmd("INCR watched");
+        }
+        let done = client.cmd(if end == "abort" { "EXEC" } else { end }).starts_with("*3");
+        assert_eq!(done, end == "EXEC");
+        let expected: [&[&str]; 4] = match done {
+            true => [&["new"], &["late", "t", "u"], &[], &["t"]],
+            false => [&["late", "t", "u"], &["later", "old"], &["t"], &["u"]],
+        };
+        for reader in [&mut client, &mut other, &mut second] {
+            for (key, expected) in ["a", "b", "c", "d"].into_iter().zip(expected) {
+                let mut labels = reader.list(&format!("TAG.OF {key}"));
+                labels.sort();
+                assert_eq!(labels, expected, "{key} after {end}, {through}");
+            }
+        }
+        let lines = ["old", "new", "late", "t"].map(|tag| second.cmd(&format!("TAG.INVALIDATE {tag}")));
+        let counts = if done { [0, 1, 1, 1] } else { [1, 0, 1, 1] };
+        assert_eq!(lines, counts.map(|count| format!(":{count}\r\n")), "{end}, {through}");
+    }
 }
