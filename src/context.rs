@@ -77,9 +77,12 @@ impl Process {
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Whether any key may have explicit labels, as far as is known. Costs no lock.
+    /// Whether any key may have explicit labels. Costs no lock. Where there never was one, one that another proxy has just
+    /// given shows a moment later.
     pub fn may_have_labels(&self) -> bool {
-        self.index.has_labels() || !self.labels_known.load(std::sync::atomic::Ordering::Acquire)
+        use std::sync::atomic::Ordering::Acquire;
+        let elsewhere = || self.index.has_had_labels() && self.others.load(Acquire);
+        self.index.has_labels() || elsewhere() || !self.labels_known.load(Acquire)
     }
 
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.

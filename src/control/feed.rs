@@ -159,7 +159,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.rebuild("the feed was connected");
-                tokio::task::spawn_local(super::labels::greet(Rc::clone(&engine)));
+                tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
                 engine.process.labels_known.store(false, std::sync::atomic::Ordering::Release);
@@ -292,7 +292,7 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&watched.subscription());
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
     wire.call(&["PING"]).await?;
-    super::labels::subscribe(wire).await?;
+    super::label_news::subscribe(wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(
             %error,
@@ -362,7 +362,7 @@ fn pushed(engine: &Rc<Engine>, parts: &[BytesFrame]) {
             }
         }
         Some(b"message") => match (part(1).map(|channel| &**channel), part(2)) {
-            (Some(NEWS), Some(payload)) => super::labels::heard(engine, payload),
+            (Some(NEWS), Some(payload)) => super::label_news::heard(engine, payload),
             (_, Some(payload)) => announced(engine, payload),
             _ => {}
         },
@@ -400,7 +400,7 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             engine.gone(db, key);
             engine.process.metrics.evictions(&engine.family_of(db, key));
             if let Some(tag) = key.strip_prefix(crate::fanout::LABEL_SETS) {
-                tokio::task::spawn_local(super::labels::restore(Rc::clone(engine), db, tag.into()));
+                tokio::task::spawn_local(super::label_upkeep::restore(Rc::clone(engine), db, tag.into()));
             }
         }
         _ => {}

@@ -1,38 +1,31 @@
-//! Keeping explicit labels in Redis, and the proxies in step about them.
+//! Keeping explicit labels in Redis, and telling other proxies of them.
 //!
 //! A label is in the index first, then in Redis, and only then the write is sent that it belongs to. Once that is
 //! answered the label is made sure of, and told to the other proxies, before the client hears of it. So whoever takes a
 //! label out of Redis need not know of writes that are under way: they put theirs back.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::gc::{Entries, Entry, drop_entries};
+use super::gc::{Entries, Entry};
 use super::link::Batch;
-use super::wire::{Wire, int_of, into_result};
+use super::wire::{int_of, into_result};
 use crate::fanout::label_set;
-use crate::index::LabelState;
 use crate::news::{Labels, NEWS, News, Verb};
 use crate::rules::Tag;
 
 /// How often labels are tried to be written that Redis does not take, and the pause in between.
-const TRIES: u32 = 60;
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const TRIES: u32 = 60;
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// How long somebody waits until the labels in Redis have been read. Where that takes longer, as where it is not
 /// allowed, nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Keys whose expiry is asked for at once, and the pause in between: what changes often is asked for once.
-const RETIMED: usize = 1000;
-const RETIMING: Duration = Duration::from_millis(20);
-/// Keys that may wait to be asked for. What is beyond is left to the sweep, which asks Redis itself.
-const MOST_RETIMED: usize = 100_000;
 
 /// Takes labels of a key out of Redis and tells the others if the key exists: whoever has given it the same label anew
 /// puts it back. Of a key that does not exist nobody need be told: who gives it a label makes sure of that afterwards.
@@ -43,57 +36,6 @@ const FORGET: &str = "local n = 0 \
     end \
     if n > 0 and redis.call('EXISTS', KEYS[1]) == 1 then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
     return n";
-
-/// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
-pub(super) async fn subscribe(wire: &mut Wire) -> Result<(), String> {
-    wire.queue(&[b"SUBSCRIBE", NEWS]);
-    if let Err(error) = wire.call(&["PING"]).await {
-        tracing::warn!(
-            %error,
-            "SUBSCRIBE rescind:labels is not possible: labels given through other proxies do not follow a RENAME, \
-             COPY or MOVE through this one"
-        );
-        // The reply to PING is still to come.
-        while matches!(wire.next().await?, BytesFrame::Push { .. }) {}
-    }
-    Ok(())
-}
-
-/// Tells the other proxies that there is one more, and learns whether there are any.
-pub(super) async fn greet(engine: Rc<Engine>) {
-    let hello = News::payload(engine.number, Verb::Hello, &Labels::new(0, b"", vec![]));
-    if let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await {
-        engine.process.others.store(int_of(&listeners).is_some_and(|n| n > 1), Ordering::Release);
-    }
-}
-
-/// Another proxy, or this one, has said something about labels.
-pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
-    let Some(News { from, verb, labels: Labels { db, key, tags } }) = News::parse(payload) else { return };
-    if verb == Verb::Forgotten {
-        let kept = engine.process.index.lock().explicit_of(db, &key);
-        let mine = Labels { db, key, tags: tags.into_iter().filter(|tag| kept.contains(tag)).collect() };
-        if !mine.tags.is_empty() {
-            let engine = Rc::clone(engine);
-            tokio::task::spawn_local(async move { give(&engine, &mine).await });
-        }
-        return;
-    }
-    if from == engine.number {
-        return;
-    }
-    engine.process.others.store(true, Ordering::Release);
-    let mut index = engine.process.index.lock();
-    match verb {
-        Verb::Given => _ = index.label(db, &key, &tags, LabelState::Settled),
-        Verb::Taken => _ = index.unlabel(db, &key, &tags),
-        Verb::Leaving => index.leaving(db, &key, &tags),
-        // Who says so takes them out of Redis.
-        Verb::Left => _ = index.left(db, &key, &tags),
-        Verb::Stayed => index.stayed(db, &key, &tags),
-        Verb::Hello | Verb::Forgotten => {}
-    }
-}
 
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
 pub(super) async fn learn(engine: &Engine) {
@@ -176,7 +118,7 @@ pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
 
 /// Puts labels into Redis. Returns those that were not there. What Redis does not take is tried again when the write
 /// that they belong to is done.
-async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
+pub(super) async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     let mut batch = Batch::default();
     labels.tags.iter().for_each(|tag| add(&mut batch, tag, &labels.key));
     if batch.is_empty() {
@@ -187,7 +129,7 @@ async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     new.map(|(tag, _)| Tag::clone(tag)).collect()
 }
 
-fn add(batch: &mut Batch, tag: &Tag, key: &[u8]) {
+pub(super) fn add(batch: &mut Batch, tag: &Tag, key: &[u8]) {
     batch.push([b"ZADD".as_slice(), &label_set(tag), b"NX", b"inf", key]);
 }
 
@@ -280,120 +222,4 @@ async fn take_out(engine: &Engine, labels: &Labels) {
         batch.push([b"PUBLISH".as_slice(), NEWS, &news]);
         let _ = engine.scans.call(labels.db, batch).await;
     }
-}
-
-/// Labelled keys whose expiry may have changed.
-#[derive(Default)]
-pub(super) struct Retimed {
-    keys: RefCell<HashSet<(u32, Box<[u8]>)>>,
-    wake: Notify,
-}
-
-impl Retimed {
-    /// These, too.
-    pub fn add(&self, more: Vec<(u32, Box<[u8]>)>) {
-        let mut keys = self.keys.borrow_mut();
-        let room = MOST_RETIMED.saturating_sub(keys.len());
-        keys.extend(more.into_iter().take(room));
-        self.wake.notify_one();
-    }
-
-    async fn some(&self) -> Vec<(u32, Box<[u8]>)> {
-        while self.keys.borrow().is_empty() {
-            self.wake.notified().await;
-        }
-        self.keys.borrow_mut().extract_if(|_| true).take(RETIMED).collect()
-    }
-}
-
-/// Lets the scores of labels follow the expiry of their keys, for ever.
-pub(super) async fn keep_scores(engine: Rc<Engine>) {
-    loop {
-        tokio::time::sleep(RETIMING).await;
-        let mut by_db: BTreeMap<u32, Entries> = BTreeMap::new();
-        for (db, key) in engine.retimed.some().await {
-            let place = engine.process.index.lock().with_labels(db, &key);
-            if place.is_some() {
-                by_db.entry(db).or_default().0.push(Entry { place, db, key });
-            }
-        }
-        for (db, entries) in by_db {
-            score(&engine, db, entries).await;
-        }
-    }
-}
-
-async fn score(engine: &Engine, db: u32, entries: Entries) {
-    let mut batch = Batch::default();
-    entries.0.iter().for_each(|entry| batch.push([b"PEXPIRETIME".as_slice(), &entry.key]));
-    let Ok(replies) = engine.scans.call(db, batch).await else { return };
-    let (mut batch, mut dead) = (Batch::default(), Entries::default());
-    for (entry, reply) in entries.0.into_iter().zip(replies) {
-        let expiry = match int_of(&reply) {
-            Some(-1) => "inf".to_owned(),
-            Some(-2) => {
-                dead.0.push(entry);
-                continue;
-            }
-            Some(expiry) => expiry.to_string(),
-            None => continue,
-        };
-        // Only changed: what is not there any more has been taken out on purpose, or is about to be written back.
-        for tag in engine.process.index.lock().explicit_of(db, &entry.key) {
-            batch.push([b"ZADD".as_slice(), &label_set(&tag), b"XX", expiry.as_bytes(), &entry.key]);
-        }
-    }
-    drop_entries(engine, dead);
-    if !batch.is_empty() {
-        let _ = engine.scans.call(db, batch).await;
-    }
-}
-
-/// Label sets that are being written back; true: evicted once more meanwhile.
-pub(super) type Restoring = RefCell<HashMap<(u32, Tag), bool>>;
-
-/// Redis evicted the set of a tag: what the index knows of it is written back.
-pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
-    let place = (db, tag);
-    if let Some(again) = engine.restoring.borrow_mut().get_mut(&place) {
-        *again = true;
-        return;
-    }
-    engine.restoring.borrow_mut().insert(place.clone(), false);
-    loop {
-        write_back(&engine, db, &place.1).await;
-        let mut restoring = engine.restoring.borrow_mut();
-        match restoring.get_mut(&place) {
-            Some(again) if *again => *again = false,
-            _ => {
-                restoring.remove(&place);
-                return;
-            }
-        }
-    }
-}
-
-async fn write_back(engine: &Engine, db: u32, tag: &Tag) {
-    let (mut cursor, mut tries) = (Some(usize::MAX), 0);
-    while let Some(at) = cursor {
-        let mut batch = Batch::default();
-        {
-            let index = engine.process.index.lock();
-            cursor = index.collect(tag, at, 512, &mut |one| {
-                if one.db == db && index.explicit_of(db, one.key).contains(tag) {
-                    add(&mut batch, tag, one.key);
-                }
-            });
-        }
-        if !batch.is_empty() && !is_done(engine.scans.call(db, batch).await) {
-            // Where memory is still short: the same keys again, a little later.
-            cursor = (tries < TRIES).then_some(at);
-            tries += 1;
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-}
-
-fn is_done(reply: Result<Vec<BytesFrame>, String>) -> bool {
-    reply.is_ok_and(|frames| frames.into_iter().all(|frame| into_result(frame).is_ok()))
 }

@@ -3,8 +3,8 @@
 //! - `feed`: the stream of key changes, and the barrier
 //! - `fanout`: the life of an invalidation
 //! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
-//! - `labels`: keeping explicit labels in Redis, and proxies in step about them; `label_sets`: reading them back;
-//!   `sweep`: throwing away those of keys that are gone
+//! - `labels`: keeping explicit labels in Redis, and telling other proxies of them; `label_news`: hearing of theirs;
+//!   `label_sets`: reading them back; `label_upkeep`: keeping them right; `sweep`: throwing away those of keys that are gone
 //! - `described`: commands that the server has and the table has not
 //! - `link`, `wire`: the connections for all that
 
@@ -12,7 +12,9 @@ mod described;
 mod fanout;
 mod feed;
 mod gc;
+mod label_news;
 mod label_sets;
+mod label_upkeep;
 mod labels;
 mod link;
 mod rebuild;
@@ -77,9 +79,9 @@ struct Engine {
     /// Tags whose label sets in Redis have changed since they were last looked at.
     label_changes: label_sets::Changes,
     /// Labelled keys whose expiry may have changed.
-    retimed: labels::Retimed,
+    retimed: label_upkeep::Retimed,
     /// Label sets that are being written back.
-    restoring: labels::Restoring,
+    restoring: label_upkeep::Restoring,
     /// Tags that are being invalidated.
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
@@ -106,7 +108,7 @@ pub async fn run(parts: Parts) {
         rules: RefCell::new(rules),
         feed: Feed::default(),
         label_changes: label_sets::Changes::default(),
-        retimed: labels::Retimed::default(),
+        retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
@@ -116,7 +118,7 @@ pub async fn run(parts: Parts) {
     });
     tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
-    tokio::task::spawn_local(labels::keep_scores(Rc::clone(&engine)));
+    tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
     tokio::task::spawn_local(sweep::run(Rc::clone(&engine)));
     loop {
         tokio::select! {

@@ -288,42 +288,55 @@ fn the_same_through_two_proxies_at_once() {
     schedule(2, 1500);
 }
 
-/// A value that was labelled and then moved or copied is gone when an invalidation is acknowledged that came after it,
-/// and so is one that is being moved meanwhile.
-#[test]
-fn labelled_values_on_the_move_race_with_invalidations() {
+/// The latest value of each mover that an invalidation must not leave anywhere.
+type Latest = Arc<Vec<AtomicU64>>;
+
+/// Labels values and moves them about, each time through the next of its clients.
+fn mover(mut clients: Vec<Client>, own: usize, mut random: Random, latest: Latest, stop: Arc<AtomicBool>) {
+    let alone = clients.len() == 1;
+    for value in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        clients.rotate_left(1);
+        clients[0].cmd(&format!("TAG.WITH 1 L SET a{own} {value}"));
+        if alone {
+            // Also while it is being moved.
+            latest[own].store(value, Ordering::SeqCst);
+        }
+        clients.rotate_left(1);
+        let client = &mut clients[0];
+        // An invalidation may come first: then there is nothing to move.
+        match random.below(4) {
+            0 => {
+                client.cmd("MULTI");
+                client.cmd(&format!("RENAME a{own} b{own}"));
+                client.cmd("EXEC");
+            }
+            1 => _ = client.cmd(&format!("COPY a{own} b{own} REPLACE")),
+            _ => _ = client.cmd(&format!("RENAME a{own} b{own}")),
+        }
+        clients.rotate_left(1);
+        clients[0].cmd(&format!("RENAME b{own} c{own}"));
+        latest[own].store(value, Ordering::SeqCst);
+    }
+}
+
+fn move_and_invalidate(proxies: usize) {
     let seed = Seed::new();
     let redis = Redis::start();
-    let proxy = Proxy::start(&redis, RULES);
-    let latest: Arc<Vec<AtomicU64>> = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
+    let proxies: Vec<Proxy> = (0..proxies).map(|_| Proxy::start(&redis, RULES)).collect();
+    let latest: Latest = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
     let stop = Arc::new(AtomicBool::new(false));
     let movers: Vec<_> = (0..3)
         .map(|own| {
-            let (mut client, mut random) = (proxy.client(), Random(seed.0 ^ own as u64));
-            let (latest, stop) = (Arc::clone(&latest), Arc::clone(&stop));
-            std::thread::spawn(move || {
-                for value in 1.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    client.cmd(&format!("TAG.WITH 1 L SET a{own} {value}"));
-                    latest[own].store(value, Ordering::SeqCst);
-                    // An invalidation may come first: then there is nothing to move.
-                    match random.below(4) {
-                        0 => {
-                            client.cmd("MULTI");
-                            client.cmd(&format!("RENAME a{own} b{own}"));
-                            client.cmd("EXEC");
-                        }
-                        1 => _ = client.cmd(&format!("COPY a{own} b{own} REPLACE")),
-                        _ => _ = client.cmd(&format!("RENAME a{own} b{own}")),
-                    }
-                    client.cmd(&format!("RENAME b{own} c{own}"));
-                }
-            })
+            let clients = proxies.iter().map(Proxy::client).collect();
+            let (random, latest, stop) =
+                (Random(seed.0 ^ own as u64), Arc::clone(&latest), Arc::clone(&stop));
+            std::thread::spawn(move || mover(clients, own, random, latest, stop))
         })
         .collect();
-    let (mut client, mut direct) = (proxy.client(), redis.client());
+    let (mut client, mut direct) = (proxies[0].client(), redis.client());
     for round in 0..400 {
         let before: Vec<u64> = latest.iter().map(|value| value.load(Ordering::SeqCst)).collect();
         assert!(!client.cmd("TAG.INVALIDATE L").starts_with('-'));
@@ -340,6 +353,19 @@ fn labelled_values_on_the_move_race_with_invalidations() {
     }
     stop.store(true, Ordering::Relaxed);
     movers.into_iter().for_each(|mover| mover.join().unwrap());
+}
+
+/// A value that was labelled is gone when an invalidation is acknowledged that came after it, wherever it was moved or
+/// copied meanwhile.
+#[test]
+fn labelled_values_on_the_move_race_with_invalidations() {
+    move_and_invalidate(1);
+}
+
+/// Likewise through two proxies, once it has arrived.
+#[test]
+fn values_labelled_here_and_moved_there_are_invalidated() {
+    move_and_invalidate(2);
 }
 
 #[test]

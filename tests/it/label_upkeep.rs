@@ -194,7 +194,7 @@ fn messages_that_are_no_news_do_no_harm() {
 
 /// Much more is written than memory holds, so that keys and the sets of their labels are evicted all the time.
 fn evict_sets(policy: &str) {
-    let mut w = World::over(Redis::with(&["--maxmemory-policy", policy]));
+    let mut w = World::over(Redis::with(&["--maxmemory-policy", policy, "--maxmemory-samples", "1"]));
     let number = |direct: &mut Client, section: &str, name: &str| -> u64 {
         let info = direct.cmd(&format!("INFO {section}"));
         info.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
@@ -264,4 +264,44 @@ fn labels_survive_the_eviction_of_their_sets() {
 #[test]
 fn labels_survive_evictions_at_random() {
     evict_sets("allkeys-random");
+}
+
+#[test]
+fn what_redis_lost_unseen_is_written_back() {
+    let mut w = World::new();
+    w.client.cmd("TAG.WITH 2 t u SET k v EX 1000");
+    w.follows("TAG.WITH");
+    // Nothing tells of this but a change of the set.
+    w.direct.cmd("DEL rescind:tag:t");
+    eventually("it is back", || (w.direct.list("ZRANGE rescind:tag:t 0 -1") == ["k"]).then_some(()));
+}
+
+/// The proxy's own user may do what it needed before proxies told each other of labels.
+#[test]
+fn without_the_right_to_news_and_scripts_one_proxy_keeps_labels() {
+    let redis = Redis::start();
+    let rights = "on >pw ~* resetchannels &__keyevent@*__:new &__keyevent@*__:expired &__keyevent@*__:evicted \
+                  &rescind:invalidate -@all +hello +auth +ping +select +config|get +config|set +psubscribe \
+                  +subscribe +client|tracking +command +info +scan +exists +unlink +pexpire +zadd +zrem +zscan \
+                  +pexpiretime";
+    let mut direct = redis.client();
+    let words: Vec<&str> = rights.split_whitespace().collect();
+    assert_eq!(direct.call(&[&["ACL", "SETUSER", "rescind"], &words[..]].concat()), "+OK\r\n");
+    let proxy = Proxy::launch(&format!("redis://rescind:pw@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    assert!(proxy.log().contains("SUBSCRIBE rescind:labels is not possible"));
+    let mut client = proxy.client();
+    for _ in 0..20 {
+        client.cmd("DEL m");
+        client.cmd("TAG.WITH 2 t u SET k v");
+        assert_eq!(client.cmd("RENAME k l"), "+OK\r\n");
+        assert_eq!(client.cmd("COPY l m"), ":1\r\n");
+        client.cmd("TAG.REM m u");
+        client.cmd("DEL m");
+        client.cmd("SET m v");
+        assert_eq!(client.list("TAG.OF m"), [""; 0]);
+        assert_eq!(client.list("TAG.KEYS t"), ["l"]);
+        assert_eq!(client.cmd("TAG.INVALIDATE t"), ":1\r\n");
+    }
+    eventually("Redis forgets", || (direct.cmd("KEYS rescind:tag:*") == "*0\r\n").then_some(()));
 }
