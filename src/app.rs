@@ -183,6 +183,8 @@ impl App {
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),
             index,
+            labels_known: AtomicBool::new(false),
+            others: AtomicBool::new(false),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: Default::default(),

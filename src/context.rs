@@ -64,6 +64,10 @@ pub struct Process {
     pub labels_used: AtomicBool,
     /// Tags and their keys.
     pub index: SharedIndex,
+    /// The labels in Redis have been read into the index, and the feed has not been lost since.
+    pub labels_known: AtomicBool,
+    /// There are other proxies, which give labels that the feed tells of a moment later.
+    pub others: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
     /// Upstream connections that belong to one client each, and idle ones that did.
@@ -166,6 +170,20 @@ impl Process {
     /// The channels of the other proxies.
     pub fn lifelines(&self) -> Arc<[Box<[u8]>]> {
         Arc::clone(&self.lifelines.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether any key may have explicit labels. Costs no lock. Where there never was one, one that another proxy has just
+    /// given shows a moment later.
+    pub fn may_have_labels(&self) -> bool {
+        use std::sync::atomic::Ordering::Acquire;
+        let elsewhere = || self.index.has_had_labels() && self.others.load(Acquire);
+        self.index.has_labels() || elsewhere() || !self.labels_known.load(Acquire)
+    }
+
+    /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
+    pub fn knows_labels(&self) -> bool {
+        use std::sync::atomic::Ordering::Acquire;
+        self.labels_known.load(Acquire) && !self.others.load(Acquire)
     }
 
     /// Whether the index learns of keys only from what is written through this proxy.

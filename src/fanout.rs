@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::accounting::{Firing, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::lease::script::Check;
+use crate::news::{Labels, Verb};
 use crate::rules::Tag;
 
 /// The channel whose messages invalidate the tags in their payload.
@@ -79,12 +80,18 @@ pub enum Order {
     Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
     /// The tags of a key, if it exists.
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
-    /// Resolves once the index reflects every write executed before.
-    Barrier(oneshot::Sender<()>),
     /// Redis may have been replaced.
     Compare,
     /// The other proxies are to know that this one goes in order; resolves when they do.
     Bye(oneshot::Sender<()>),
+    /// Resolves once the index knows all labels that were given before, through whatever proxy, and those of these keys
+    /// only if they exist.
+    Learn(Vec<(u32, Box<[u8]>)>, oneshot::Sender<()>),
+    /// These labels are to be in Redis before a write that is about to be sent; answers those that were not there.
+    Give(Labels, oneshot::Sender<Vec<Tag>>),
+    /// What has become of labels: those given are put into Redis if they are not there, other proxies are told.
+    /// Resolves once that is done and the index reflects every write executed before.
+    Settle(Vec<(Verb, Labels)>, oneshot::Sender<()>),
     /// Does Redis live? True only if it has lived ever since the question was asked.
     Alive(oneshot::Sender<bool>),
     /// The index must be rebuilt, because of this.
@@ -93,8 +100,8 @@ pub enum Order {
     Forget(u32, Box<[u8]>, Vec<Tag>),
     /// A value was written that may be stale: it is looked at, and undone if it is.
     Check(u32, Vec<Check>, oneshot::Sender<()>),
-    /// The expiry of a labelled key: the score of its labels in Redis is to follow.
-    Score(u32, Vec<u8>, Vec<Tag>),
+    /// The expiry of these labelled keys may have changed: the scores of their labels in Redis are to follow.
+    Retimed(Vec<(u32, Box<[u8]>)>),
 }
 
 /// Sends orders to the control thread. Orders are few: every client waits for its own.

@@ -11,6 +11,7 @@
 //! - [`index`]: which key depends on which tag
 //! - [`session`]: the protocol state of one client
 //! - [`accounting`]: what a reply means for hits, misses and triggers
+//! - [`news`]: what proxies tell each other about labels
 //!
 //! One thread per worker, moving bytes:
 //!
@@ -47,6 +48,7 @@ pub mod journal;
 pub mod lease;
 pub mod metrics;
 pub mod net;
+pub mod news;
 pub mod outbox;
 pub mod peers;
 pub mod resp;

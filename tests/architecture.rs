@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 32] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
     "rules",
+    "doubt",
+    "lease",
+    "peers",
     "index",
     "session",
     "accounting",
+    "news",
     // How fan-outs are asked for.
     "fanout",
     // Pure as well; it quotes what `fanout` says about messages.
@@ -49,7 +53,19 @@ const ORDER: [&str; 28] = [
 ];
 
 /// Tested with plain values, knowing no sockets and no clock.
-const PURE: [&str; 7] = ["resp", "command", "rules", "index", "session", "accounting", "explain"];
+const PURE: [&str; 11] = [
+    "resp",
+    "command",
+    "rules",
+    "doubt",
+    "lease",
+    "peers",
+    "index",
+    "session",
+    "accounting",
+    "news",
+    "explain",
+];
 
 /// Likewise, in modules that otherwise do.
 const PURE_FILES: [&str; 4] =

@@ -28,6 +28,9 @@ enum Op {
     Settle(u8, BTreeSet<u8>),
     Cancel(u8, BTreeSet<u8>),
     Unlabel(u8, BTreeSet<u8>),
+    Leaving(u8, BTreeSet<u8>),
+    Left(u8, BTreeSet<u8>),
+    Stayed(u8, BTreeSet<u8>),
     Remember(u8),
     DropRemembered(usize),
     Retag(usize),
@@ -45,6 +48,9 @@ fn ops(keys: u8) -> impl Strategy<Value = Vec<Op>> {
         3 => (key(), set()).prop_map(|(key, set)| Op::Settle(key, set)),
         2 => (key(), set()).prop_map(|(key, set)| Op::Cancel(key, set)),
         3 => (key(), set()).prop_map(|(key, set)| Op::Unlabel(key, set)),
+        3 => (key(), set()).prop_map(|(key, set)| Op::Leaving(key, set)),
+        2 => (key(), set()).prop_map(|(key, set)| Op::Left(key, set)),
+        2 => (key(), set()).prop_map(|(key, set)| Op::Stayed(key, set)),
         4 => key().prop_map(Op::Remember),
         4 => any::<usize>().prop_map(Op::DropRemembered),
         1 => (1..5_usize).prop_map(Op::Retag),
@@ -57,7 +63,14 @@ fn ops(keys: u8) -> impl Strategy<Value = Vec<Op>> {
 struct Label {
     in_flight: u32,
     settled: bool,
+    leaving: bool,
     removed: bool,
+}
+
+impl Label {
+    fn unsettle(&mut self) {
+        (self.settled, self.leaving) = (false, false);
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -91,7 +104,8 @@ impl Model {
     /// Drops labels that are over and entries without tags; the names of labels that went.
     fn tidy(&mut self, key: u8) -> BTreeSet<u8> {
         let Some(entry) = self.entries.get_mut(&key) else { return BTreeSet::new() };
-        let over = |label: &Label| label.in_flight == 0 && (label.removed || !label.settled);
+        let over =
+            |label: &Label| label.in_flight == 0 && (label.removed || !label.settled && !label.leaving);
         let went: BTreeSet<u8> =
             entry.labels.iter().filter(|(_, label)| over(label) && !label.removed).map(|(n, _)| *n).collect();
         entry.labels.retain(|_, label| !over(label));
@@ -110,7 +124,7 @@ impl Model {
     fn forget(&mut self, key: u8) -> (bool, BTreeSet<u8>) {
         let Some(entry) = self.entries.get_mut(&key) else { return (false, BTreeSet::new()) };
         entry.ruled.clear();
-        entry.labels.values_mut().for_each(|label| label.settled = false);
+        entry.labels.values_mut().for_each(Label::unsettle);
         let went = self.tidy(key);
         let kept = self.entries.contains_key(&key);
         if kept {
@@ -119,11 +133,11 @@ impl Model {
         (!kept, went)
     }
 
-    fn labels(&mut self, key: u8, set: &BTreeSet<u8>, mut change: impl FnMut(&mut Label)) {
+    fn labels(&mut self, key: u8, set: &BTreeSet<u8>, mut change: impl FnMut(&mut Label)) -> BTreeSet<u8> {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.labels.iter_mut().filter(|(n, _)| set.contains(n)).for_each(|(_, label)| change(label));
         }
-        self.tidy(key);
+        self.tidy(key)
     }
 
     fn label(&mut self, key: u8, set: &BTreeSet<u8>, settled: bool) -> usize {
@@ -171,7 +185,7 @@ fn apply(op: &Op, index: &mut Index, model: &mut Model) {
             let (db, name) = name(*key);
             model.add(*key, set);
             if let Some(entry) = model.entries.get_mut(key) {
-                entry.labels.values_mut().for_each(|label| label.settled = false);
+                entry.labels.values_mut().for_each(Label::unsettle);
             }
             let went = model.tidy(*key);
             let lost: BTreeSet<Tag> = index.created(db, &name, &tags(set)).into_iter().collect();
@@ -210,7 +224,8 @@ fn apply(op: &Op, index: &mut Index, model: &mut Model) {
             let mut had = 0;
             model.labels(*key, set, |label| {
                 had += usize::from(!label.removed);
-                (label.removed, label.settled) = (true, false);
+                label.removed = true;
+                label.unsettle();
             });
             assert_eq!(index.unlabel(db, &name, &tags(set)), had);
         }
@@ -220,6 +235,28 @@ fn apply(op: &Op, index: &mut Index, model: &mut Model) {
 
 fn apply_more(op: &Op, index: &mut Index, model: &mut Model) {
     match op {
+        Op::Leaving(key, set) => {
+            let (db, name) = name(*key);
+            model.labels(*key, set, |label| {
+                label.leaving |= label.settled;
+                label.settled = false;
+            });
+            index.leaving(db, &name, &tags(set));
+        }
+        Op::Left(key, set) => {
+            let (db, name) = name(*key);
+            let went = model.labels(*key, set, |label| label.leaving = false);
+            let lost: BTreeSet<Tag> = index.left(db, &name, &tags(set)).into_iter().collect();
+            assert_eq!(lost, tags(&went).into_iter().collect());
+        }
+        Op::Stayed(key, set) => {
+            let (db, name) = name(*key);
+            model.labels(*key, set, |label| {
+                label.settled |= label.leaving;
+                label.leaving = false;
+            });
+            index.stayed(db, &name, &tags(set));
+        }
         Op::Remember(key) => {
             let (db, name) = name(*key);
             if let Some((id, generation)) = index.get(db, &name) {

@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::{After, Client, Pause, Step, fill, tag, trigger};
+use super::{After, Client, Pause, Step, carry, fill, tag, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, Kind, TagCommand};
 use crate::context::Context;
 use crate::lease::script::{self, Check};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route, Session};
-use crate::upstream::{Conn, Pending};
+use crate::upstream::{Conn, Pending, Retimed};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
@@ -28,6 +28,8 @@ pub(super) struct Extra {
     pub partial: bool,
     /// Arguments that are keys in doubt: others that do not exist are asked for in their place.
     pub hidden: Vec<usize>,
+    /// Labelled keys whose expiry it may change.
+    pub retimed: Vec<(u32, Box<[u8]>)>,
 }
 
 impl Client {
@@ -58,7 +60,8 @@ impl Client {
         let context = Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let command = commands.find(args);
-        let plain = command.is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping));
+        let plain = command
+            .is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping) && !self.labels_follow(c, args));
         let unbound = self.pinned.is_none() && self.next.is_empty();
         let is_plain = |session: &Session| session.has_standing() && session.is_plain();
         if plain && unbound && is_plain(&self.outbox.session.borrow()) {
@@ -140,6 +143,20 @@ impl Client {
         {
             return step;
         }
+        let follows = match kind {
+            Kind::Exec => in_multi && !self.carried_queued.is_empty(),
+            // Inside MULTI, what counts is what there is at EXEC.
+            _ => {
+                command.is_some_and(|c| (in_multi && !under_way && c.carries) || self.labels_follow(c, args))
+            }
+        };
+        if follows {
+            return if idle {
+                Step::Then(Pause::Follow(args.iter().collect()))
+            } else {
+                Step::Again(Pause::Idle)
+            };
+        }
         let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
         match route {
             Route::Cut => Step::Then(Pause::End),
@@ -207,9 +224,12 @@ impl Client {
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
                 }
+                extra.after.carried = std::mem::take(&mut self.carried_queued);
                 extra.hold = extra.after.swapped
                     || !extra.after.labelled.is_empty()
+                    || !extra.after.carried.is_empty()
                     || !extra.after.unwrapped.is_empty();
+                extra.retimed = std::mem::take(&mut self.retimed_queued);
             }
             Kind::Wait if !forward.queued => {
                 // WAIT counts from the last write of its own connection. Any command run there first moves
@@ -276,6 +296,7 @@ impl Client {
             silent: forward.silent,
             capture: false,
             instead: None,
+            retimed: self.retimed(forward.queued, extra.retimed),
         };
         match raw {
             _ if !extra.hidden.is_empty() && !extra.partial => {
@@ -332,6 +353,23 @@ impl Client {
             extra.after.unwrapped.push(unwrapped);
         }
         None
+    }
+
+    /// Whether labels may follow what the request does.
+    fn labels_follow(&self, command: &Command, args: Args<'_>) -> bool {
+        command.carries && {
+            let db = self.outbox.session.borrow().current_db();
+            carry::concerns(&self.context, command, args, db)
+        }
+    }
+
+    /// What is to be looked at once the reply is here; inside MULTI, with that to EXEC.
+    fn retimed(&mut self, queued: bool, keys: Vec<(u32, Box<[u8]>)>) -> Option<Box<Retimed>> {
+        if queued {
+            self.retimed_queued.extend(keys);
+            return None;
+        }
+        (!keys.is_empty()).then(|| Box::new(keys))
     }
 
     fn send_raw(&self, conn: &Conn, args: Args<'_>, raw: Option<&[u8]>) -> Step {

@@ -1,28 +1,49 @@
 //! Labels of writes that are under way: given before the write is sent, made good or taken back by its reply.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
+use super::carry::{self, Carried};
+use super::outcome::Outcome;
 use super::tag::{Answer, ask, may_write};
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
 use crate::context::Context;
 use crate::fanout::{Order, label_set};
 use crate::index::LabelState;
+use crate::news::{Labels, Verb};
 use crate::resp::Args;
 use crate::rules::Tag;
 
 /// Labels given to one key by a write that is under way.
 pub(super) struct Labelled {
-    db: u32,
-    key: Box<[u8]>,
-    tags: Vec<Tag>,
+    pub labels: Labels,
+    /// The labels that the key had before.
+    pub before: Vec<Tag>,
     /// Those that were not in Redis before.
-    added: Vec<Tag>,
+    pub added: Vec<Tag>,
     /// When the write counts as done.
     pub condition: FireCondition,
     /// Inside MULTI: which of the queued commands it is, counted from 0.
     pub element: Option<usize>,
+}
+
+impl Labelled {
+    /// Whether it is this key that they are given to.
+    pub fn is_of(&self, key: &Labels) -> bool {
+        (self.labels.db, &self.labels.key) == (key.db, &key.key)
+    }
+
+    /// Whether the write took place. `unknown`: there was no reply; a label too many costs a deletion too many, one too
+    /// few is stale data.
+    pub fn holds(&self, verdict: &Verdict, unknown: bool) -> bool {
+        match self.element {
+            _ if unknown => true,
+            Some(element) => verdict.labelled.contains(&element),
+            None => self.condition.fired(&verdict.head),
+        }
+    }
 }
 
 /// Labels one key, in the index first and then in Redis. Also returns how many of the tags the index did not know.
@@ -33,9 +54,12 @@ pub(super) async fn give(
     tags: &[Tag],
     condition: FireCondition,
 ) -> Answer<(Labelled, usize)> {
-    let new = client.context.process.index.lock().label(db, key, tags, LabelState::InFlight);
-    let mut labelled =
-        Labelled { db, key: key.into(), tags: tags.to_vec(), added: vec![], condition, element: None };
+    let (before, new) = {
+        let mut index = client.context.process.index.lock();
+        (index.explicit_of(db, key), index.label(db, key, tags, LabelState::InFlight))
+    };
+    let labels = Labels::new(db, key, tags.to_vec());
+    let mut labelled = Labelled { labels, before, added: vec![], condition, element: None };
     for tag in tags {
         match ask(client, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
@@ -70,6 +94,9 @@ pub(super) async fn label_writes(
     }
     let condition = command.map_or(FireCondition::NoError, |c| c.fire_condition(inner));
     let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
+    if client.outbox.session.borrow().in_multi() {
+        carry::learn(client, keys.iter().map(|key| (db, &**key)).collect()).await;
+    }
     let mut all: Vec<Labelled> = vec![];
     for key in keys {
         match give(client, db, &key, tags, condition).await {
@@ -83,39 +110,67 @@ pub(super) async fn label_writes(
     Ok(all)
 }
 
-/// The labelled writes are done, with this reply: their labels are good, or are taken back. `unknown`: there was
-/// no reply; a label too many costs a deletion too many, one too few is stale data.
-pub(super) async fn settle(context: &Rc<Context>, labelled: Vec<Labelled>, verdict: &Verdict, unknown: bool) {
-    if labelled.is_empty() {
+/// The labelled writes are done, with this reply: their labels are good, or are taken back; those of values that were
+/// moved or overwritten have followed them or are gone.
+pub(super) async fn settle(
+    context: &Rc<Context>,
+    labelled: Vec<Labelled>,
+    carried: Vec<Carried>,
+    verdict: &Verdict,
+    unknown: bool,
+) {
+    if labelled.is_empty() && carried.is_empty() {
         return;
     }
-    let holds = |one: &Labelled| match one.element {
-        _ if unknown => true,
-        Some(element) => verdict.labelled.contains(&element),
-        None => one.condition.fired(&verdict.head),
-    };
+    let holds = |one: &Labelled| one.holds(verdict, unknown);
     let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
+    let (mut done, failed): (Vec<_>, Vec<_>) = carried.into_iter().partition(|one| holds(&one.given));
+    if !unknown {
+        // A label that a source got while its command was under way may have come before it.
+        let given = || good.iter().chain(done.iter().map(|one| &one.given));
+        let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();
+        done.iter_mut().zip(late).for_each(|(one, late)| one.add(context, late));
+    }
+    let outcome = Outcome::new(&[&good, &bad], &[&done, &failed], unknown);
+    let ends: Vec<Labels> = done.iter().chain(&failed).flat_map(Carried::marked).collect();
+    let mut given = vec![];
+    for one in good.into_iter().chain(done.into_iter().map(|one| one.given)) {
+        let (kept, void) = outcome.split(one);
+        given.push(kept);
+        undo(context, vec![void]);
+    }
     undo(context, bad);
-    make_good(context, good).await;
+    undo(context, failed.into_iter().map(|one| one.given).collect());
+    let verb = |one: &Labels| if outcome.has_ended(one) { Verb::Left } else { Verb::Stayed };
+    let ends: Vec<_> = ends.into_iter().map(|one| (verb(&one), one)).collect();
+    // Who does not hear of it was not told before either.
+    let told = if context.process.others.load(Acquire) { ends.as_slice() } else { &[] };
+    let changes = given.iter().cloned().map(|one| (Verb::Given, one)).chain(told.iter().cloned()).collect();
+    make_good(context, given, changes).await;
+    ends.into_iter().for_each(|(verb, one)| carry::end(context, verb, &one));
 }
 
-/// These labelled writes took place.
-pub(super) async fn make_good(context: &Rc<Context>, good: Vec<Labelled>) {
-    if good.is_empty() {
-        return;
-    }
+/// These labels are good.
+async fn make_good(context: &Rc<Context>, given: Vec<Labels>, changes: Vec<(Verb, Labels)>) {
     // The events of these writes have been seen behind the barrier; later ones mean that the key was deleted.
-    context.process.fanout.ask(Order::Barrier).await;
-    for one in good {
-        context.process.index.lock().settle(one.db, &one.key, &one.tags);
-        context.process.fanout.order(Order::Score(one.db, one.key.into_vec(), one.tags));
-    }
+    context.process.fanout.ask(|reply| Order::Settle(changes, reply)).await;
+    let mut index = context.process.index.lock();
+    given.iter().for_each(|one| index.settle(one.db, &one.key, &one.tags));
+    drop(index);
+    let keys = given.into_iter().map(|one| (one.db, one.key)).collect();
+    context.process.fanout.order(Order::Retimed(keys));
+}
+
+/// This label of a key that exists is good.
+pub(super) async fn make_one_good(context: &Rc<Context>, labelled: Labelled) {
+    let labels = labelled.labels;
+    make_good(context, vec![labels.clone()], vec![(Verb::Given, labels)]).await;
 }
 
 /// Takes labels back whose write did not take place.
 pub(super) fn undo(context: &Rc<Context>, labelled: Vec<Labelled>) {
-    for one in labelled {
-        context.process.index.lock().cancel(one.db, &one.key, &one.tags);
-        context.process.fanout.forget(one.db, &one.key, one.added);
+    for Labelled { labels: Labels { db, key, tags }, added, .. } in labelled {
+        context.process.index.lock().cancel(db, &key, &tags);
+        context.process.fanout.forget(db, &key, added);
     }
 }

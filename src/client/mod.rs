@@ -3,14 +3,16 @@
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way, `transaction` finds those that need no connection of their own.
+//! of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `transaction` finds those that need no connection of their own.
 
+mod carry;
 mod connection;
 mod fill;
 mod forward;
 mod input;
 mod intent;
 mod labels;
+mod outcome;
 mod stream;
 mod tag;
 mod transaction;
@@ -78,6 +80,10 @@ pub struct Client {
     labels_queued: Vec<labels::Labelled>,
     /// Fills since MULTI that must be looked at behind EXEC.
     unwrapped_queued: Vec<fill::Unwrapped>,
+    /// Labels handed on since MULTI, likewise.
+    carried_queued: Vec<carry::Carried>,
+    /// Labelled keys whose expiry may change with EXEC.
+    retimed_queued: Vec<(u32, Box<[u8]>)>,
     last_read: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
@@ -103,6 +109,8 @@ enum Pause {
     Verdict(After),
     /// A command of the proxy's own.
     Tag(TagCommand, OwnedArgs),
+    /// A command that labels follow.
+    Follow(OwnedArgs),
     /// The connection ends once what is unsent is written.
     End,
 }
@@ -118,6 +126,8 @@ struct After {
     labelled: Vec<labels::Labelled>,
     /// Keys that may have got a stale value.
     unwrapped: Vec<fill::Unwrapped>,
+    /// Labels that have followed their value if the command succeeded.
+    carried: Vec<carry::Carried>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.
@@ -164,6 +174,8 @@ impl Client {
             swap_queued: false,
             labels_queued: Vec::new(),
             unwrapped_queued: Vec::new(),
+            carried_queued: Vec::new(),
+            retimed_queued: Vec::new(),
             last_read,
             accepted: Instant::now(),
             stranger: false,
@@ -439,6 +451,8 @@ impl Client {
     fn abandon_labels(&mut self) {
         let labels = std::mem::take(&mut self.labels_queued);
         labels::undo(&self.context, labels);
+        std::mem::take(&mut self.carried_queued).into_iter().for_each(|one| one.undo(&self.context));
+        self.retimed_queued.clear();
     }
 }
 

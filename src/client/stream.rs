@@ -2,7 +2,7 @@
 
 use super::forward::{Extra, NOAUTH};
 use super::{Client, Pause, Step};
-use crate::command::Kind;
+use crate::command::{Command, Kind};
 use crate::resp::stream::Streamed;
 use crate::resp::{RequestParser, encode};
 use crate::session::Route;
@@ -57,7 +57,9 @@ impl Client {
     fn may_pass(&self, rest: &[u8]) -> bool {
         let args = self.input.parser.args(rest, false);
         let commands = self.context.commands.borrow();
-        let plain = commands.find(args).is_some_and(|command| command.kind == Kind::Plain);
+        let follows = |command: &Command| command.carries && self.context.process.may_have_labels();
+        let plain = |command: &Command| command.kind == Kind::Plain && !follows(command);
+        let plain = commands.find(args).is_some_and(plain);
         plain && self.next.is_empty() && !self.outbox.session.borrow().is_raw()
     }
 

@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
+use super::carry::{self, Carried};
 use super::forward::{Extra, encoded};
-use super::labels::{Labelled, give, label_writes, make_good};
+use super::labels::{Labelled, give, label_writes, make_one_good};
 use super::{After, Client, Pause, Step};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, LABEL_SETS, Order, label_set};
+use crate::news::{Labels, Verb};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
@@ -110,6 +112,7 @@ fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         silent: client.outbox.is_muted(),
         capture: instead.is_none(),
         instead: instead.map(Into::into),
+        retimed: None,
     }
 }
 
@@ -205,8 +208,22 @@ async fn with(client: &mut Client, args: Args<'_>) -> Answer<()> {
             return Err(refusal);
         }
     };
-    dispatch(client, command, inner, labelled).await;
+    let carried = carry::hand_on(client, command, inner).await;
+    dispatch(client, command, inner, labelled, carried).await;
     Ok(())
+}
+
+/// A command that takes labels along, or EXEC where there are some among what was queued.
+pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
+    let commands = client.context.commands.borrow().clone();
+    let command = commands.find(args);
+    let mut carried = None;
+    if command.is_some_and(|command| command.kind == Kind::Exec) {
+        carry::before_exec(client).await;
+    } else {
+        carried = carry::hand_on(client, command, args).await;
+    }
+    dispatch(client, command, args, vec![], carried).await;
 }
 
 /// Commands that write cached values; not those that change the connection.
@@ -214,8 +231,14 @@ fn may_be_labelled(kind: Kind) -> bool {
     matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
 }
 
-/// Sends the labelled command.
-async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_>, labelled: Vec<Labelled>) {
+/// Sends the command whose labels have been given or handed on.
+async fn dispatch(
+    client: &mut Client,
+    command: Option<&Command>,
+    inner: Args<'_>,
+    labelled: Vec<Labelled>,
+    carried: Option<Carried>,
+) {
     let context = Rc::clone(&client.context);
     let blocks = command.is_some_and(|c| c.blocks(inner));
     let kind = command.map_or(Kind::Plain, |c| c.kind);
@@ -224,18 +247,20 @@ async fn dispatch(client: &mut Client, command: Option<&Command>, inner: Args<'_
     forward.silent |= client.outbox.is_muted();
     let mut extra = Extra::default();
     let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
-    let condition = labelled.first().map(|one| one.condition);
-    if queued.is_some() {
-        let queued = labelled.into_iter().map(|mut one| {
-            one.element = queued;
-            one
-        });
+    let condition =
+        labelled.iter().chain(carried.iter().map(|one| &one.given)).next().map(|one| one.condition);
+    if let Some(element) = queued {
+        let queued = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
         client.labels_queued.extend(queued);
+        client.carried_queued.extend(carried.map(|one| one.queued_as(element)));
     } else {
-        extra = Extra { hold: true, after: After { labelled, ..After::default() }, ..Extra::default() };
+        let hold = condition.is_some();
+        let carried = carried.into_iter().collect();
+        extra = Extra { hold, after: After { labelled, carried, ..After::default() }, ..Extra::default() };
     }
     match client.forward(&context, command, inner, None, forward, extra) {
         Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
+        Step::Then(Pause::Idle) => _ = client.until(|o| (o.pending() == 0).then_some(())).await,
         // There was no connection for it.
         Step::Then(Pause::End) => client.outbox.close(),
         _ => {}
@@ -275,7 +300,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let db = client.outbox.session.borrow().current_db();
         let (labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
         added = new;
-        make_good(&Rc::clone(&client.context), vec![labelled]).await;
+        make_one_good(&Rc::clone(&client.context), labelled).await;
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));
     Ok(())
@@ -289,6 +314,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     }
     let db = client.outbox.session.borrow().current_db();
     let removed = client.context.process.index.lock().unlabel(db, key, &tags);
+    let taken = vec![(Verb::Taken, Labels::new(db, key, tags))];
+    client.context.process.fanout.ask(|reply| Order::Settle(taken, reply)).await;
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())
 }

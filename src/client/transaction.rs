@@ -31,7 +31,10 @@ impl Client {
                 return count;
             }
             // Should Redis refuse MULTI, these run one by one and leave nothing behind either.
-            let plain = |command: &Command| command.kind == Kind::Plain && command.arity_ok(args.len());
+            let plain = |command: &Command| {
+                let follows = command.carries && self.context.process.may_have_labels();
+                command.kind == Kind::Plain && command.arity_ok(args.len()) && !follows
+            };
             let Some(command) = commands.find(args).filter(|command| plain(command)) else { break };
             // The journal is waited for before EXEC, and others are not to wait meanwhile.
             if trigger::may_fire(&self.context, self.outbox.session.borrow().current_db(), command, args) {

@@ -129,7 +129,10 @@ fn written(
         if shown || feed_db.is_some_and(|db| matcher.classify(db, used.key).has_triggers) {
             keys.push((db, used.key.into()));
         }
-        if labels && used.deletes && !queued {
+        if labels && command.retimes && process.index.lock().with_labels(databases[0], used.key).is_some() {
+            extra.retimed.push((databases[0], used.key.into()));
+        }
+        if labels && used.deletes && !queued && !command.stays_put(args) {
             let found = process.index.lock().with_labels(db, used.key);
             extra.hold |= found.is_some();
             extra.after.deleted.extend(found.map(|(id, generation)| Deleted {

@@ -54,6 +54,7 @@ impl Client {
                 self.intent = Some(self.context.process.journal.intend(scope, what).await);
             }
             Pause::Verdict(after) => self.verdict(after).await,
+            Pause::Follow(args) => tag::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
                 tag::run(self, command, args).await;
@@ -121,7 +122,7 @@ impl Client {
         }
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
-        labels::settle(&self.context, after.labelled, &verdict, unknown).await;
+        labels::settle(&self.context, after.labelled, after.carried, &verdict, unknown).await;
         let written =
             |one: &fill::Unwrapped| unknown || one.condition.fired(&verdict.head) || in_multi(&verdict.head);
         let unwrapped = after.unwrapped.into_iter().filter(written).collect();

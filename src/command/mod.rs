@@ -11,6 +11,7 @@
 //! | `kind` | what a command means to a session |
 //! | `fires` | whether a write took place |
 //! | `fills` | whether a write may bring a value that was computed before |
+//! | `follow` | what it does to the labels of its keys |
 //! | `tally` | whether a read was a hit |
 //! | `described` | commands that a server has and the table has not |
 
@@ -18,6 +19,7 @@ mod described;
 mod fills;
 mod fires;
 mod flags;
+mod follow;
 mod keys;
 mod kind;
 mod lookup;
@@ -29,6 +31,7 @@ pub use described::Described;
 pub use fills::Fill;
 pub use fires::{FireCondition, Fires};
 pub use flags::{Flags, KeyFlags};
+pub use follow::Carrying;
 pub use keys::{Begin, Find, KeySpec, KeyUse};
 pub use kind::{Kind, TagCommand};
 pub use tally::{Outcome, Reads, Tally, reads_need_elements};
@@ -75,6 +78,10 @@ pub struct Command {
     pub fill: Option<Fill>,
     /// A script can run it and pass its reply on unchanged.
     pub is_scripted: bool,
+    /// It hands the labels of a key on to another: RENAME, COPY, MOVE.
+    pub carries: bool,
+    /// It may change when a key expires.
+    pub retimes: bool,
     blocks: Blocks,
     plan: Plan,
 }
@@ -243,7 +250,24 @@ impl Command {
         let reads = Reads::of(&name, flags, !matches!(plan, Plan::None));
         let fires = Fires::of(&name);
         let (fill, is_scripted) = (fills::of(&name), fills::is_scripted(&name));
-        Command { id, name, label, metric, arity, flags, kind, reads, fires, fill, is_scripted, blocks, plan }
+        let (carries, retimes) = (follow::carries(&name), follow::retimes(&name));
+        Command {
+            id,
+            name,
+            label,
+            metric,
+            arity,
+            flags,
+            kind,
+            reads,
+            fires,
+            fill,
+            is_scripted,
+            carries,
+            retimes,
+            blocks,
+            plan,
+        }
     }
 
     /// Whether a request of `argc` arguments, the name included, satisfies the arity.

@@ -93,26 +93,9 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    /// Takes in keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the
-    /// index has not been filled yet. The index stays as it is: these labels are not this proxy's to forget.
+    /// Takes in keys whose labels the index does not have.
     async fn labelled_elsewhere(&mut self, all: bool) -> Result<(), String> {
-        let changes = &self.engine.label_changes;
-        let tags: Vec<Tag> =
-            self.tags.iter().filter(|tag| all || changes.may_concern(tag)).cloned().collect();
-        if tags.is_empty() {
-            return Ok(());
-        }
-        let before = changes.seen();
-        let found = super::labels::members(self.engine, &tags).await?;
-        // As long as there is a member that the index does not have, the next fan-out must look again.
-        let unknown = {
-            let index = self.engine.process.index.lock();
-            found.iter().any(|(db, key)| !index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
-        };
-        if !unknown {
-            changes.settled(&tags, before);
-        }
-        for (db, key) in found {
+        for (db, key) in super::label_sets::labelled_elsewhere(self.engine, self.tags, all).await? {
             self.add(Entry { place: None, db, key: key[..].into() }).await?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use super::wire::bytes_of;
 use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{CHANNEL, LABEL_SETS, tags_of_message};
 use crate::lease::script::EPOCHS;
+use crate::news::NEWS;
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 
@@ -59,7 +60,7 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             engine.gone(db, key);
             engine.process.metrics.evictions(&engine.family_of(db, key));
             if let Some(tag) = key.strip_prefix(LABEL_SETS) {
-                tokio::task::spawn_local(super::labels::restore(Rc::clone(engine), db, tag.into()));
+                tokio::task::spawn_local(super::label_upkeep::restore(Rc::clone(engine), db, tag.into()));
             } else if let Some(tag) = key.strip_prefix(EPOCHS) {
                 epoch_evicted(engine, tag.into());
             }
@@ -97,6 +98,8 @@ fn epoch_evicted(engine: &Rc<Engine>, tag: Tag) {
 fn message(engine: &Rc<Engine>, channel: &[u8], payload: &[u8]) {
     if channel == CHANNEL {
         asked_for(engine, payload);
+    } else if channel == NEWS {
+        super::label_news::heard(engine, payload);
     } else if channel == peers::CHANNEL {
         match Message::decode(payload) {
             Some(message) => engine.told(message),

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::Engine;
 use super::announce::Announcement;
 use super::deletion::Deletion;
 use super::link::Batch;
+use super::{Engine, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::Scope;
 use crate::fanout::{LogEntry, Phases, Request};
@@ -33,7 +33,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         return;
     }
     engine.process.metrics.journal_pending.inc();
-    let (tags, labels) = closure(&engine, &request);
+    let (tags, names) = closure(&engine, &request);
     let mut phases = Phases::default();
     let intents = match intents.is_empty() {
         false => intents,
@@ -41,6 +41,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     };
     phases.journal = started.elapsed();
     let tags: Arc<[Tag]> = if request.everything { engine.all_tags().await } else { tags }.into();
+    let invalidating = labels::Invalidating::begin(&engine, &tags);
     let mut deletion = Deletion::new(&engine, &tags);
     {
         let own = std::mem::take(&mut request.fired);
@@ -51,6 +52,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
             work.await;
         }
     }
+    drop(invalidating);
     let duration = started.elapsed();
     phases.delete = duration.saturating_sub(phases.journal + phases.barrier);
     let (keys, families) = (deletion.total, std::mem::take(&mut deletion.by_family));
@@ -59,11 +61,11 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     engine.done(&intents);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
-    labels.iter().for_each(|label| engine.process.metrics.invalidations(label));
+    names.iter().for_each(|label| engine.process.metrics.invalidations(label));
     let entry = LogEntry {
         unix_ms: unix_ms(),
         cause: request.cause,
-        trigger: labels.join(", "),
+        trigger: names.join(", "),
         tags: tags.to_vec(),
         keys,
         families: families.into_iter().collect(),

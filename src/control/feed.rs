@@ -209,8 +209,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.say_hello();
                 engine.rebuild("the feed was connected");
                 known::compare(&engine);
+                tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
+                engine.process.labels_known.store(false, std::sync::atomic::Ordering::Release);
                 engine.process.doubt_redis();
                 engine.feed.lost(&engine);
                 engine.lost_track_of_peers();
@@ -257,6 +259,7 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
     wire.queue(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline(&engine.process.id)]);
     wire.call(&["PING"]).await?;
+    super::label_news::subscribe(wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(
             %error,

@@ -1,11 +1,11 @@
 //! Dropping entries of keys that are gone, and watching that events still come.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::Engine;
 use super::link::Batch;
-use super::{known, wire};
+use super::{Engine, known, label_upkeep, wire};
 use crate::index::{Collected, Generation, KeyId};
 
 /// The keys whose events show that the feed works. They expire by themselves.
@@ -47,6 +47,14 @@ pub(super) enum SentEntries {
 }
 
 impl Entries {
+    fn by_db(self) -> BTreeMap<u32, Entries> {
+        let mut by_db: BTreeMap<u32, Entries> = BTreeMap::new();
+        for entry in self.0 {
+            by_db.entry(entry.db).or_default().0.push(entry);
+        }
+        by_db
+    }
+
     /// What of them is still needed now that they have been sent.
     pub fn sent(self, labels: bool) -> SentEntries {
         match labels {
@@ -186,8 +194,8 @@ async fn collect(engine: &Rc<Engine>) {
     loop {
         let entries = sample(engine);
         let asked = entries.0.len();
-        let Ok(alive) = engine.check(entries).await else { return };
-        if asked == 0 || (asked - alive.len()) * MANY_DEAD < asked {
+        let Ok(alive) = engine.review(entries).await else { return };
+        if asked == 0 || (asked - alive) * MANY_DEAD < asked {
             return;
         }
         tokio::task::yield_now().await;
@@ -203,7 +211,7 @@ async fn collect_slowly(
     match suspects {
         None => Some((Instant::now(), sample(engine))),
         Some((since, entries)) if since.elapsed() >= REST => {
-            let _ = engine.check(entries).await;
+            let _ = engine.review(entries).await;
             None
         }
         waiting => waiting,
@@ -217,14 +225,23 @@ fn sample(engine: &Engine) -> Entries {
 }
 
 impl Engine {
+    /// As [`Engine::check`]; what is found alive is made sure of in Redis, too. Returns how many those are.
+    async fn review(&self, entries: Entries) -> Result<usize, String> {
+        let mut count = 0;
+        for (db, entries) in entries.by_db() {
+            let alive = self.check(entries).await?;
+            count += alive.len();
+            if self.process.index.has_labels() {
+                label_upkeep::assure(self, db, &alive).await;
+            }
+        }
+        Ok(count)
+    }
+
     /// Asks Redis which of the keys exist; returns those, and drops the entries of the others.
     pub(super) async fn check(&self, entries: Entries) -> Result<Vec<Vec<u8>>, String> {
-        let mut by_db: std::collections::BTreeMap<u32, Entries> = Default::default();
-        for entry in entries.0 {
-            by_db.entry(entry.db).or_default().0.push(entry);
-        }
         let mut alive = vec![];
-        for (db, entries) in by_db {
+        for (db, entries) in entries.by_db() {
             let mut batch = Batch::default();
             entries.0.iter().for_each(|entry| batch.push([b"EXISTS".as_slice(), &entry.key]));
             let frames = self.scans.call(db, batch).await?;

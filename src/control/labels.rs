@@ -1,219 +1,225 @@
-//! Explicit labels as they are kept in Redis: per tag and database a sorted set `rescind:tag:<tag>`, whose
-//! members are keys and whose scores are their expiry in milliseconds since 1970 (`inf`: none).
+//! Keeping explicit labels in Redis, and telling other proxies of them.
+//!
+//! A label is in the index first, then in Redis, and only then the write is sent that it belongs to. Once that is
+//! answered the label is made sure of, and told to the other proxies, before the client hears of it. So whoever takes a
+//! label out of Redis need not know of writes that are under way: they put theirs back.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use redis_protocol::resp3::types::BytesFrame;
+use tokio::sync::Notify;
 
 use super::Engine;
+use super::gc::{Entries, Entry};
 use super::link::Batch;
-use super::rebuild::Scan;
-use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::fanout::{LABEL_SETS, label_set};
-use crate::index::LabelState;
+use super::wire::{int_of, into_result};
+use crate::fanout::label_set;
+use crate::news::{Labels, NEWS, News, Verb};
 use crate::rules::Tag;
 
-/// Members read at once.
-const COUNT: &str = "1000";
+/// How often labels are tried to be written that Redis does not take, and the pause in between.
+pub(super) const TRIES: u32 = 60;
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
+/// How long somebody waits until the labels in Redis have been read. Where that takes longer, as where it is not
+/// allowed, nobody waits any more.
+const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often an evicted set is tried to be written back, and the pause in between.
-const TRIES: u32 = 60;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// Takes labels of a key out of Redis and tells the others if the key exists: whoever has given it the same label anew
+/// puts it back. Of a key that does not exist nobody need be told: who gives it a label makes sure of that afterwards.
+const FORGET: &str = "local n = 0 \
+    for i = 2, #KEYS do \
+    local r = redis.pcall('ZREM', KEYS[i], KEYS[1]) \
+    if type(r) == 'number' then n = n + r end \
+    end \
+    if n > 0 and redis.call('EXISTS', KEYS[1]) == 1 then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
+    return n";
 
-/// Tags whose changes are remembered one by one; beyond, all count as changed.
-const MOST_CHANGED: usize = 10_000;
-
-/// Which label sets have been written by anybody, as far as the feed has shown, since they were last found to hold
-/// nothing that the index has not.
-#[derive(Default)]
-pub(super) struct Changes {
-    /// Each with the number of its latest change.
-    tags: RefCell<HashMap<Tag, u64>>,
-    seen: Cell<u64>,
-    /// Changes are not seen, or were too many.
-    lost_track: Cell<bool>,
+/// Resolves once the index knows all labels that were given before, as far as that can be had.
+pub(super) async fn learn(engine: &Engine) {
+    let known = || engine.process.labels_known.load(Ordering::Acquire);
+    let deadline = Instant::now() + PATIENCE;
+    while !known() && !engine.labels_given_up.get() {
+        if Instant::now() >= deadline {
+            tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
+            engine.labels_given_up.set(true);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if known() {
+        engine.labels_given_up.set(false);
+    }
+    engine.feed.barrier(vec![], engine).await;
 }
 
-impl Changes {
-    /// The feed shows that the set of `tag` was written.
-    pub fn seen_change(&self, tag: Tag) {
-        self.seen.set(self.seen.get() + 1);
-        let mut tags = self.tags.borrow_mut();
-        tags.insert(tag, self.seen.get());
-        if tags.len() > MOST_CHANGED {
-            tags.clear();
-            self.lost_track.set(true);
+/// Of these keys, those that do not exist lose the labels that the index still has.
+pub(super) async fn forget_dead(engine: &Engine, keys: Vec<(u32, Box<[u8]>)>) {
+    let mut labelled = Entries::default();
+    for (db, key) in keys {
+        let place = engine.process.index.lock().with_labels(db, &key);
+        labelled.0.extend(place.map(|place| Entry { place: Some(place), db, key }));
+    }
+    if !labelled.0.is_empty() {
+        let _ = engine.check(labelled).await;
+    }
+}
+
+/// Tags that are being invalidated, and how often.
+#[derive(Default)]
+pub(super) struct Busy {
+    tags: RefCell<HashMap<Tag, u32>>,
+    ended: Notify,
+}
+
+/// The invalidation of some tags, until it is dropped.
+pub(super) struct Invalidating<'a> {
+    engine: &'a Engine,
+    tags: &'a [Tag],
+}
+
+impl<'a> Invalidating<'a> {
+    /// It begins.
+    pub fn begin(engine: &'a Engine, tags: &'a [Tag]) -> Self {
+        let mut busy = engine.invalidating.tags.borrow_mut();
+        tags.iter().for_each(|tag| *busy.entry(Tag::clone(tag)).or_default() += 1);
+        Self { engine, tags }
+    }
+}
+
+impl Drop for Invalidating<'_> {
+    fn drop(&mut self) {
+        let busy = &self.engine.invalidating;
+        for tag in self.tags {
+            let mut tags = busy.tags.borrow_mut();
+            if let Some(count) = tags.get_mut(tag) {
+                *count -= 1;
+                if *count == 0 {
+                    tags.remove(tag);
+                }
+            }
+        }
+        busy.ended.notify_waiters();
+    }
+}
+
+/// Puts labels of a value that is about to be moved into Redis. Not while they are being invalidated: the value must not
+/// get from a key that is still to be deleted to one that has been looked at.
+pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
+    loop {
+        let ended = engine.invalidating.ended.notified();
+        if !labels.tags.iter().any(|tag| engine.invalidating.tags.borrow().contains_key(tag)) {
+            return give(engine, labels).await;
+        }
+        ended.await;
+    }
+}
+
+/// Puts labels into Redis. Returns those that were not there. What Redis does not take is tried again when the write
+/// that they belong to is done.
+pub(super) async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
+    let mut batch = Batch::default();
+    labels.tags.iter().for_each(|tag| add(&mut batch, tag, &labels.key));
+    if batch.is_empty() {
+        return vec![];
+    }
+    let replies = engine.scans.call(labels.db, batch).await.unwrap_or_default();
+    let new = labels.tags.iter().zip(replies).filter(|(_, reply)| int_of(reply) == Some(1));
+    new.map(|(tag, _)| Tag::clone(tag)).collect()
+}
+
+pub(super) fn add(batch: &mut Batch, tag: &Tag, key: &[u8]) {
+    batch.push([b"ZADD".as_slice(), &label_set(tag), b"NX", b"inf", key]);
+}
+
+/// Makes sure of labels and tells the others; resolves once the events of all earlier writes have been seen, too.
+pub(super) async fn settle(engine: &Rc<Engine>, changes: Vec<(Verb, Labels)>) {
+    let writing = write(Rc::clone(engine), changes);
+    tokio::join!(engine.feed.barrier(vec![], engine), writing);
+}
+
+/// Puts given labels into Redis if they are not there, and tells of all changes. What Redis does not take, as where
+/// memory is short, is tried again and again in the background.
+async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) {
+    changes.retain(|(_, labels)| !labels.tags.is_empty());
+    changes = write_once(&engine, changes).await;
+    if changes.is_empty() {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        for _ in 0..TRIES {
+            tokio::time::sleep(PAUSE).await;
+            // What is out of the index by now is not wanted any more.
+            for (_, labels) in &mut changes {
+                let kept = engine.process.index.lock().explicit_of(labels.db, &labels.key);
+                labels.tags.retain(|tag| kept.contains(tag));
+            }
+            changes = write_once(&engine, changes).await;
+            if changes.is_empty() {
+                return;
+            }
+        }
+    });
+}
+
+/// Returns what Redis did not take.
+async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb, Labels)> {
+    let mut by_db: BTreeMap<u32, Vec<(Verb, Labels)>> = BTreeMap::new();
+    for change in changes {
+        by_db.entry(change.1.db).or_default().push(change);
+    }
+    let mut failed = vec![];
+    for (db, changes) in by_db {
+        let mut batch = Batch::default();
+        let mut sizes = vec![];
+        for (verb, labels) in &changes {
+            let adds = *verb == Verb::Given;
+            labels.tags.iter().filter(|_| adds).for_each(|tag| add(&mut batch, tag, &labels.key));
+            batch.push([b"PUBLISH".as_slice(), NEWS, &News::payload(engine.number, *verb, labels)]);
+            sizes.push(if adds { labels.tags.len() } else { 0 });
+        }
+        let Ok(replies) = engine.scans.call(db, batch).await else {
+            failed.extend(changes);
+            continue;
+        };
+        let mut replies = replies.into_iter();
+        for (change, size) in changes.into_iter().zip(sizes) {
+            let results: Vec<_> = replies.by_ref().take(size).map(into_result).collect();
+            // Nobody listens, or nobody may be told.
+            replies.next();
+            // A key of another type that has such a name is somebody else's.
+            if results.iter().any(|r| r.as_ref().is_err_and(|error| !error.starts_with("WRONGTYPE"))) {
+                failed.push(change);
+            }
         }
     }
-
-    /// From now on every set may have changed.
-    pub fn lose_track(&self) {
-        self.lost_track.set(true);
-    }
-
-    /// Whether the set of `tag` may hold something that the index has not.
-    pub fn may_concern(&self, tag: &Tag) -> bool {
-        self.lost_track.get() || self.tags.borrow().contains_key(tag)
-    }
-
-    /// How many changes have been seen.
-    pub fn seen(&self) -> u64 {
-        self.seen.get()
-    }
-
-    /// The sets of `tags` were looked at after `before` changes, and the index has all of it.
-    pub fn settled(&self, tags: &[Tag], before: u64) {
-        self.tags.borrow_mut().retain(|tag, change| *change > before || !tags.contains(tag));
-    }
+    failed
 }
 
-/// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead when it
-/// is loaded.
+/// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead by the sweep.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
-    let mut batch = Batch::default();
     // A label given anew in the meantime stays.
     let kept = engine.process.index.lock().explicit_of(db, key);
-    for tag in tags.iter().filter(|tag| !kept.contains(tag)) {
-        batch.push([b"ZREM".as_slice(), &label_set(tag), key]);
-    }
-    if !batch.is_empty() && !engine.dry_run {
-        tokio::task::spawn_local(engine.scans.call(db, batch));
-    }
-}
-
-/// Brings the scores of a key's labels up to its expiry.
-pub(super) async fn score(engine: Rc<Engine>, db: u32, key: Vec<u8>, tags: Vec<Tag>) {
-    let expiry = engine.scans.one(db, [b"PEXPIRETIME".as_slice(), &key]).await;
-    let expiry = match expiry.as_ref().map(int_of) {
-        Ok(Some(-1)) => "inf".to_owned(),
-        Ok(Some(expiry)) if expiry >= 0 => expiry.to_string(),
-        _ => return,
-    };
-    // Added, not only changed: another proxy may have found the key missing before it was written.
-    let kept = engine.process.index.lock().explicit_of(db, &key);
-    let mut batch = Batch::default();
-    for tag in tags.iter().filter(|tag| kept.contains(tag)) {
-        batch.push([b"ZADD".as_slice(), &label_set(tag), expiry.as_bytes(), &key]);
-    }
-    if !batch.is_empty() {
-        let _ = engine.scans.call(db, batch).await;
+    let gone: Vec<Tag> = tags.into_iter().filter(|tag| !kept.contains(tag)).collect();
+    if !gone.is_empty() && !engine.dry_run {
+        let (engine, labels) = (Rc::clone(engine), Labels::new(db, key, gone));
+        tokio::task::spawn_local(async move { take_out(&engine, &labels).await });
     }
 }
 
-/// Redis evicted the set of a tag: what the index knows of it is written back.
-pub(super) async fn restore(engine: Rc<Engine>, db: u32, tag: Tag) {
-    let (mut cursor, mut tries) = (Some(usize::MAX), 0);
-    while let Some(at) = cursor {
+async fn take_out(engine: &Engine, labels: &Labels) {
+    let news = News::payload(engine.number, Verb::Forgotten, labels);
+    let sets: Vec<Vec<u8>> = labels.tags.iter().map(|tag| label_set(tag)).collect();
+    let count = (sets.len() + 1).to_string();
+    let mut request: Vec<&[u8]> = vec![b"EVAL", FORGET.as_bytes(), count.as_bytes(), &labels.key];
+    request.extend(sets.iter().map(Vec::as_slice));
+    request.extend([NEWS, &news]);
+    let Err(error) = engine.scans.one(labels.db, request).await else { return };
+    if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") {
         let mut batch = Batch::default();
-        {
-            let index = engine.process.index.lock();
-            cursor = index.collect(&tag, at, 512, &mut |one| {
-                if one.db == db && index.explicit_of(db, one.key).contains(&tag) {
-                    batch.push([b"ZADD".as_slice(), &label_set(&tag), b"NX", b"inf", one.key]);
-                }
-            });
-        }
-        if !batch.is_empty() && !is_done(engine.scans.call(db, batch).await) {
-            // Where memory is still short: the same keys again, a little later.
-            cursor = (tries < TRIES).then_some(at);
-            tries += 1;
-            tokio::time::sleep(PAUSE).await;
-        }
+        sets.iter().for_each(|set| batch.push([b"ZREM".as_slice(), set, &labels.key]));
+        batch.push([b"PUBLISH".as_slice(), NEWS, &news]);
+        let _ = engine.scans.call(labels.db, batch).await;
     }
-}
-
-fn is_done(reply: Result<Vec<BytesFrame>, String>) -> bool {
-    reply.is_ok_and(|frames| frames.into_iter().all(|frame| into_result(frame).is_ok()))
-}
-
-/// The members of these tags' sets that the index does not know, with their databases.
-pub(super) async fn members(engine: &Engine, tags: &[Tag]) -> Result<Vec<(u32, Bytes)>, String> {
-    let mut found = vec![];
-    for db in engine.databases().await? {
-        for tag in tags {
-            let mut walk = Walk::new(db, label_set(tag));
-            while let Some(members) = walk.next(engine).await? {
-                let index = engine.process.index.lock();
-                let unknown = members.into_iter().filter(|key| !index.explicit_of(db, key).contains(tag));
-                found.extend(unknown.map(|key| (db, key)));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// A walk over the members of one set.
-struct Walk {
-    db: u32,
-    set: Vec<u8>,
-    cursor: Option<Bytes>,
-}
-
-impl Walk {
-    fn new(db: u32, set: Vec<u8>) -> Self {
-        Self { db, set, cursor: Some(Bytes::from_static(b"0")) }
-    }
-
-    /// Some more members; `None` at the end.
-    async fn next(&mut self, engine: &Engine) -> Result<Option<Vec<Bytes>>, String> {
-        let Some(cursor) = self.cursor.take() else { return Ok(None) };
-        let request = [b"ZSCAN".as_slice(), &self.set, &cursor, b"COUNT", COUNT.as_bytes()];
-        let mut parts = match engine.scans.one(self.db, request).await {
-            Ok(frame) => array_of(frame).into_iter(),
-            // Somebody's key of another type that happens to have such a name.
-            Err(error) if error.starts_with("WRONGTYPE") => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let next = parts.next().as_ref().and_then(bytes_of).cloned().unwrap_or_default();
-        self.cursor = (*next != *b"0" && !next.is_empty()).then_some(next);
-        let members = parts.next().map(array_of).unwrap_or_default();
-        Ok(Some(members.chunks(2).filter_map(|pair| bytes_of(&pair[0])).cloned().collect()))
-    }
-}
-
-/// Reads all label sets into the index.
-pub(super) async fn load(engine: &Engine) -> Result<(), String> {
-    let glob = [LABEL_SETS, b"*"].concat();
-    for db in engine.databases().await? {
-        let mut scan = Scan::new(db, &glob);
-        while let Some(sets) = scan.next(&engine.scans).await? {
-            for set in sets {
-                load_set(engine, db, &set).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn load_set(engine: &Engine, db: u32, set: &[u8]) -> Result<(), String> {
-    let Some(tag) = set.strip_prefix(LABEL_SETS).map(Tag::from) else { return Ok(()) };
-    let mut walk = Walk::new(db, set.to_vec());
-    while let Some(keys) = walk.next(engine).await? {
-        load_members(engine, db, &tag, &keys).await?;
-    }
-    Ok(())
-}
-
-async fn load_members(engine: &Engine, db: u32, tag: &Tag, keys: &[Bytes]) -> Result<(), String> {
-    let mut batch = Batch::default();
-    keys.iter().for_each(|key| batch.push([b"EXISTS".as_slice(), key]));
-    if keys.is_empty() {
-        return Ok(());
-    }
-    // Labelled before it is asked, so that a key made meanwhile keeps its label.
-    for key in keys {
-        engine.process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
-    }
-    let places: Vec<_> = keys.iter().map(|key| engine.process.index.lock().get(db, key)).collect();
-    let frames = engine.scans.call(db, batch).await?;
-    for ((key, place), frame) in keys.iter().zip(places).zip(frames) {
-        if let (Some((id, generation)), Some(0)) = (place, int_of(&frame)) {
-            let dropped = engine.process.index.lock().drop_if(id, generation);
-            engine.process.fanout.forget(db, key, dropped.explicit);
-        }
-    }
-    Ok(())
 }

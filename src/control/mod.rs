@@ -5,7 +5,8 @@
 //! - `fanout`: the life of an invalidation; `deletion`: of the keys; `fills`: of values that came too late
 //! - `announce`: what proxies tell each other; `known`: whether Redis is still the one that it was
 //! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
-//! - `labels`: explicit labels as they are kept in Redis
+//! - `labels`: keeping explicit labels in Redis, and telling other proxies of them; `label_news`: hearing of theirs;
+//!   `label_sets`: reading them back; `label_upkeep`: keeping them right; `sweep`: throwing away those of keys that are gone
 //! - `described`: commands that the server has and the table has not
 //! - `link`, `wire`: the connections for all that
 
@@ -18,9 +19,13 @@ mod feed;
 mod fills;
 mod gc;
 mod known;
+mod label_news;
+mod label_sets;
+mod label_upkeep;
 mod labels;
 mod link;
 mod rebuild;
+mod sweep;
 mod watched;
 mod wire;
 
@@ -90,7 +95,17 @@ struct Engine {
     /// Scans, samples, label sets.
     scans: Link,
     /// Tags whose label sets in Redis have changed since they were last looked at.
-    label_changes: labels::Changes,
+    label_changes: label_sets::Changes,
+    /// Labelled keys whose expiry may have changed.
+    retimed: label_upkeep::Retimed,
+    /// Label sets that are being written back.
+    restoring: label_upkeep::Restoring,
+    /// Tags that are being invalidated.
+    invalidating: labels::Busy,
+    /// Those who asked for all labels have waited for them in vain.
+    labels_given_up: Cell<bool>,
+    /// By which other proxies know this one.
+    number: u64,
     /// The rebuild that counts: an older one must not declare the index complete.
     rebuild: Cell<u64>,
 }
@@ -114,13 +129,20 @@ pub async fn run(parts: Parts) {
         epoch: Cell::new(0),
         known: RefCell::new(known.map(known::Identity::named)),
         comparing: Cell::new(0),
-        label_changes: labels::Changes::default(),
+        label_changes: label_sets::Changes::default(),
+        retimed: label_upkeep::Retimed::default(),
+        restoring: RefCell::default(),
+        invalidating: labels::Busy::default(),
+        labels_given_up: Cell::new(false),
+        number: fastrand::u64(..),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });
     tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
+    tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
+    tokio::task::spawn_local(sweep::run(Rc::clone(&engine)));
     loop {
         tokio::select! {
             order = orders.recv() => match order {
@@ -147,9 +169,21 @@ impl Engine {
             Order::Tags(db, key, reply) => {
                 tokio::task::spawn_local(async move { engine.tags_of(db, key, reply).await });
             }
-            Order::Barrier(reply) => {
+            Order::Learn(keys, reply) => {
                 tokio::task::spawn_local(async move {
-                    engine.feed.barrier(vec![], &engine).await;
+                    labels::learn(&engine).await;
+                    labels::forget_dead(&engine, keys).await;
+                    let _ = reply.send(());
+                });
+            }
+            Order::Give(labels, reply) => {
+                tokio::task::spawn_local(async move {
+                    let _ = reply.send(labels::hand_on(&engine, &labels).await);
+                });
+            }
+            Order::Settle(changes, reply) => {
+                tokio::task::spawn_local(async move {
+                    labels::settle(&engine, changes).await;
                     let _ = reply.send(());
                 });
             }
@@ -173,9 +207,7 @@ impl Engine {
                 });
             }
             Order::Forget(db, key, tags) => labels::forget(self, db, &key, tags),
-            Order::Score(db, key, tags) => {
-                tokio::task::spawn_local(labels::score(engine, db, key, tags));
-            }
+            Order::Retimed(keys) => self.retimed.add(keys),
         }
     }
 
@@ -246,7 +278,7 @@ impl Engine {
 
     /// The keys of a tag that exist; those that do not are dropped from the index.
     async fn existing_keys(&self, db: u32, tag: &Tag, most: usize) -> Vec<Vec<u8>> {
-        self.feed.barrier(vec![], self).await;
+        labels::learn(self).await;
         let mut found = vec![];
         let mut cursor = Some(usize::MAX);
         while let Some(at) = cursor
@@ -261,12 +293,26 @@ impl Engine {
             let Ok(alive) = self.check(entries).await else { return found };
             found.extend(alive);
         }
+        if found.len() < most {
+            found.extend(self.labelled_elsewhere(db, tag, &found).await);
+        }
         found.truncate(most);
         found
     }
 
+    /// Keys with this label that exist, that the index does not know, and that are not among those found already.
+    async fn labelled_elsewhere(&self, db: u32, tag: &Tag, found: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let tags = std::slice::from_ref(tag);
+        let Ok(all) = label_sets::labelled_elsewhere(self, tags, false).await else { return vec![] };
+        let here = all.into_iter().filter(|(other, _)| *other == db);
+        let unknown = here.map(|(db, key)| gc::Entry { place: None, db, key: key[..].into() });
+        let alive = self.check(gc::Entries(unknown.collect())).await.unwrap_or_default();
+        let known: HashSet<&Vec<u8>> = found.iter().collect();
+        alive.into_iter().filter(|key| !known.contains(key)).collect()
+    }
+
     async fn tags_of(&self, db: u32, key: Vec<u8>, reply: oneshot::Sender<Vec<Tag>>) {
-        self.feed.barrier(vec![], self).await;
+        labels::learn(self).await;
         let exists = self.scans.one(db, [b"EXISTS".as_slice(), &key]).await;
         let exists = !matches!(exists.as_ref().map(wire::int_of), Ok(Some(0)));
         let mut tags = vec![];

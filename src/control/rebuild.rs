@@ -1,13 +1,14 @@
 //! Filling the index by SCAN, at the start and after every gap.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::link::Link;
 use super::wire::{array_of, bytes_of};
-use super::{Engine, labels};
+use super::{Engine, label_sets};
 use crate::rules::Tag;
 
 /// Keys that Redis looks at in one call: it serves nobody else meanwhile, well below a millisecond.
@@ -45,6 +46,7 @@ impl Engine {
     /// Starts a rebuild; until it is done, fan-outs also scan. A later one makes it void.
     pub(super) fn rebuild(self: &Rc<Self>, why: &'static str) {
         let version = self.process.index.set_incomplete(why);
+        self.process.labels_known.store(false, Ordering::Release);
         self.process.metrics.index_complete.set(0);
         self.rebuild.set(self.rebuild.get() + 1);
         let (engine, number) = (Rc::clone(self), self.rebuild.get());
@@ -68,7 +70,7 @@ impl Engine {
         if self.rebuild.get() != number || !self.feed.is_connected() {
             return;
         }
-        self.process.warmed.store(true, std::sync::atomic::Ordering::Release);
+        self.process.warmed.store(true, Ordering::Release);
         if !self.process.own_writes() && self.process.index.set_complete(version) {
             self.process.metrics.index_complete.set(1);
         }
@@ -88,7 +90,8 @@ impl Engine {
         // What is watched by now shows everything from here on.
         self.feed.barrier(vec![], self).await;
         self.retag().await;
-        labels::load(self).await?;
+        label_sets::load(self).await?;
+        self.labels_known(number);
         let Some(glob) = self.rules.borrow().scan_glob() else { return Ok(()) };
         for db in self.databases().await? {
             let mut scan = Scan::new(db, &glob);
@@ -102,6 +105,13 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What is known of labels is all there is, unless there has been another gap.
+    fn labels_known(&self, number: u64) {
+        if self.rebuild.get() == number && self.feed.is_connected() {
+            self.process.labels_known.store(true, Ordering::Release);
+        }
     }
 
     fn take_in(&self, db: u32, keys: &[Bytes]) {

@@ -93,21 +93,22 @@ impl Index {
         }
     }
 
+    /// Changes those of a key's labels that are among `tags`. Returns the names of those that went.
     pub(super) fn change_labels(
         &mut self,
         db: u32,
         key: &[u8],
         tags: &[Tag],
         mut change: impl FnMut(&mut Label),
-    ) {
-        let Some(entry) = self.find(db, key) else { return };
+    ) -> Vec<Tag> {
+        let Some(entry) = self.find(db, key) else { return Vec::new() };
         let mut labels = self.labels.take(entry);
         for label in &mut labels {
             if tags.iter().any(|tag| **tag == *self.tags.name(label.tag)) {
                 change(label);
             }
         }
-        self.keep_labels(entry, labels);
+        self.keep_labels(entry, labels)
     }
 
     /// Puts back the labels of an entry without those that are over, and drops the entry if it has no tag left.
@@ -128,7 +129,8 @@ impl Index {
     pub(super) fn forget(&mut self, entry: u32) -> Dropped {
         let mut labels = self.labels.take(entry);
         for label in &mut labels {
-            (label.ruled, label.settled) = (false, false);
+            label.ruled = false;
+            label.unsettle();
         }
         self.unlink_where(entry, |_, tag| !labels.iter().any(|label| label.tag == tag));
         let explicit = self.keep_labels(entry, labels);

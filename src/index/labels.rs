@@ -20,6 +20,9 @@ pub(super) struct Label {
     /// Labelled writes on their way.
     pub in_flight: u32,
     pub settled: bool,
+    /// The value that it was given to is being moved away or overwritten: it stays until that is known to have taken
+    /// place, unless it is given anew meanwhile.
+    pub leaving: bool,
     /// Removed by `TAG.REM` while a write was in flight: not shown, but kept until that write has settled, so that
     /// the label of a later write is not taken for its.
     pub removed: bool,
@@ -29,12 +32,17 @@ pub(super) struct Label {
 
 impl Label {
     pub(super) fn new(tag: u32, ruled: bool) -> Label {
-        Label { tag, in_flight: 0, settled: false, removed: false, ruled }
+        Label { tag, in_flight: 0, settled: false, leaving: false, removed: false, ruled }
     }
 
     /// Nothing holds it any longer.
     pub(super) fn is_over(&self) -> bool {
-        self.in_flight == 0 && (self.removed || !self.settled)
+        self.in_flight == 0 && (self.removed || !(self.settled || self.leaving))
+    }
+
+    /// The value that it was given to is gone.
+    pub(super) fn unsettle(&mut self) {
+        (self.settled, self.leaving) = (false, false);
     }
 }
 

@@ -118,7 +118,7 @@ impl Index {
     pub fn created(&mut self, db: u32, key: &[u8], tags: &[Tag]) -> Vec<Tag> {
         let Some(KeyId(entry)) = self.add(db, key, tags) else { return Vec::new() };
         let mut labels = self.labels.take(entry);
-        labels.iter_mut().for_each(|label| label.settled = false);
+        labels.iter_mut().for_each(Label::unsettle);
         self.keep_labels(entry, labels)
     }
 
@@ -188,13 +188,36 @@ impl Index {
         self.change_labels(db, key, tags, |label| label.in_flight = label.in_flight.saturating_sub(1));
     }
 
+    /// The value of the key is about to be moved away or overwritten: these labels stay until [`Index::left`] or
+    /// [`Index::stayed`] follows. Those that are given anew until then belong to another value and are not concerned.
+    pub fn leaving(&mut self, db: u32, key: &[u8], tags: &[Tag]) {
+        self.change_labels(db, key, tags, |label| {
+            if std::mem::take(&mut label.settled) {
+                label.leaving = true;
+            }
+        });
+    }
+
+    /// The value is gone: of these labels, those that were [`Index::leaving`] and are not given anew go. Returns them;
+    /// Redis has to forget them too.
+    pub fn left(&mut self, db: u32, key: &[u8], tags: &[Tag]) -> Vec<Tag> {
+        self.change_labels(db, key, tags, |label| label.leaving = false)
+    }
+
+    /// The value is still there: of these labels, those that were [`Index::leaving`] are as they were.
+    pub fn stayed(&mut self, db: u32, key: &[u8], tags: &[Tag]) {
+        self.change_labels(db, key, tags, |label| {
+            label.settled |= std::mem::take(&mut label.leaving) && !label.removed;
+        });
+    }
+
     /// Takes explicit labels away; tags that the rules give stay. Returns how many it had.
     pub fn unlabel(&mut self, db: u32, key: &[u8], tags: &[Tag]) -> usize {
         let mut had = 0;
         self.change_labels(db, key, tags, |label| {
             had += usize::from(!label.removed);
             label.removed = true;
-            label.settled = false;
+            label.unsettle();
         });
         had
     }

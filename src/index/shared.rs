@@ -1,6 +1,6 @@
 //! The index as all threads share it, and what is known about its completeness.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Generation, Index, KeyId};
@@ -11,6 +11,8 @@ pub struct SharedIndex {
     index: Mutex<Index>,
     /// A copy of the number of explicit labels, to be looked at without the lock.
     labels: AtomicUsize,
+    /// There has been one at some time.
+    used: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -31,7 +33,7 @@ impl std::fmt::Debug for SharedIndex {
 /// The locked index; on release the copies are brought up to date.
 pub struct Guard<'a> {
     index: MutexGuard<'a, Index>,
-    labels: &'a AtomicUsize,
+    shared: &'a SharedIndex,
 }
 
 impl std::ops::Deref for Guard<'_> {
@@ -50,7 +52,11 @@ impl std::ops::DerefMut for Guard<'_> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        self.labels.store(self.index.explicit_count(), Ordering::Release);
+        let count = self.index.explicit_count();
+        self.shared.labels.store(count, Ordering::Release);
+        if count > 0 && !self.shared.used.load(Ordering::Relaxed) {
+            self.shared.used.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -64,12 +70,17 @@ impl Guard<'_> {
 impl SharedIndex {
     /// Locks it.
     pub fn lock(&self) -> Guard<'_> {
-        Guard { index: self.index.lock().unwrap_or_else(PoisonError::into_inner), labels: &self.labels }
+        Guard { index: self.index.lock().unwrap_or_else(PoisonError::into_inner), shared: self }
     }
 
     /// Whether there are explicit labels at all.
     pub fn has_labels(&self) -> bool {
         self.labels.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether there have ever been explicit labels.
+    pub fn has_had_labels(&self) -> bool {
+        self.used.load(Ordering::Acquire)
     }
 
     /// Whether every dependent is known to be in it.

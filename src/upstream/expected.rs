@@ -28,7 +28,12 @@ pub struct Pending {
     pub capture: bool,
     /// The client gets this error instead (the request only aborts a transaction).
     pub instead: Option<Box<str>>,
+    /// Labelled keys whose expiry it may have changed.
+    pub retimed: Option<Box<Retimed>>,
 }
+
+/// Databases and keys.
+pub type Retimed = Vec<(u32, Box<[u8]>)>;
 
 /// A reply that the proxy itself asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

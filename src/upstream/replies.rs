@@ -12,6 +12,7 @@ use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup};
 use super::pubsub::{self, Class};
 use crate::accounting::Reader;
+use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::{Head, ReplyFramer, encode};
@@ -250,6 +251,9 @@ impl Incoming {
         let mut verdict = self.reader.finish(pending.account, &mut count);
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
+        if let Some(keys) = pending.retimed {
+            context.process.fanout.order(Order::Retimed(*keys));
+        }
         if let Some(text) = pending.instead.as_ref().filter(|_| !pending.silent) {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);

@@ -15,6 +15,8 @@ mod forwarding;
 mod identity;
 mod interleaving;
 mod kills;
+mod label_following;
+mod label_upkeep;
 mod limits;
 mod metrics;
 mod names;

@@ -17,10 +17,10 @@ invalidate = ["t{n}"]
 "#;
 
 /// SplitMix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -30,10 +30,10 @@ impl Random {
 }
 
 /// Prints the seed if the test fails.
-struct Seed(u64);
+pub struct Seed(pub u64);
 
 impl Seed {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
         Self(std::env::var("RESCIND_SEED").map_or_else(|_| now(), |seed| seed.parse().unwrap()))
     }

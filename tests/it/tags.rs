@@ -215,7 +215,7 @@ fn labels_stay_with_the_key_and_go_with_it() {
         &["UNLINK k"],
         &["GETDEL k"],
         &["PEXPIRE k 0"],
-        &["RENAME k elsewhere"],
+        &["RENAME k elsewhere", "DEL elsewhere"],
         &["MULTI", "DEL k", "EXEC"],
         &["FLUSHALL"],
     ];

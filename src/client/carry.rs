@@ -1,0 +1,204 @@
+//! Labels follow their value: what RENAME, COPY and MOVE do to them.
+//!
+//! As with `TAG.WITH`, the labels are in the index and in Redis before the command is sent, and are taken back if it
+//! did nothing. Those of the old place, and those of what was overwritten, go when it has succeeded.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Acquire;
+
+use super::Client;
+use super::labels::{self, Labelled};
+use crate::command::{Carrying, Command};
+use crate::context::Context;
+use crate::fanout::Order;
+use crate::index::LabelState;
+use crate::news::{Labels, Verb};
+use crate::resp::Args;
+use crate::rules::Tag;
+
+/// Labels on their way from one key to another.
+pub(super) struct Carried {
+    /// What the destination gets.
+    pub given: Labelled,
+    /// Where they come from, and which were there.
+    pub from: Labels,
+    /// Those of them that its source got after this was begun.
+    pub late: Vec<Tag>,
+    /// The value is not there any more afterwards.
+    pub moves: bool,
+    /// The labels of what is overwritten.
+    old: Labels,
+}
+
+/// Whether the request may have to do with labels that follow. Costs no lock where there are no labels.
+pub(super) fn concerns(context: &Context, command: &Command, args: Args<'_>, db: u32) -> bool {
+    let process = &context.process;
+    if !command.carries || !process.may_have_labels() {
+        return false;
+    }
+    let Some(carrying) = command.carrying(args, db) else { return false };
+    !process.knows_labels() || {
+        let index = process.index.lock();
+        [carrying.from, carrying.to].iter().any(|(db, key)| index.with_labels(*db, key).is_some())
+    }
+}
+
+/// Hands on the labels of the key that the request is about to move or copy; only then it may be sent. `None`: there
+/// are none.
+pub(super) async fn hand_on(
+    client: &mut Client,
+    command: Option<&Command>,
+    args: Args<'_>,
+) -> Option<Carried> {
+    let db = client.outbox.session.borrow().current_db();
+    let carrying = command?.carrying(args, db)?;
+    learn(client, vec![carrying.from, carrying.to]).await;
+    let queued = client.outbox.session.borrow().in_multi();
+    let mut carried = begin(&client.context, carrying, queued)?;
+    tell_leaving(&client.context, &carried.old).await;
+    carried.write_given(&client.context).await;
+    Some(carried)
+}
+
+/// Before the labels of these keys are asked of the index: it is to know what other proxies have given. Inside MULTI a
+/// key that is gone may exist when its turn comes: then it must not have the labels of one that was there before.
+pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
+    let process = &client.context.process;
+    let in_multi = client.outbox.session.borrow().in_multi();
+    if process.may_have_labels() && (in_multi || !process.knows_labels()) {
+        let keys = keys.into_iter().map(|(db, key)| (db, key.into())).collect();
+        process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+    }
+}
+
+/// In the index. With `always`, also where there is nothing to do yet: there may be when EXEC comes.
+fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carried> {
+    let Carrying { from, to, moves, condition } = carrying;
+    let mut index = context.process.index.lock();
+    let (tags, old) = (index.explicit_of(from.0, from.1), index.explicit_of(to.0, to.1));
+    if tags.is_empty() && old.is_empty() && !always {
+        return None;
+    }
+    if moves {
+        index.leaving(from.0, from.1, &tags);
+    }
+    index.leaving(to.0, to.1, &old);
+    index.label(to.0, to.1, &tags, LabelState::InFlight);
+    let labels = Labels::new(to.0, to.1, tags.clone());
+    Some(Carried {
+        given: Labelled { labels, before: old.clone(), added: vec![], condition, element: None },
+        from: Labels::new(from.0, from.1, tags),
+        late: vec![],
+        moves,
+        old: Labels::new(to.0, to.1, old),
+    })
+}
+
+/// EXEC is about to be sent: labels that keys have got since their command was queued are handed on, or go, too.
+pub(super) async fn before_exec(client: &mut Client) {
+    if client.context.process.may_have_labels() {
+        let context = Rc::clone(&client.context);
+        learn(client, vec![]).await;
+        for which in 0..client.carried_queued.len() {
+            let (one, given) = (&client.carried_queued[which], || client.given_in_multi());
+            let (late, late_old) = (one.late(&context, given()), one.late_old(&context, given()));
+            let one = &mut client.carried_queued[which];
+            one.add(&context, late);
+            context.process.index.lock().leaving(one.old.db, &one.old.key, &late_old);
+            one.old.tags.extend(late_old);
+            tell_leaving(&context, &one.old).await;
+            let added = std::mem::take(&mut one.given.added);
+            one.write_given(&context).await;
+            one.given.added.extend(added);
+        }
+    }
+    client.carried_queued.retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
+}
+
+impl Client {
+    /// The labels that the transaction gives to keys, in any order.
+    fn given_in_multi(&self) -> impl Iterator<Item = &Labelled> {
+        self.labels_queued.iter().chain(self.carried_queued.iter().map(|one| &one.given))
+    }
+}
+
+/// Other proxies are told what is about to be overwritten.
+async fn tell_leaving(context: &Context, old: &Labels) {
+    if !old.tags.is_empty() && context.process.others.load(Acquire) {
+        let leaving = vec![(Verb::Leaving, old.clone())];
+        context.process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
+    }
+}
+
+impl Carried {
+    /// Its command is the queued one of this number.
+    pub fn queued_as(mut self, element: usize) -> Self {
+        self.given.element = Some(element);
+        self
+    }
+
+    async fn write_given(&mut self, context: &Context) {
+        if self.given.labels.tags.is_empty() {
+            return;
+        }
+        let labels = self.given.labels.clone();
+        let added = context.process.fanout.ask(|reply| Order::Give(labels, reply)).await;
+        self.given.added = added.unwrap_or_default();
+    }
+
+    /// Labels that its source has got meanwhile, without those that commands behind it in the same transaction give to
+    /// what is there then.
+    pub fn late<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
+        let mut tags = context.process.index.lock().explicit_of(self.from.db, &self.from.key);
+        tags.retain(|tag| !self.given.labels.tags.contains(tag));
+        for other in given.filter(|other| other.element > self.given.element && other.is_of(&self.from)) {
+            tags.retain(|tag| !other.labels.tags.contains(tag));
+        }
+        tags
+    }
+
+    /// Labels that what it overwrites has got meanwhile, without those of the same transaction.
+    fn late_old<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
+        let mut tags = context.process.index.lock().explicit_of(self.old.db, &self.old.key);
+        tags.retain(|tag| !self.old.tags.contains(tag));
+        for other in given.filter(|other| other.is_of(&self.old)) {
+            tags.retain(|tag| !other.labels.tags.contains(tag));
+        }
+        tags
+    }
+
+    /// These are handed on, too.
+    pub fn add(&mut self, context: &Context, tags: Vec<Tag>) {
+        let Labels { db, key, .. } = &self.given.labels;
+        context.process.index.lock().label(*db, key, &tags, LabelState::InFlight);
+        self.given.labels.tags.extend(tags.iter().cloned());
+        self.late.extend(tags);
+    }
+
+    /// Labels that are marked as leaving. Other proxies know of a source what the feed shows, and of what is
+    /// overwritten what they are told.
+    pub fn marked(&self) -> impl Iterator<Item = Labels> {
+        let from = Some(&self.from).filter(|_| self.moves);
+        from.into_iter().chain([&self.old]).filter(|labels| !labels.tags.is_empty()).cloned()
+    }
+
+    /// Its command is not sent.
+    pub fn undo(self, context: &Rc<Context>) {
+        let marked: Vec<_> = self.marked().map(|labels| (Verb::Stayed, labels)).collect();
+        marked.iter().for_each(|(verb, labels)| end(context, *verb, labels));
+        let (reply, _) = tokio::sync::oneshot::channel();
+        context.process.fanout.order(Order::Settle(marked, reply));
+        labels::undo(context, vec![self.given]);
+    }
+}
+
+/// The value that had these labels is gone, or not.
+pub(super) fn end(context: &Context, verb: Verb, Labels { db, key, tags }: &Labels) {
+    let process = &context.process;
+    if verb == Verb::Left {
+        let went = process.index.lock().left(*db, key, tags);
+        process.fanout.forget(*db, key, went);
+    } else {
+        process.index.lock().stayed(*db, key, tags);
+    }
+}

@@ -1,0 +1,62 @@
+//! What other proxies tell about explicit labels.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use redis_protocol::resp3::types::BytesFrame;
+
+use super::wire::{Wire, int_of};
+use super::{Engine, labels};
+use crate::index::LabelState;
+use crate::news::{Labels, NEWS, News, Verb};
+
+/// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
+pub(super) async fn subscribe(wire: &mut Wire) -> Result<(), String> {
+    wire.queue(&[b"SUBSCRIBE", NEWS]);
+    if let Err(error) = wire.call(&["PING"]).await {
+        tracing::warn!(
+            %error,
+            "SUBSCRIBE rescind:labels is not possible: labels given through other proxies do not follow a RENAME, \
+             COPY or MOVE through this one"
+        );
+        // The reply to PING is still to come.
+        while matches!(wire.next().await?, BytesFrame::Push { .. }) {}
+    }
+    Ok(())
+}
+
+/// Tells the other proxies that there is one more, and learns whether there are any.
+pub(super) async fn greet(engine: Rc<Engine>) {
+    let hello = News::payload(engine.number, Verb::Hello, &Labels::new(0, b"", vec![]));
+    if let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await {
+        engine.process.others.store(int_of(&listeners).is_some_and(|n| n > 1), Ordering::Release);
+    }
+}
+
+/// Another proxy, or this one, has said something about labels.
+pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
+    let Some(News { from, verb, labels: Labels { db, key, tags } }) = News::parse(payload) else { return };
+    if verb == Verb::Forgotten {
+        let kept = engine.process.index.lock().explicit_of(db, &key);
+        let mine = Labels { db, key, tags: tags.into_iter().filter(|tag| kept.contains(tag)).collect() };
+        if !mine.tags.is_empty() {
+            let engine = Rc::clone(engine);
+            tokio::task::spawn_local(async move { labels::give(&engine, &mine).await });
+        }
+        return;
+    }
+    if from == engine.number {
+        return;
+    }
+    engine.process.others.store(true, Ordering::Release);
+    let mut index = engine.process.index.lock();
+    match verb {
+        Verb::Given => _ = index.label(db, &key, &tags, LabelState::Settled),
+        Verb::Taken => _ = index.unlabel(db, &key, &tags),
+        Verb::Leaving => index.leaving(db, &key, &tags),
+        // Who says so takes them out of Redis.
+        Verb::Left => _ = index.left(db, &key, &tags),
+        Verb::Stayed => index.stayed(db, &key, &tags),
+        Verb::Hello | Verb::Forgotten => {}
+    }
+}
