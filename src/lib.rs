@@ -26,7 +26,7 @@
 //! - [`journal`]: the durable log of invalidations, with a thread of its own
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
-//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`].
+//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`]. For tests of crashes: [`failpoint`].
 
 pub mod accounting;
 pub mod admin;
@@ -40,6 +40,7 @@ pub mod context;
 pub mod control;
 pub mod doubt;
 pub mod explain;
+pub mod failpoint;
 pub mod fanout;
 #[doc(hidden)]
 pub mod fuzzing;

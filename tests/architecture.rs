@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -29,6 +29,7 @@ const ORDER: [&str; 32] = [
     // Sockets, processes and numbers that know nothing of Redis.
     "net",
     "spawn",
+    "failpoint",
     "metrics",
     // The log of invalidations: a folder, a thread, no sockets.
     "journal",

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::intent::take_intents;
 use super::{After, Client, Pause, fill, labels, tag, trigger};
 use crate::accounting::Verdict;
+use crate::failpoint;
 use crate::outbox::Outbox;
 use crate::resp::Head;
 use crate::standing::OVERDUE;
@@ -52,6 +53,7 @@ impl Client {
             }
             Pause::Intent(scope, what) => {
                 self.intent = Some(self.context.process.journal.intend(scope, what).await);
+                failpoint::pass("intent noted");
             }
             Pause::Verdict(after) => self.verdict(after).await,
             Pause::Follow(args) => tag::follow(self, args.as_args()).await,
@@ -113,6 +115,9 @@ impl Client {
         // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
         // effect must not be forgotten.
         let Some(mut verdict) = self.next_verdict().await else { return };
+        if !verdict.fired.is_empty() {
+            failpoint::pass("trigger answered");
+        }
         if after.swapped {
             // Whatever came of it: the index has been declared incomplete.
             self.context.process.fanout.rebuild("SWAPDB");

@@ -10,6 +10,7 @@ use super::gc::{Entries, Entry, SentEntries};
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::{Engine, wire};
+use crate::failpoint;
 use crate::rules::spec::OnInvalidate;
 use crate::rules::{FamilyId, Tag};
 
@@ -83,6 +84,7 @@ impl<'a> Deletion<'a> {
         if let Some(slot) = self.slot.take() {
             self.open.insert(slot, std::mem::take(&mut self.current));
         }
+        failpoint::pass("collected");
         let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
         for ((db, family), entries) in open {
             self.send(db, family, entries).await?;
@@ -178,6 +180,7 @@ impl<'a> Deletion<'a> {
             deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
         }
         self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
+        failpoint::pass("one deleted");
         self.total += deleted;
         if deleted > 0 {
             *self.by_family.entry(sent.family.clone()).or_default() += deleted;

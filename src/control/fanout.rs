@@ -11,6 +11,7 @@ use super::link::Batch;
 use super::{Engine, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::Scope;
+use crate::failpoint;
 use crate::fanout::{LogEntry, Phases, Request};
 use crate::peers::Message;
 use crate::rules::Tag;
@@ -40,6 +41,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         true => engine.intend(&tags, &request).await,
     };
     phases.journal = started.elapsed();
+    failpoint::pass("fan-out begun");
     let tags: Arc<[Tag]> = if request.everything { engine.all_tags().await } else { tags }.into();
     let invalidating = labels::Invalidating::begin(&engine, &tags);
     let mut deletion = Deletion::new(&engine, &tags);
@@ -58,6 +60,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let (keys, families) = (deletion.total, std::mem::take(&mut deletion.by_family));
     let gone = std::mem::take(&mut deletion.gone);
     drop(deletion);
+    failpoint::pass("all deleted");
     engine.done(&intents);
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
@@ -119,6 +122,7 @@ async fn attempts(
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
         let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
         phases.barrier = phases.barrier.max(began.elapsed());
+        failpoint::pass("announced");
         let scan = !passed || !engine.process.index.is_complete();
         let result = match told {
             Ok(()) => deletion.run(scan).await,

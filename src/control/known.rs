@@ -106,7 +106,9 @@ pub(super) async fn settle(engine: &Rc<Engine>, identity: Identity) {
 async fn again(engine: &Rc<Engine>, why: &str) {
     let scope = engine.process.journal.recent();
     if !scope.is_empty() {
-        let done = engine.process.fanout.repeat(Firing::again(why.to_owned()), scope, None);
+        // Its own: somebody else may find in the meantime that Redis has not changed again.
+        let doubt = engine.process.doubt.enter(scope.clone());
+        let done = engine.process.fanout.repeat(Firing::again(why.to_owned()), scope, Some(doubt));
         let _ = done.await;
     }
 }

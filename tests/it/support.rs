@@ -90,7 +90,7 @@ pub struct Redis {
     pub port: u16,
     child: Child,
     args: Vec<String>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Redis {
@@ -106,9 +106,14 @@ impl Redis {
         args.push(folder.0.display().to_string());
         args.extend(["--port".to_owned(), port.to_string()]);
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        let redis = Self { port, child: spawn(&args), args, _folder: folder };
+        let redis = Self { port, child: spawn(&args), args, folder };
         redis.wait();
         redis
+    }
+
+    /// Where it keeps its snapshot.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder.0
     }
 
     /// Kills it, as a crash would.
@@ -117,7 +122,7 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Starts it again on the same port, with its last snapshot, if there is one.
     pub fn restart(&mut self) {
         self.child = spawn(&self.args);
         self.wait();
@@ -293,6 +298,11 @@ impl Proxy {
     /// Connections to Redis that belong to one client each, and idle ones that did.
     pub fn pinned(&self) -> usize {
         self.metric("rescind_upstream_connections{mode=\"pinned\"}") as usize
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory, bytes.

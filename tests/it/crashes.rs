@@ -1,0 +1,268 @@
+//! No lost invalidation: what took effect in Redis is fanned out, through the end of the proxy, of Redis, and of both.
+
+use std::time::Duration;
+
+use crate::support::{Client, Proxy, RULES, Redis, eventually};
+
+const KEY: &str = "app:1:home_page_data_1";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+
+fn fill(redis: &Redis, keys: &[&str]) {
+    let mut direct = redis.client();
+    for key in keys {
+        assert_eq!(direct.cmd(&format!("SET {key} cached")), "+OK\r\n");
+    }
+}
+
+fn is_there(direct: &mut Client, key: &str) -> bool {
+    direct.cmd(&format!("EXISTS {key}")) == ":1\r\n"
+}
+
+/// The places at which a debug build can be made to die, in the order in which a trigger passes them.
+const PLACES: &[&str] = &[
+    "intent noted",
+    "trigger answered",
+    "fan-out begun",
+    "announced",
+    "collected",
+    "one deleted",
+    "all deleted",
+];
+
+#[test]
+fn what_a_dead_proxy_has_begun_is_finished_by_the_next_one() {
+    for place in PLACES {
+        let redis = Redis::start();
+        let mut proxy = Proxy::start(&redis, RULES);
+        proxy.kill();
+        proxy.start_again(&[("RESCIND_DIE_AT", place)]);
+        proxy.ready();
+        fill(&redis, &[KEY, "app:1:blog_posts_1"]);
+        let mut writer = proxy.client();
+        writer.request(&TRIGGER.split(' ').collect::<Vec<_>>());
+        let answered = writer.rest();
+        assert!(!answered.starts_with(b"+OK"), "{place}: the writer was answered");
+        proxy.wait();
+        let mut direct = redis.client();
+        let took_effect = is_there(&mut direct, "app:1:model:Post:7");
+        assert_eq!(took_effect, *place != "intent noted", "{place}");
+        proxy.start_again(&[]);
+        // The very first read that is answered must not see it.
+        let read = proxy.client().cmd(&format!("GET {KEY}"));
+        assert!(read == "$-1\r\n", "{place}: {read}");
+        eventually("it is finished", || (!is_there(&mut direct, KEY)).then_some(()));
+        eventually("all of it", || (!is_there(&mut direct, "app:1:blog_posts_1")).then_some(()));
+        eventually("nothing is pending", || (proxy.metric("rescind_journal_pending") == 0.0).then_some(()));
+        // Nothing is done twice by the one after that.
+        proxy.kill();
+        fill(&redis, &[KEY]);
+        proxy.start_again(&[]);
+        proxy.ready();
+        assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$6\r\ncached\r\n", "{place}");
+    }
+}
+
+#[test]
+fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_the_next() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+    proxy.kill();
+    proxy.start_again(&[]);
+    proxy.ready();
+    let mut client = proxy.client();
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    client.cmd(&format!("SET {KEY} old"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    // With a miss of its own it is no retry.
+    client.cmd(&format!("SET {KEY} new"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+}
+
+#[test]
+fn after_an_orderly_stop_nothing_is_suspect() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    proxy.client().cmd("PING");
+    proxy.signal("-TERM");
+    assert_eq!(proxy.wait(), Some(0));
+    proxy.start_again(&[]);
+    proxy.ready();
+    let mut client = proxy.client();
+    client.cmd(TRIGGER);
+    client.cmd(&format!("SET {KEY} v"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_trigger_that_cannot_be_noted_is_refused() {
+    let redis = Redis::start();
+    let proxy = Proxy::configured(&redis, "");
+    let mut client = proxy.client();
+    assert_eq!(client.cmd(TRIGGER), "+OK\r\n");
+    let pid = proxy.pid().to_string();
+    let limit = |bytes: &str| {
+        let limit = format!("--fsize={bytes}");
+        assert!(
+            std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success()
+        );
+    };
+    limit("1:unlimited");
+    fill(&redis, &[KEY]);
+    let mut direct = redis.client();
+    let big = "x".repeat(400_000);
+    for request in [
+        &["SET", "app:1:model:Post:8", "1"][..],
+        &["TAG.INVALIDATE", "Post"],
+        &["PUBLISH", "rescind:invalidate", "Post"],
+        &["SET", "app:1:model:Post:8", &big],
+    ] {
+        let mut client = proxy.client();
+        let reply = client.call(request);
+        assert!(reply.starts_with("-ERR the journal cannot be written"), "{request:?}: {reply}");
+    }
+    client.cmd("MULTI");
+    client.cmd("SET app:1:model:Post:8 1");
+    client.cmd("SET other 1");
+    assert!(client.cmd("EXEC").starts_with("-ERR the journal cannot be written"));
+    assert_eq!(direct.cmd("EXISTS app:1:model:Post:8 other"), ":0\r\n", "it was not sent");
+    assert!(is_there(&mut direct, KEY));
+    // What fires nothing goes on.
+    assert_eq!(client.cmd("DISCARD"), "+OK\r\n");
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$6\r\ncached\r\n");
+    limit("unlimited");
+    assert_eq!(client.cmd(TRIGGER), "+OK\r\n");
+    assert!(!is_there(&mut direct, KEY));
+}
+
+/// A Redis with a snapshot of the moment of `save`, on a port that can be used again.
+fn with_snapshot() -> Redis {
+    Redis::with(&["--dbfilename", "dump.rdb", "--save", "", "--appendonly", "no"])
+}
+
+#[test]
+fn a_redis_with_an_old_snapshot_does_not_bring_back_what_was_invalidated() {
+    let mut redis = with_snapshot();
+    let proxy = Proxy::start(&redis, RULES);
+    fill(&redis, &[KEY, "app:1:tools_1"]);
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    for round in 0..3 {
+        redis.kill();
+        redis.restart();
+        let mut client = proxy.client();
+        let read = eventually("Redis is reached", || {
+            let reply = client.cmd(&format!("GET {KEY}"));
+            if reply.starts_with('-') {
+                client = proxy.client();
+            }
+            (!reply.starts_with('-')).then_some(reply)
+        });
+        assert_eq!(read, "$-1\r\n", "round {round}");
+        let mut direct = redis.client();
+        eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
+        assert!(is_there(&mut direct, "app:1:tools_1"), "nothing else is touched");
+    }
+}
+
+#[test]
+fn nor_if_the_proxy_was_restarted_as_well() {
+    let mut redis = with_snapshot();
+    let mut proxy = Proxy::start(&redis, RULES);
+    fill(&redis, &[KEY]);
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    // Its name in the journal is of the Redis before.
+    std::thread::sleep(Duration::from_millis(100));
+    for kill in [true, false] {
+        if kill {
+            proxy.kill();
+        } else {
+            proxy.signal("-TERM");
+            proxy.wait();
+        }
+        redis.kill();
+        redis.restart();
+        proxy.start_again(&[]);
+        assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+        let mut direct = redis.client();
+        eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
+    }
+}
+
+#[test]
+fn a_replica_in_its_place_gets_what_was_invalidated() {
+    let mut master = Redis::start();
+    let port = master.port;
+    let proxy = Proxy::start(&master, RULES);
+    fill(&master, &[KEY]);
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &port.to_string()]);
+    let mut behind = replica.client();
+    eventually("the replica has it", || is_there(&mut behind, KEY).then_some(()));
+    // It is cut off before the invalidation.
+    behind.cmd("REPLICAOF NO ONE");
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    behind.cmd("SAVE");
+    master.kill();
+    let file = replica.folder().join("dump.rdb");
+    std::fs::copy(file, master.folder().join("dump.rdb")).unwrap();
+    master.restart();
+    let mut client = proxy.client();
+    let read = eventually("Redis is reached", || {
+        let reply = client.cmd(&format!("GET {KEY}"));
+        if reply.starts_with('-') {
+            client = proxy.client();
+        }
+        (!reply.starts_with('-')).then_some(reply)
+    });
+    assert_eq!(read, "$-1\r\n");
+}
+
+#[test]
+fn data_that_debug_reload_brings_back_is_noticed() {
+    let redis = Redis::with(&["--enable-debug-command", "yes"]);
+    let proxy = Proxy::start(&redis, RULES);
+    fill(&redis, &[KEY]);
+    let mut direct = redis.client();
+    direct.cmd("SAVE");
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    assert_eq!(direct.cmd("DEBUG RELOAD NOSAVE"), "+OK\r\n");
+    eventually("it is deleted again", || (!is_there(&mut direct, KEY)).then_some(()));
+    assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+}
+
+#[test]
+fn while_a_deletion_cannot_be_done_reads_are_misses_and_the_writer_is_answered_in_the_end() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    // Its own user may not delete.
+    let mut direct = redis.client();
+    direct.cmd("ACL SETUSER own on >pw ~* &* +@all");
+    proxy.signal("-TERM");
+    proxy.wait();
+    let proxy = Proxy::launch(&format!("redis://own:pw@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    fill(&redis, &[KEY]);
+    direct.cmd("ACL SETUSER own -unlink");
+    let mut writer = proxy.client();
+    let mut reader = proxy.client();
+    writer.request(&TRIGGER.split(' ').collect::<Vec<_>>());
+    eventually("reads are misses", || (reader.cmd(&format!("GET {KEY}")) == "$-1\r\n").then_some(()));
+    for (read, answer) in [
+        (format!("EXISTS {KEY}"), ":0\r\n"),
+        (format!("STRLEN {KEY}"), ":0\r\n"),
+        (format!("MGET {KEY} app:1:tools_1"), "*2\r\n$-1\r\n$-1\r\n"),
+        (format!("HGETALL {KEY}"), "*0\r\n"),
+        (format!("TYPE {KEY}"), "+none\r\n"),
+    ] {
+        assert_eq!(reader.cmd(&read), answer, "{read}");
+    }
+    assert!(proxy.metric("rescind_journal_pending") >= 1.0);
+    // After ten seconds.
+    assert_eq!(writer.raw(), b"+OK\r\n");
+    assert!(proxy.metric("rescind_journal_pending") >= 1.0);
+    assert_eq!(reader.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    direct.cmd("ACL SETUSER own +unlink");
+    eventually("it is done", || (proxy.metric("rescind_journal_pending") == 0.0).then_some(()));
+    assert!(!is_there(&mut direct, KEY));
+}

@@ -1,0 +1,129 @@
+//! Several proxies on one Redis, which share nothing but Redis.
+
+use std::time::Duration;
+
+use crate::support::{Client, Proxy, RULES, Redis, eventually};
+
+const KEY: &str = "app:1:home_page_data_1";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+
+fn some(redis: &Redis, number: usize) -> Vec<Proxy> {
+    let proxies: Vec<Proxy> = (0..number).map(|_| Proxy::start(redis, RULES)).collect();
+    for proxy in &proxies {
+        let known = |proxy: &Proxy| proxy.log().matches("another proxy is there").count();
+        eventually("they know each other", || (known(proxy) + 1 >= number).then_some(()));
+    }
+    proxies
+}
+
+fn is_there(direct: &mut Client, key: &str) -> bool {
+    direct.cmd(&format!("EXISTS {key}")) == ":1\r\n"
+}
+
+fn fan_outs(proxies: &[Proxy]) -> f64 {
+    proxies.iter().map(|proxy| proxy.metric("rescind_fanout_keys_count")).sum()
+}
+
+#[test]
+fn whoever_writes_through_whichever_proxy() {
+    let redis = Redis::start();
+    let proxies = some(&redis, 3);
+    let mut clients: Vec<Client> = proxies.iter().map(Proxy::client).collect();
+    for round in 0..60 {
+        let (filler, writer, reader) = (round % 3, (round / 3) % 3, (round / 9) % 3);
+        clients[filler].cmd(&format!("SET {KEY} v"));
+        assert_eq!(clients[writer].cmd(TRIGGER), "+OK\r\n");
+        assert_eq!(clients[reader].cmd(&format!("GET {KEY}")), "$-1\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn a_fill_is_stale_whichever_proxy_was_told_of_the_invalidation() {
+    let redis = Redis::start();
+    let proxies = some(&redis, 2);
+    for (here, there) in [(0, 1), (1, 0)] {
+        for _ in 0..20 {
+            let mut client = proxies[here].client();
+            client.cmd(&format!("GET {KEY}"));
+            assert_eq!(proxies[there].client().cmd(TRIGGER), "+OK\r\n");
+            client.cmd(&format!("SET {KEY} old"));
+            assert_eq!(proxies[there].client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+            client.cmd(&format!("GET {KEY}"));
+            client.cmd(&format!("SET {KEY} new"));
+            assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+            client.cmd(&format!("DEL {KEY}"));
+        }
+    }
+}
+
+#[test]
+fn what_all_of_them_see_is_done_once() {
+    let redis = Redis::start();
+    let proxies = some(&redis, 3);
+    let mut direct = redis.client();
+    let before = fan_outs(&proxies);
+    for round in 0..20 {
+        direct.cmd(&format!("SET {KEY} v"));
+        match round % 2 {
+            0 => direct.cmd(TRIGGER),
+            _ => direct.cmd("PUBLISH rescind:invalidate Post"),
+        };
+        eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let done = fan_outs(&proxies) - before;
+    assert!((20.0..30.0).contains(&done), "{done} fan-outs of 20 writes past three proxies");
+    let before = fan_outs(&proxies);
+    for round in 0..20 {
+        assert_eq!(proxies[round % 3].client().cmd(TRIGGER), "+OK\r\n");
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let done = fan_outs(&proxies) - before;
+    assert!((20.0..30.0).contains(&done), "{done} fan-outs of 20 writes through three proxies");
+}
+
+#[test]
+fn what_a_dead_proxy_has_begun_is_taken_over_by_the_others() {
+    for place in ["trigger answered", "announced", "collected"] {
+        let redis = Redis::start();
+        let mut proxies = some(&redis, 2);
+        proxies[0].kill();
+        proxies[0].start_again(&[("RESCIND_DIE_AT", place)]);
+        proxies[0].ready();
+        let mut direct = redis.client();
+        direct.cmd(&format!("SET {KEY} v"));
+        let mut writer = proxies[0].client();
+        writer.request(&TRIGGER.split(' ').collect::<Vec<_>>());
+        assert!(!writer.rest().starts_with(b"+OK"));
+        eventually("the other one does it", || (!is_there(&mut direct, KEY)).then_some(()));
+    }
+}
+
+#[test]
+fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_another() {
+    let redis = Redis::start();
+    let mut proxies = some(&redis, 2);
+    for _ in 0..5 {
+        let mut retry = proxies[1].client();
+        assert_eq!(proxies[0].client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+        proxies[0].kill();
+        assert_eq!(proxies[1].client().cmd(TRIGGER), "+OK\r\n");
+        retry.cmd(&format!("SET {KEY} old"));
+        assert_eq!(retry.cmd(&format!("GET {KEY}")), "$-1\r\n");
+        proxies[0].start_again(&[]);
+        proxies[0].ready();
+    }
+}
+
+#[test]
+fn who_goes_in_order_leaves_nothing_to_suspect() {
+    let redis = Redis::start();
+    let mut proxies = some(&redis, 2);
+    proxies[0].signal("-TERM");
+    proxies[0].wait();
+    let mut client = proxies[1].client();
+    client.cmd(TRIGGER);
+    client.cmd(&format!("SET {KEY} v"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
+    assert!(!proxies[1].log().contains("gone without a word"));
+}
