@@ -177,6 +177,7 @@ impl App {
             leases: Default::default(),
             epochs: Default::default(),
             journal: self.journal.clone(),
+            replay_window: self.config.journal.replay_window,
             doubt: Default::default(),
             redis_doubted: Default::default(),
             run: Default::default(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::accounting::{Firing, ReadKey, Watch};
 use crate::command::Commands;
-use crate::doubt::{self, Doubt};
+use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
 use crate::journal::Journal;
@@ -52,6 +52,8 @@ pub struct Process {
     pub epochs: Epochs,
     /// The log of invalidations that outlives the process.
     pub journal: Journal,
+    /// How far back invalidations are repeated when Redis comes back with old data.
+    pub replay_window: Duration,
     /// Keys whose reads are answered as misses.
     pub doubt: Arc<Doubt>,
     /// How often it was doubted that Redis is the one that it was, the doubt, and since when.
@@ -116,7 +118,9 @@ impl Process {
 
     /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
     pub fn doubt_redis(&self) {
-        let recent = self.journal.recent();
+        // Of what other proxies have invalidated not everything may have been heard.
+        let alone = self.lifelines().is_empty();
+        let recent = if alone { self.journal.recent() } else { Scope::Everything };
         let mut state = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 += 1;
         if state.1.is_none() && !recent.is_empty() {
@@ -129,7 +133,7 @@ impl Process {
 
     /// Whether anything was invalidated lately that a Redis with old data would bring back.
     pub fn has_recent(&self) -> bool {
-        self.journal.has_recent()
+        self.journal.has_recent() || !self.lifelines().is_empty()
     }
 
     /// Whether a new connection leads to the Redis that was seen last, as its `INFO server` says. If it does not, that is

@@ -1,22 +1,28 @@
 //! What this proxy tells the others, and what it makes of what they tell.
 
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::Notify;
 
 use super::Engine;
 use super::link::Batch;
-use super::wire::{array_of, bytes_of, int_of};
+use super::wire::{Wire, array_of, bytes_of, int_of};
 use crate::accounting::{Firing, TriggerLabel};
+use crate::doubt::Scope;
 use crate::fanout::Cause;
 use crate::lease::Moment;
 use crate::lease::script::epoch_key;
 use crate::peers::{self, Duty, Message, Peers, lifeline};
 use crate::rules::Tag;
 
+/// Tags of others' invalidations that are remembered; beyond, all count.
+const MOST_RECENT: usize = 100_000;
 /// Tags in one message.
 const MOST_TAGS: usize = 1000;
 
@@ -66,19 +72,60 @@ impl Announcement {
 
 /// The other proxies, and when to look again what is left to this one.
 pub(super) struct Others {
-    peers: std::cell::RefCell<Peers<Firing>>,
+    peers: RefCell<Peers<Firing>>,
     wake: Notify,
+    /// When one was last found to be gone without a word.
+    lost: Cell<Option<Instant>>,
+    /// What they have invalidated lately.
+    recent: RefCell<HashMap<Tag, Instant>>,
 }
 
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
-        Self { peers: std::cell::RefCell::new(Peers::new(me)), wake: Notify::new() }
+        let peers = RefCell::new(Peers::new(me));
+        Self { peers, wake: Notify::new(), lost: Cell::new(None), recent: RefCell::default() }
+    }
+
+    /// Somebody has invalidated these tags.
+    fn note(&self, tags: &[Tag]) {
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() < MOST_RECENT {
+            recent.extend(tags.iter().map(|tag| (tag.clone(), Instant::now())));
+        }
+    }
+
+    /// `own` and what the others have invalidated within `window`, as far as that is known.
+    pub fn with_recent(&self, own: Scope, window: Duration) -> Scope {
+        let Scope::Tags(mut tags) = own else { return own };
+        let mut recent = self.recent.borrow_mut();
+        recent.retain(|_, at| at.elapsed() < window);
+        let lost = self.lost.get().is_some_and(|at| at.elapsed() < window);
+        if lost || recent.len() >= MOST_RECENT {
+            return Scope::Everything;
+        }
+        let known: HashSet<Tag> = tags.iter().cloned().collect();
+        tags.extend(recent.keys().filter(|tag| !known.contains(*tag)).cloned());
+        Scope::Tags(tags)
     }
 
     /// Whether there are none.
     pub fn is_alone(&self) -> bool {
         self.peers.borrow().others().next().is_none()
     }
+}
+
+/// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
+pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
+    wire.queue(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline(&engine.process.id)]);
+    if let Err(error) = wire.call(&["PING"]).await {
+        tracing::warn!(
+            %error,
+            "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"
+        );
+        // The reply to PING is still to come.
+        while matches!(wire.next().await?, BytesFrame::Push { .. }) {}
+    }
+    Ok(())
 }
 
 /// Does what others have left undone; runs for ever.
@@ -109,6 +156,7 @@ pub(super) async fn look_for_dead(engine: &Rc<Engine>) {
             && let Some(dead) = others.iter().find(|other| lifeline(other) == **channel)
         {
             tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
+            engine.others.lost.set(Some(Instant::now()));
             engine.process.leases.suspect(engine.moment() + engine.longest_window());
             engine.gone_for_ever(dead);
         }
@@ -140,6 +188,9 @@ impl Engine {
         match message {
             Message::Begun { proxy, epoch, tags } => {
                 self.process.epochs.announced(&tags, &epoch, now);
+                if proxy != self.process.id {
+                    self.others.note(&tags);
+                }
                 self.heard(&proxy);
                 self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
             }

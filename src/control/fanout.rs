@@ -121,6 +121,7 @@ async fn attempts(
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
         let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
+        engine.heard_itself(&begun);
         phases.barrier = phases.barrier.max(began.elapsed());
         failpoint::pass("announced");
         let scan = !passed || !engine.process.index.is_complete();
@@ -170,16 +171,20 @@ impl Engine {
         Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime }
     }
 
-    /// Where the feed is lost, so that nobody tells this proxy what it has said itself.
+    /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
         if begun.queue(|words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }
-        if let Announcement::Begun { tags, epoch, .. } = begun {
-            self.process.epochs.announced(tags, epoch, self.moment());
-        }
         Ok(())
+    }
+
+    /// What it has said itself counts, whether or not the feed has told.
+    fn heard_itself(&self, begun: &Announcement) {
+        if let Announcement::Begun { tags, epoch, .. } = begun {
+            tags.iter().for_each(|tag| self.process.epochs.found(tag, epoch, self.moment()));
+        }
     }
 
     /// Every tag that some key has. Takes as long as it takes to find them.

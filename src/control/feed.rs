@@ -14,7 +14,7 @@ use super::wire::{Wire, into_result};
 use super::{Engine, events, known};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
-use crate::peers::{self, Message, lifeline};
+use crate::peers::Message;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -257,8 +257,8 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     // Their confirmations are pushes.
     wire.queue(&watched.subscription());
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
-    wire.queue(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline(&engine.process.id)]);
     wire.call(&["PING"]).await?;
+    super::announce::subscribe(engine, wire).await?;
     super::label_news::subscribe(wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(

@@ -104,7 +104,7 @@ pub(super) async fn settle(engine: &Rc<Engine>, identity: Identity) {
 
 /// Invalidates what was invalidated lately; returns when that is done.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let scope = engine.process.journal.recent();
+    let scope = engine.others.with_recent(engine.process.journal.recent(), engine.process.replay_window);
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());
