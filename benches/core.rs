@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use rescind::accounting::{Account, ReadKey, Reader, Reading, Watch};
+use rescind::accounting::{Account, ReadKey, Reader, Reading, Seen, Watch};
 use rescind::command::{Commands, Reads};
 use rescind::index::Index;
 use rescind::resp::{Args, Head, Limits, OwnedArgs, Parsed, ReplyFramer, RequestParser, encode};
@@ -233,7 +233,7 @@ fn accounting(c: &mut Criterion) {
     let mget = Account::Read(Reading { reads: Reads::PerKey, keys });
     let mut reader = Reader::default();
     let mut hits = 0;
-    let mut count = |_, hit| hits += u64::from(hit);
+    let mut count = |_, seen| hits += u64::from(seen == Seen::Hit);
     c.bench_function("accounting/get", |b| {
         b.iter(|| {
             let account = black_box(get());

@@ -32,6 +32,17 @@ pub struct ReadKey {
     pub hash: KeyHash,
 }
 
+/// What a read has seen of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It is there.
+    Hit,
+    /// It is there, but not all of what was asked for: it counts as a hit, and the client may add the rest.
+    Part,
+    /// It is not.
+    Miss,
+}
+
 /// The keys that a read names, in order.
 pub type ReadKeys = SmallVec<[ReadKey; 2]>;
 
@@ -55,15 +66,21 @@ impl Reading {
     }
 
     /// Tells `count` every key and whether it was there.
-    fn settle(&self, outcome: Outcome<'_>, mut count: impl FnMut(ReadKey, bool)) {
-        match outcome {
+    fn settle(&self, tally: &Tally, mut count: impl FnMut(ReadKey, Seen)) {
+        let seen = |hit: bool| if hit { Seen::Hit } else { Seen::Miss };
+        match tally.finish() {
             Outcome::Uncounted => {}
-            Outcome::All(hit) => self.keys.iter().for_each(|key| count(*key, hit)),
-            Outcome::PerKey(hits) => self.keys.iter().zip(hits).for_each(|(key, hit)| count(*key, *hit)),
+            Outcome::All(true) if tally.lacks_some() => {
+                self.keys.iter().for_each(|key| count(*key, Seen::Part));
+            }
+            Outcome::All(hit) => self.keys.iter().for_each(|key| count(*key, seen(hit))),
+            Outcome::PerKey(hits) => {
+                self.keys.iter().zip(hits).for_each(|(key, hit)| count(*key, seen(*hit)));
+            }
             // Exact where the keys are of one family. Others are asked for one by one, except inside MULTI, where
             // the first ones are taken to be there.
             Outcome::Some(hits) => {
-                self.keys.iter().enumerate().for_each(|(i, key)| count(*key, (i as u64) < hits));
+                self.keys.iter().enumerate().for_each(|(i, key)| count(*key, seen((i as u64) < hits)));
             }
         }
     }
@@ -231,6 +248,8 @@ pub struct Reader {
     fired: SmallVec<[usize; 2]>,
     /// The elements whose labels hold, counted likewise.
     labelled: SmallVec<[usize; 2]>,
+    /// Some element of EXEC is an error.
+    has_failures: bool,
     /// The elements whose effects are good, counted likewise.
     effective: SmallVec<[usize; 2]>,
 }
@@ -248,6 +267,8 @@ pub struct Verdict {
     pub idle: Vec<Firing>,
     /// The elements of EXEC, counted from 0, whose labels hold.
     pub labelled: SmallVec<[usize; 2]>,
+    /// Some element of EXEC is an error.
+    pub has_failures: bool,
     /// What the elements of EXEC change in the client's session, in order.
     pub effects: Vec<Effect>,
 }
@@ -260,7 +281,15 @@ impl Verdict {
 
     fn of(head: Head<'static>) -> Self {
         let labelled = SmallVec::new();
-        Self { error: head.is_error(), head, fired: vec![], idle: vec![], labelled, effects: vec![] }
+        Self {
+            error: head.is_error(),
+            head,
+            fired: vec![],
+            idle: vec![],
+            labelled,
+            has_failures: false,
+            effects: vec![],
+        }
     }
 }
 
@@ -291,7 +320,7 @@ impl Reader {
         depth: u32,
         head: &Head<'_>,
         account: &Account,
-        count: &mut impl FnMut(ReadKey, bool),
+        count: &mut impl FnMut(ReadKey, Seen),
     ) {
         if self.describes(depth, head) {
             return;
@@ -331,11 +360,12 @@ impl Reader {
         depth: u32,
         head: &Head<'_>,
         queued: &[Queued],
-        count: &mut impl FnMut(ReadKey, bool),
+        count: &mut impl FnMut(ReadKey, Seen),
     ) {
         if depth == 1 {
             self.end_of_element(queued, count);
             self.element += 1;
+            self.has_failures |= head.is_error();
             let entry = queued.get(self.element - 1);
             self.tally = entry.and_then(|q| q.reading.as_ref()).map(Reading::tally);
             if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
@@ -355,23 +385,23 @@ impl Reader {
         }
     }
 
-    fn end_of_element(&mut self, queued: &[Queued], count: &mut impl FnMut(ReadKey, bool)) {
+    fn end_of_element(&mut self, queued: &[Queued], count: &mut impl FnMut(ReadKey, Seen)) {
         if let Some(tally) = self.tally.take()
             && let Some(reading) = queued.get(self.element.wrapping_sub(1)).and_then(|q| q.reading.as_ref())
         {
-            reading.settle(tally.finish(), count);
+            reading.settle(&tally, count);
         }
     }
 
     /// The reply is complete.
-    pub fn finish(&mut self, account: Account, count: &mut impl FnMut(ReadKey, bool)) -> Verdict {
+    pub fn finish(&mut self, account: Account, count: &mut impl FnMut(ReadKey, Seen)) -> Verdict {
         let head = self.head();
         let mut verdict = Verdict::of(head);
         match account {
             Account::Nothing => {}
             Account::Read(reading) => {
                 if let Some(tally) = &self.tally {
-                    reading.settle(tally.finish(), count);
+                    reading.settle(tally, count);
                 }
             }
             Account::Write(firing) => {
@@ -387,6 +417,7 @@ impl Reader {
             Account::Exec(queued) => {
                 self.end_of_element(&queued, count);
                 verdict.labelled = std::mem::take(&mut self.labelled);
+                verdict.has_failures = self.has_failures;
                 self.judge_exec(queued, &mut verdict);
             }
         }

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::accounting::{Firing, ReadKey, Watch};
+use crate::accounting::{Firing, ReadKey, Seen, Watch};
 use crate::command::Commands;
 use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
 use crate::journal::Journal;
-use crate::lease::{Epochs, Leases, Moment};
+use crate::lease::{Clock, Epochs, KeyHash, Leases, Moment};
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
 use crate::net::Address;
 use crate::outbox::Outbox;
@@ -22,6 +22,17 @@ use crate::resp::RequestParser;
 use crate::rules::{Family, FamilyId, Matcher, Rules};
 use crate::session::Identity;
 use crate::standing::Standing;
+
+/// The question whether Redis is the one that it was.
+#[derive(Debug, Default)]
+pub struct RedisDoubt {
+    /// How often it was asked.
+    count: u64,
+    /// The control thread has been asked to find out and has not yet.
+    comparing: bool,
+    /// The doubt, if there is anything to doubt, and since when.
+    reason: Option<(doubt::Reason, Instant)>,
+}
 
 /// What all threads share.
 #[derive(Debug)]
@@ -44,8 +55,8 @@ pub struct Process {
     pub born: Instant,
     /// The name under which other proxies on the same Redis know it.
     pub id: peers::ProxyId,
-    /// The channels on which the other proxies listen as long as they live.
-    pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
+    /// There are other proxies on the same Redis.
+    pub has_peers: AtomicBool,
     /// Misses that clients may fill.
     pub leases: Leases,
     /// Which tags were invalidated lately.
@@ -56,8 +67,8 @@ pub struct Process {
     pub replay_window: Duration,
     /// Keys whose reads are answered as misses.
     pub doubt: Arc<Doubt>,
-    /// How often it was doubted that Redis is the one that it was, the doubt, and since when.
-    pub redis_doubted: Mutex<(u64, Option<doubt::Reason>, Option<Instant>)>,
+    /// Whether Redis is the one that it was.
+    pub redis_doubted: Mutex<RedisDoubt>,
     /// The run id of the Redis that was seen last.
     pub run: RwLock<Option<Arc<str>>>,
     /// The other proxies, if there are any, have heard of this one.
@@ -113,27 +124,27 @@ impl Process {
     /// Whether a write without an open miss may be a fill: its client may come from another proxy, or its key may have
     /// got its labels only now.
     pub fn tells_fills(&self) -> bool {
-        self.index.has_labels() || !self.lifelines().is_empty()
+        self.index.has_labels() || !self.is_alone()
     }
 
     /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
     pub fn doubt_redis(&self) {
-        // Of what other proxies have invalidated not everything may have been heard.
-        let alone = self.lifelines().is_empty();
-        let recent = if alone { self.journal.recent() } else { Scope::Everything };
         let mut state = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 += 1;
-        if state.1.is_none() && !recent.is_empty() {
-            state.1 = Some(self.doubt.enter(recent));
-            state.2 = Some(Instant::now());
+        state.count += 1;
+        // Who compares goes on until nothing was doubted meanwhile.
+        if std::mem::replace(&mut state.comparing, true) {
+            return;
         }
+        // Of what other proxies have invalidated not everything may have been heard.
+        let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
+        state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         drop(state);
         self.fanout.order(fanout::Order::Compare);
     }
 
     /// Whether anything was invalidated lately that a Redis with old data would bring back.
     pub fn has_recent(&self) -> bool {
-        self.journal.has_recent() || !self.lifelines().is_empty()
+        self.journal.has_recent() || !self.is_alone()
     }
 
     /// Whether a new connection leads to the Redis that was seen last, as its `INFO server` says. If it does not, that is
@@ -145,7 +156,9 @@ impl Process {
         if memchr::memmem::find(info, &[b"run_id:", known.as_bytes()].concat()).is_some() {
             return true;
         }
-        let since = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).2;
+        let doubted = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = doubted.reason.as_ref().map(|(_, since)| *since);
+        drop(doubted);
         self.doubt_redis();
         since.is_some_and(|since| since < created)
     }
@@ -157,23 +170,24 @@ impl Process {
 
     /// How often it was doubted.
     pub fn doubts_of_redis(&self) -> u64 {
-        self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
     /// Redis is the one that it was, or what was invalidated lately is invalidated again. False: it was doubted again
     /// since it had been doubted that often.
     pub fn trust_redis(&self, doubts: u64) -> bool {
         let mut state = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = state.0 == doubts;
+        let holds = state.count == doubts;
         if holds {
-            (state.1, state.2) = (None, None);
+            (state.reason, state.comparing) = (None, false);
         }
         holds
     }
 
-    /// The channels of the other proxies.
-    pub fn lifelines(&self) -> Arc<[Box<[u8]>]> {
-        Arc::clone(&self.lifelines.read().unwrap_or_else(PoisonError::into_inner))
+    /// Whether there is no other proxy on the same Redis, as far as is known.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        !self.has_peers.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Whether any key may have explicit labels. Costs no lock. Where there never was one, one that another proxy has just
@@ -286,12 +300,12 @@ impl Context {
     }
 
     /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
-    pub fn count_read(&self, client: &Outbox, key: ReadKey, hit: bool) {
+    pub fn count_read(&self, client: &Outbox, key: ReadKey, seen: Seen) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
         if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0)) {
-            if hit { counter.hit(1) } else { counter.miss(1) }
+            if seen == Seen::Miss { counter.miss(1) } else { counter.hit(1) }
         }
-        if !hit && key.watch != Watch::No {
+        if seen != Seen::Hit && key.watch != Watch::No {
             self.missed(client, key);
         }
     }
@@ -301,6 +315,14 @@ impl Context {
         match key.watch {
             Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
+        }
+    }
+
+    /// These fills of the client did not take place, or it may not know that they did: their misses are open again.
+    pub fn give_back(&self, client: &Outbox, fills: &[(KeyHash, Clock)]) {
+        if !fills.is_empty() {
+            let window = self.longest_window();
+            self.process.leases.give_back(fills, client.lessee().host, self.moment(), window);
         }
     }
 

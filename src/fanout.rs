@@ -45,12 +45,20 @@ pub struct Cause {
     pub client: String,
     /// The command and its key.
     pub what: String,
+    /// The number of the client's connection, if it is one of this proxy's.
+    pub connection: Option<u64>,
 }
 
 impl Cause {
     /// What `fired` says about it.
     pub fn of(client: &str, fired: &[Firing]) -> Self {
-        Self { client: client.to_owned(), what: fired.first().map(|f| f.what.clone()).unwrap_or_default() }
+        let what = fired.first().map(|f| f.what.clone()).unwrap_or_default();
+        Self { client: client.to_owned(), what, connection: None }
+    }
+
+    /// The client is this one of the proxy's own.
+    pub fn by(self, connection: u64) -> Self {
+        Self { connection: Some(connection), ..self }
     }
 }
 

@@ -41,7 +41,7 @@ struct Told {
 fn portions(account: Account, bytes: &[u8], step: usize) -> (Told, Head<'static>) {
     let (mut framer, mut reader) = (ReplyFramer::default(), Reader::default());
     let mut counted = vec![];
-    let mut count = |key: ReadKey, hit| counted.push((key.family.0, hit));
+    let mut count = |key: ReadKey, seen| counted.push((key.family.0, seen != Seen::Miss));
     reader.begin(&account);
     let (mut from, mut end) = (0, 0);
     loop {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Client;
-use crate::command::{Command, FireCondition, KeyUse};
+use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, What};
@@ -55,7 +55,7 @@ pub(super) fn checks(
         fills.extend(clock.map(|clock| (hash, clock)));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock));
         if !is_own {
-            found.extend(unless_died(context, &tags));
+            found.extend(elsewhere(context, &tags, outbox.id));
         }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
@@ -63,6 +63,22 @@ pub(super) fn checks(
         checks.extend(found.into_iter().map(|what| Check { key: used.key.into(), what }));
     });
     checks
+}
+
+/// A key gets labels behind its fill: what has to hold for it not to be stale.
+pub(super) fn checks_of_labels(
+    context: &Context,
+    outbox: &Outbox,
+    db: u32,
+    key: &[u8],
+    labels: &[Tag],
+) -> Vec<Check> {
+    let process = &context.process;
+    let (hash, now) = (process.leases.hash(db, key), context.moment());
+    let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
+    let clock = filled.clock.or_else(|| process.leases.filled_unlabelled(hash, now));
+    let found = clock.map_or(vec![], |clock| compared(context, labels, clock));
+    found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
 /// The tags of a key, its family, and whether it has explicit labels.
@@ -95,15 +111,18 @@ fn compared(context: &Context, tags: &[Tag], clock: u64) -> Vec<What> {
     checks
 }
 
-/// A write without a miss may be the fill of one that another proxy saw: its client has come here because that one died.
-/// Whether it did, and whether there is anything new, is for Redis to say: news may be on their way to this proxy.
-fn unless_died(context: &Context, tags: &[Tag]) -> Vec<What> {
-    let lifelines = context.process.lifelines();
-    let of = |channel: &Box<[u8]>| {
-        let channel = channel.clone();
-        tags.iter().map(move |tag| What::Listener(channel.clone(), (&**tag).into()))
+/// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
+/// come here by a load balancer, or because that one died. Only who has just been told of the invalidation surely knows
+/// better.
+fn elsewhere(context: &Context, tags: &[Tag], connection: u64) -> Vec<What> {
+    if context.process.is_alone() {
+        return vec![];
+    }
+    let expected = |tag: &Tag| match context.process.epochs.expected_without_miss(tag, connection) {
+        Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
+        Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
     };
-    lifelines.iter().flat_map(of).collect()
+    tags.iter().map(expected).collect()
 }
 
 /// Whether the request can be sent as a script, together with its checks.

@@ -6,12 +6,12 @@ use bytes::BytesMut;
 
 use super::{After, Client, Pause, Step, carry, fill, tag, trigger};
 use crate::accounting::{Account, Queued};
-use crate::command::{Command, Kind, TagCommand};
+use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
 use crate::lease::script::{self, Check};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route, Session};
-use crate::upstream::{Conn, Pending, Retimed};
+use crate::upstream::{Conn, Fills, Pending, Retimed};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
@@ -69,6 +69,9 @@ impl Client {
                 return Step::Then(Pause::End);
             }
             if let Some(step) = self.blocked_way() {
+                return step;
+            }
+            if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
                 return step;
             }
             let conn = self.conn();
@@ -139,7 +142,9 @@ impl Client {
             }
         }
         if !is_local(kind)
-            && let Some(step) = self.awaits_intent(context, command, args, kind)
+            && let Some(step) = self
+                .awaits_trust(command, args, kind, false)
+                .or_else(|| self.awaits_intent(context, command, args, kind))
         {
             return step;
         }
@@ -214,12 +219,13 @@ impl Client {
             }
             Kind::Discard => {
                 self.abandon_labels();
-                self.unwrapped_queued.clear();
+                self.not_executed();
                 self.swap_queued = false;
             }
             Kind::Exec if matches!(forward.effect, Effect::Exec) => {
                 extra.after.labelled = std::mem::take(&mut self.labels_queued);
                 extra.after.unwrapped = self.take_unwrapped();
+                self.depends_queued.clear();
                 extra.after.swapped = std::mem::take(&mut self.swap_queued);
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
@@ -281,8 +287,10 @@ impl Client {
             return step;
         }
         let probed = account.take_ambiguous();
+        let before = self.fills.len();
         let checks = command
             .map_or(vec![], |command| fill::checks(context, &self.outbox, &mut self.fills, command, args));
+        let fills = self.fills_of(command, args, forward.queued, &forward.effect, before);
         let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
         let hold = extra.hold || account.may_fire();
         trigger::enter(context, &account);
@@ -296,6 +304,7 @@ impl Client {
             silent: forward.silent,
             capture: false,
             instead: None,
+            fills,
             retimed: self.retimed(forward.queued, extra.retimed),
         };
         match raw {
@@ -323,6 +332,28 @@ impl Client {
         } else {
             Step::Done
         }
+    }
+
+    /// What the request has filled, for the case that it does not take place: since `before`, or since MULTI.
+    fn fills_of(
+        &mut self,
+        command: Option<&Command>,
+        args: Args<'_>,
+        queued: bool,
+        effect: &Effect,
+        before: usize,
+    ) -> Option<Box<Fills>> {
+        if queued {
+            self.fills_queued.extend(self.fills.drain(before..));
+            command.into_iter().for_each(|command| self.queue_places(command, args));
+            return None;
+        }
+        let (of, condition) = match effect {
+            Effect::Exec => (std::mem::take(&mut self.fills_queued), FireCondition::NotNil),
+            _ => (self.fills[before..].to_vec(), command?.fire_condition(args)),
+        };
+        self.fills.extend(of.iter().filter(|_| *effect == Effect::Exec));
+        (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
     }
 
     /// How a write with `checks` is sent: as a script, if one is given back. Otherwise what it writes is looked at when it

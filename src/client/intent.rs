@@ -8,8 +8,10 @@ use crate::accounting::{Account, Firing, IntentId};
 use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::doubt::Scope;
-use crate::resp::Args;
+use crate::resp::{Args, OwnedArgs};
 use crate::rules::Tag;
+use crate::session::Route;
+use crate::upstream::Pending;
 
 impl Client {
     /// Whether the request must wait for the journal before anything is done about it. `None`: it may go on, and
@@ -26,14 +28,35 @@ impl Client {
             None => Some(Step::Again(Pause::Intent(scope, what))),
             Some(Ok(_)) => None,
             Some(Err(error)) => {
-                let error = format!("ERR {error}");
-                let step = self.refuse(error);
+                let error = error.clone();
+                let step = match kind == Kind::Exec {
+                    true => self.refuse_exec(&format!("EXECABORT Transaction discarded because of: {error}")),
+                    false => self.refuse(format!("ERR {error}")),
+                };
                 if matches!(step, Step::Done | Step::Then(_)) {
                     self.intent = None;
                 }
                 Some(step)
             }
         }
+    }
+
+    /// The transaction ends with an error in place of EXEC.
+    pub(super) fn refuse_exec(&mut self, error: &str) -> Step {
+        let discard: OwnedArgs = ["DISCARD"].into_iter().collect();
+        let route = self.outbox.session.borrow_mut().route(Kind::Discard, discard.as_args(), false);
+        let Route::Forward(forward) = route else { return Step::Then(Pause::End) };
+        self.abandon_labels();
+        self.not_executed();
+        self.swap_queued = false;
+        self.outbox.queued.borrow_mut().clear();
+        let pending = Pending {
+            effect: Some(Box::new(forward.effect)),
+            silent: forward.silent,
+            ..super::tag::pending_of(self, Some(error))
+        };
+        self.conn().send(&super::forward::encoded(discard.as_args()), Some(pending));
+        Step::Done
     }
 
     /// What the request invalidates if it succeeds, with a text for people. `None`: nothing.

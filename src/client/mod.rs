@@ -17,6 +17,7 @@ mod stream;
 mod tag;
 mod transaction;
 mod trigger;
+mod trust;
 mod wait;
 
 use std::cell::RefCell;
@@ -68,6 +69,12 @@ pub struct Client {
     timer: Option<RefCell<Pin<Box<Sleep>>>>,
     /// What it has filled, with the clocks of its misses, as long as it may not know that it has.
     fills: Vec<(KeyHash, Clock)>,
+    /// Likewise of what was queued since MULTI.
+    fills_queued: Vec<(KeyHash, Clock)>,
+    /// Keys on which what was queued since MULTI depends.
+    depends_queued: Vec<trust::Place>,
+    /// Since when its present request has waited for keys in doubt.
+    doubted: Option<Instant>,
     /// It hung up without having read everything.
     broken: bool,
     /// The journal has noted what the next request may invalidate, or why it cannot.
@@ -105,6 +112,8 @@ enum Pause {
     Standing,
     /// The journal has noted what the next request may invalidate.
     Intent(Scope, String),
+    /// These keys are not in doubt any more.
+    Doubt(Vec<trust::Place>),
     /// The verdict on the request that was just sent.
     Verdict(After),
     /// A command of the proxy's own.
@@ -168,6 +177,9 @@ impl Client {
             last: None,
             timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
             fills: Vec::new(),
+            fills_queued: Vec::new(),
+            depends_queued: Vec::new(),
+            doubted: None,
             broken: false,
             intent: None,
             next: Vec::new(),
@@ -390,7 +402,7 @@ impl Client {
         self.outbox.session.borrow_mut().reset();
         self.accepted = Instant::now();
         self.outbox.queued.borrow_mut().clear();
-        self.unwrapped_queued.clear();
+        self.not_executed();
         self.abandon_labels();
         self.next.clear();
         self.set_shared(None);
@@ -427,6 +439,7 @@ impl Client {
             let _ = tokio::time::timeout(FANOUT_PATIENCE, sent).await;
         }
         self.outbox.close();
+        self.not_executed();
         self.abandon_labels();
         self.drop_intent();
         if let Some(conn) = self.pinned.take() {
@@ -443,9 +456,16 @@ impl Client {
 
     /// It may fill again what it does not know it has filled.
     fn give_back_fills(&mut self) {
-        let window = self.context.longest_window();
-        let (host, now) = (self.outbox.lessee().host, self.context.moment());
-        self.context.process.leases.give_back(&self.fills, host, now, window);
+        let fills = std::mem::take(&mut self.fills);
+        self.context.give_back(&self.outbox, &fills);
+    }
+
+    /// What was queued since MULTI will not be executed.
+    fn not_executed(&mut self) {
+        let fills = std::mem::take(&mut self.fills_queued);
+        self.context.give_back(&self.outbox, &fills);
+        self.unwrapped_queued.clear();
+        self.depends_queued.clear();
     }
 
     fn abandon_labels(&mut self) {

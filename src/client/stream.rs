@@ -122,6 +122,16 @@ impl Client {
         let args = stream.args();
         let command = commands.find(args);
         let kind = command.map_or(Kind::Plain, |c| c.kind);
+        if let Some(Step::Again(pause) | Step::Then(pause)) = self.awaits_trust(command, args, kind, true) {
+            if matches!(pause, Pause::Doubt(_)) {
+                self.passing = Some(stream);
+                self.last = Some(last.to_vec());
+            } else {
+                // Redis must not wait for the rest.
+                self.conn().retire();
+            }
+            return Some(pause);
+        }
         match self.intent.take() {
             None => {
                 if let Some((scope, what)) = self.may_invalidate(&context, command, args, kind) {

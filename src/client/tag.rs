@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use super::carry::{self, Carried};
 use super::forward::{Extra, encoded};
 use super::labels::{Labelled, give, label_writes, make_one_good};
-use super::{After, Client, Pause, Step};
+use super::{After, Client, Pause, Step, fill};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
@@ -101,7 +101,7 @@ fn refuse(client: &mut Client, in_multi: bool, text: &str) {
     client.conn().send(&encoded(bad.as_args()), Some(pending));
 }
 
-fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
+pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
     Pending {
         client: Rc::clone(&client.outbox),
         metric: None,
@@ -110,6 +110,7 @@ fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         effect: None,
         hold: false,
         silent: client.outbox.is_muted(),
+        fills: None,
         capture: instead.is_none(),
         instead: instead.map(Into::into),
         retimed: None,
@@ -301,6 +302,11 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let (labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
         added = new;
         make_one_good(&Rc::clone(&client.context), labelled).await;
+        // It may have been filled with a value from before the label's last invalidation.
+        let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
+        if !checks.is_empty() {
+            client.context.process.fanout.ask(|reply| Order::Check(db, checks, reply)).await;
+        }
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));
     Ok(())
@@ -327,7 +333,7 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
     fired[0].intents.push(intent);
-    let cause = Cause::of(&client.who(), &fired);
+    let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
     let keys = client.context.process.fanout.request(cause, fired).await;
     let keys = keys.map_err(|_| Refusal::from("ERR the proxy is going down"))?;
     client.outbox.with_buffer(|out| encode::int(out, keys as i64));

@@ -49,6 +49,11 @@ impl Client {
     /// Whether the client's state lets a transaction travel on the shared connection.
     fn may_burst(&self) -> bool {
         let session = self.outbox.session.borrow();
-        self.pinned.is_none() && self.next.is_empty() && session.has_standing() && session.is_plain()
+        // What waits for keys in doubt must not hold up others.
+        !self.context.process.doubt.any()
+            && self.pinned.is_none()
+            && self.next.is_empty()
+            && session.has_standing()
+            && session.is_plain()
     }
 }

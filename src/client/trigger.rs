@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use super::forward::Extra;
-use super::{Client, Deleted, FANOUT_PATIENCE};
+use super::{Client, Deleted, FANOUT_PATIENCE, trust};
 use crate::accounting::{Account, Firing, Queued, ReadKey, ReadKeys, Reading, TriggerLabel, Watch};
 use crate::command::{Command, FireCondition, KeyUse, Kind, Reads};
 use crate::context::Context;
@@ -33,7 +33,7 @@ pub(super) fn account(
     let db = outbox.session.borrow().current_db();
     let reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
     if context.process.doubt.any() && !command.is_write() {
-        extra.hidden = in_doubt(context, db, command, args);
+        extra.hidden = trust::hidden(context, db, command, args);
     }
     let firing = match publish {
         true => published(args),
@@ -72,25 +72,6 @@ fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Rea
         }
     });
     Reading { reads: command.reads, keys }
-}
-
-/// Which arguments are keys whose values must not be seen now.
-#[cold]
-fn in_doubt(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Vec<usize> {
-    let process = &context.process;
-    let mut matcher = context.matcher.borrow_mut();
-    let mut hidden = vec![];
-    command.keys(args, |used| {
-        let mut tags = vec![];
-        matcher.tags(db, used.key, &mut tags);
-        if process.index.has_labels() {
-            tags.extend(process.index.lock().explicit_of(db, used.key));
-        }
-        if process.doubt.concerns(&tags) {
-            hidden.push(used.index);
-        }
-    });
-    hidden
 }
 
 /// What writing the keys of the request fires. Also tells the index, where it has no other way to know.
@@ -266,7 +247,7 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
 /// False: it will not be done, because the process ends.
 pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
     let process = &client.context.process;
-    let cause = Cause::of(&client.who(), &fired);
+    let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
     if fired.iter().all(Firing::only_covers) {
         process.fanout.detached(cause, fired);
         return true;

@@ -55,6 +55,7 @@ impl Client {
                 self.intent = Some(self.context.process.journal.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
+            Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict(after) => self.verdict(after).await,
             Pause::Follow(args) => tag::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {

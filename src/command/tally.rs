@@ -77,6 +77,8 @@ pub struct Tally {
     state: State,
     /// Elements seen at depth 1.
     elements: u64,
+    /// Some of what was asked for is not there, though the key is.
+    lacks: bool,
     /// Heads deeper than this describe the value that follows and are not part of it.
     attribute: Option<u32>,
     per_key: SmallVec<[bool; 8]>,
@@ -93,7 +95,15 @@ enum State {
 impl Tally {
     /// A tally for one reply of a command that reads `keys` keys.
     pub fn new(reads: Reads, keys: usize) -> Tally {
-        Tally { reads, keys, state: State::Uncounted, elements: 0, attribute: None, per_key: SmallVec::new() }
+        Tally {
+            reads,
+            keys,
+            state: State::Uncounted,
+            elements: 0,
+            lacks: false,
+            attribute: None,
+            per_key: SmallVec::new(),
+        }
     }
 
     /// The next head of the reply. `depth` 0 is the reply itself, 1 its elements; the contents of an attribute are
@@ -109,6 +119,11 @@ impl Tally {
             1 => self.element(head),
             _ => {}
         }
+    }
+
+    /// Whether some of what was asked for of a key is not there: the client may add it, although it is a hit.
+    pub fn lacks_some(&self) -> bool {
+        self.lacks
     }
 
     /// What the heads so far say.
@@ -157,6 +172,7 @@ impl Tally {
             Reads::PerKey if self.per_key.len() < self.keys => return self.per_key.push(is_there(head)),
             _ => return,
         };
+        self.lacks |= !hit && self.reads != Reads::Scan;
         if let (true, State::All(_)) = (hit, self.state) {
             self.state = State::All(true);
         }

@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis_protocol::resp3::types::BytesFrame;
@@ -230,10 +230,15 @@ impl Engine {
         }
     }
 
+    /// Whether other proxies may give labels of which this one hears a moment later, with events of their keys in between.
+    pub(super) fn others_label(&self) -> bool {
+        !self.others.is_alone() && self.process.index.has_had_labels()
+    }
+
     fn heard(&self, proxy: &peers::ProxyId) {
         if self.others.peers.borrow_mut().heard(proxy, self.moment()) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
-            self.tell_lifelines();
+            self.tell_workers();
         }
     }
 
@@ -243,15 +248,13 @@ impl Engine {
             Firing::unconditional(TriggerLabel::TakenOver, tags.to_vec(), what)
         };
         self.others.peers.borrow_mut().gone(proxy, self.moment(), taken_over);
-        self.tell_lifelines();
+        self.tell_workers();
         self.others.wake.notify_one();
     }
 
-    /// The workers must know on which channels to look for life.
-    fn tell_lifelines(&self) {
-        let peers = self.others.peers.borrow();
-        let channels = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
-        *self.process.lifelines.write().unwrap_or_else(PoisonError::into_inner) = channels;
+    /// The workers must know whether this proxy is alone.
+    fn tell_workers(&self) {
+        self.process.has_peers.store(!self.others.is_alone(), Ordering::Release);
     }
 
     /// What others said in the meantime is not known: what was left to them is done here.

@@ -67,6 +67,8 @@ impl<'a> Deletion<'a> {
         self.slot = None;
         self.current = Entries::default();
         self.sent.clear();
+        // Before the index is read: what a rebuild takes into it meanwhile would be in neither answer.
+        self.labelled_elsewhere(scan || self.engine.others_label()).await?;
         for tag in self.tags {
             let mut cursor = Some(usize::MAX);
             while let Some(at) = cursor {
@@ -77,7 +79,6 @@ impl<'a> Deletion<'a> {
                 }
             }
         }
-        self.labelled_elsewhere(scan).await?;
         if scan {
             self.scan().await?;
         }

@@ -47,11 +47,15 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let mut deletion = Deletion::new(&engine, &tags);
     {
         let own = std::mem::take(&mut request.fired);
-        let work = attempts(&engine, &tags, own, &mut deletion, &mut phases);
+        let epoch = engine.next_epoch();
+        let work = attempts(&engine, &tags, &epoch, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
         if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
             let _doubt = engine.process.doubt.enter(Scope::Tags(tags.to_vec()));
             work.await;
+        }
+        if let Some(connection) = request.cause.connection {
+            engine.process.epochs.tell(&tags, &epoch, connection);
         }
     }
     drop(invalidating);
@@ -108,15 +112,16 @@ fn log(entry: &LogEntry, dry_run: bool) {
 async fn attempts(
     engine: &Rc<Engine>,
     tags: &Arc<[Tag]>,
+    epoch: &[u8],
     mut own: Vec<Firing>,
     deletion: &mut Deletion<'_>,
     phases: &mut Phases,
 ) {
-    let (epoch, began) = (engine.next_epoch(), Instant::now());
+    let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut doubt = None;
     loop {
-        let begun = engine.begun(tags, &epoch);
+        let begun = engine.begun(tags, epoch);
         engine.feed.say(begun.clone());
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
@@ -140,7 +145,10 @@ async fn attempts(
         }
     }
     if !engine.others.is_alone() {
-        engine.feed.say(Announcement::Message(Message::Done { proxy: engine.process.id.clone(), epoch }));
+        engine.feed.say(Announcement::Message(Message::Done {
+            proxy: engine.process.id.clone(),
+            epoch: epoch.into(),
+        }));
     }
 }
 

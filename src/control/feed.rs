@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use super::announce::Announcement;
 use super::watched::{Watched, enable_events};
 use super::wire::{Wire, into_result};
-use super::{Engine, events, known};
+use super::{Engine, events};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
 use crate::peers::Message;
@@ -57,6 +57,8 @@ pub(super) struct Feed {
     /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
     /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
+    /// The connection of which it was said that it refuses announcements.
+    complained: Cell<u64>,
     /// Set to end the connection.
     drop: RefCell<Option<&'static str>>,
 }
@@ -151,7 +153,11 @@ impl Feed {
         let expected = self.expected.borrow_mut().pop_front();
         match (expected, reply) {
             // Memory is full, or this is a replica now: fan-outs and fills meet the same.
-            (Some(Expected::Anything), Err(error)) => tracing::debug!(%error, "an announcement was refused"),
+            (Some(Expected::Anything), Err(error)) => {
+                if self.complained.replace(self.session()) != self.session() {
+                    tracing::warn!(%error, "an announcement was refused: other proxies may keep stale fills");
+                }
+            }
             (_, Err(error)) => return Err(error),
             (Some(Expected::Barrier(barrier)), Ok(_)) => end(barrier, engine, true),
             _ => {}
@@ -200,6 +206,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 (pause, complained) = (FIRST_PAUSE, false);
                 if was_connected {
                     reconnects.inc();
+                    engine.process.epochs.gap();
                 }
                 was_connected = true;
                 up.set(1);
@@ -208,7 +215,6 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.connected.set(true);
                 engine.say_hello();
                 engine.rebuild("the feed was connected");
-                known::compare(&engine);
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");

@@ -178,14 +178,14 @@ async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
 
 /// SWAPDB sent past the proxy shows in no event, nor does a Redis that becomes a replica; but Redis tells when it is asked.
 async fn look_at_redis(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> {
-    let doubts = engine.process.doubts_of_redis();
     let identity = known::ask(engine).await.ok()?;
     let swaps = identity.swaps;
     if before.is_some_and(|before| swaps > before) {
         engine.rebuild("SWAPDB");
     }
-    known::settle(engine, identity).await;
-    engine.process.trust_redis(doubts);
+    if known::is_another(engine, &identity) {
+        engine.process.doubt_redis();
+    }
     Some(swaps)
 }
 

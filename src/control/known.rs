@@ -61,34 +61,33 @@ pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
     Ok(Identity::of(&wire::text_of(&info)))
 }
 
-/// Asks Redis who it is, and invalidates again if it is not the one that it was.
-pub(super) fn compare(engine: &Rc<Engine>) {
-    let engine = Rc::clone(engine);
-    engine.comparing.set(engine.comparing.get() + 1);
-    let number = engine.comparing.get();
-    tokio::task::spawn_local(async move {
-        // Without the feed the next connection will compare.
-        while engine.comparing.get() == number && engine.feed.is_connected() {
-            let doubts = engine.process.doubts_of_redis();
-            match ask(&engine).await {
-                Ok(identity) => settle(&engine, identity).await,
-                // Nothing is known about it: it may be another one each time.
-                Err(error) if error.starts_with("NOPERM") => again(&engine, "Redis may be another one").await,
-                Err(error) => {
-                    tracing::debug!(%error, "Redis does not say who it is");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            }
-            if engine.process.trust_redis(doubts) {
-                return;
+/// Asks Redis who it is, and invalidates again if it is not the one that it was; ends when it is trusted.
+pub(super) async fn compare(engine: Rc<Engine>) {
+    loop {
+        let doubts = engine.process.doubts_of_redis();
+        match ask(&engine).await {
+            Ok(identity) => settle(&engine, identity).await,
+            // Nothing is known about it: it may be another one each time.
+            Err(error) if error.starts_with("NOPERM") => again(&engine, "Redis may be another one").await,
+            Err(error) => {
+                tracing::debug!(%error, "Redis does not say who it is");
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
         }
-    });
+        if engine.process.trust_redis(doubts) {
+            return;
+        }
+    }
+}
+
+/// Whether this is not the Redis that was seen last.
+pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
+    engine.known.borrow().as_ref().is_some_and(|known| identity.is_another(known))
 }
 
 /// Redis is this one now.
-pub(super) async fn settle(engine: &Rc<Engine>, identity: Identity) {
+async fn settle(engine: &Rc<Engine>, identity: Identity) {
     let before = engine.known.replace(Some(identity.clone()));
     if before.as_ref().is_some_and(|before| identity.is_another(before)) {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");

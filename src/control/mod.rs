@@ -88,8 +88,6 @@ struct Engine {
     epoch: Cell<u64>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
-    /// Counts the times that it had to be compared with the one before.
-    comparing: Cell<u64>,
     /// Deletions: nothing slow may stand before them.
     deletes: Link,
     /// Scans, samples, label sets.
@@ -128,7 +126,6 @@ pub async fn run(parts: Parts) {
         others: announce::Others::new(process.id.clone()),
         epoch: Cell::new(0),
         known: RefCell::new(known.map(known::Identity::named)),
-        comparing: Cell::new(0),
         label_changes: label_sets::Changes::default(),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
@@ -193,7 +190,9 @@ impl Engine {
                 });
             }
             Order::Rebuild(why) => self.rebuild(why),
-            Order::Compare => known::compare(self),
+            Order::Compare => {
+                tokio::task::spawn_local(known::compare(engine));
+            }
             Order::Check(db, checks, reply) => {
                 tokio::task::spawn_local(async move {
                     fills::check(engine, db, checks).await;

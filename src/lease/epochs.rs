@@ -21,6 +21,8 @@ struct Epoch {
     /// What `rescind:epoch:<tag>` was set to.
     id: Box<[u8]>,
     at: Moment,
+    /// The connection that has been told that it is complete.
+    told: Option<u64>,
 }
 
 /// What a fill is to be compared with.
@@ -38,6 +40,8 @@ pub enum Expected {
 #[derive(Debug, Default)]
 pub struct Epochs {
     clock: AtomicU64,
+    /// Misses that are older were open while announcements were missed.
+    gap: AtomicU64,
     len: AtomicUsize,
     tags: RwLock<HashMap<Tag, Epoch>>,
 }
@@ -54,7 +58,7 @@ impl Epochs {
         // A miss that is recorded meanwhile counts as older: that errs on the side of one more miss.
         let clock = self.clock() + 1;
         for tag in tags {
-            known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now });
+            known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, told: None });
         }
         self.len.store(known.len(), Ordering::Relaxed);
         self.clock.fetch_add(1, Ordering::Release);
@@ -68,8 +72,35 @@ impl Epochs {
         }
     }
 
+    /// The connection is about to be told that this invalidation is complete.
+    pub fn tell(&self, tags: &[Tag], id: &[u8], connection: u64) {
+        let mut known = self.tags.write().unwrap_or_else(PoisonError::into_inner);
+        for tag in tags {
+            if let Some(epoch) = known.get_mut(tag).filter(|epoch| *epoch.id == *id) {
+                epoch.told = Some(connection);
+            }
+        }
+    }
+
+    /// What a write of a key with this tag is to be compared with that has no miss here, but perhaps at another proxy: any
+    /// epoch is news, unless the connection itself has been told of it.
+    pub fn expected_without_miss(&self, tag: &Tag, connection: u64) -> Expected {
+        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        let told = tags.get(tag).filter(|epoch| epoch.told == Some(connection));
+        told.map_or(Expected::NoEpoch, |epoch| Expected::Epoch(epoch.id.clone()))
+    }
+
+    /// Announcements may have been missed: all misses up to now are too old for any fill.
+    pub fn gap(&self) {
+        let clock = self.clock.fetch_add(1, Ordering::AcqRel) + 2;
+        self.gap.store(clock, Ordering::Release);
+    }
+
     /// What a fill of a key with this tag is to be compared with, if its miss is of `clock`.
     pub fn expected(&self, tag: &Tag, clock: Clock) -> Expected {
+        if clock != BEFORE_ALL && clock < self.gap.load(Ordering::Acquire) {
+            return Expected::Stale;
+        }
         match self.tags.read().unwrap_or_else(PoisonError::into_inner).get(tag) {
             Some(epoch) if epoch.clock > clock => Expected::Stale,
             Some(epoch) => Expected::Epoch(epoch.id.clone()),

@@ -17,8 +17,8 @@ pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the name of the proxy; when the command
 /// counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words for each
-/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; a channel,
-/// on which somebody must listen if the epoch that stands beside it exists; or an epoch.
+/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; or
+/// an epoch.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 const SCRIPT: &str = "\
@@ -27,13 +27,16 @@ if d~='' then redis.call('SELECT',0) end \
 for i=5,n,3 do \
 local w,s=ARGV[i],false \
 if w=='' then s=true \
-elseif string.sub(w,1,14)=='rescind:proxy:' then s=redis.call('EXISTS',ARGV[i+1])==1 and redis.call('PUBSUB','NUMSUB',w)[2]==0 \
 else local e=redis.call('GET',w) s=e and e~=ARGV[i+1] end \
 if s then u[#u+1]=ARGV[i+2] if w~='' then t[#t+1]=ARGV[i+2] end end \
 end \
 if d~='' then redis.call('SELECT',d) end \
 local r=redis.pcall(unpack(ARGV,n+1)) \
 local c=ARGV[3] \
+if type(r)=='table' and r.err and string.find(r.err,'The user executing the script',1,true) then \
+r.err=string.find(r.err,'access',1,true) and 'NOPERM this user has no permissions to access one of the keys used as arguments' \
+or [[NOPERM this user has no permissions to run the ']]..string.lower(ARGV[n+1])..[[' command]] \
+end \
 if #u>0 and not (type(r)=='table' and r.err) and not (c~='a' and r==false) and not (c=='z' and r==0) then \
 redis.call('UNLINK',unpack(u)) \
 for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',\
@@ -43,7 +46,7 @@ return r";
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0.
 const PROBE: &str = "\
-redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
+redis.call('SELECT',0) redis.call('GET','rescind:epoch:') \
 return redis.acl_check_cmd('UNLINK','rescind:epoch:') and 1 or 0";
 
 /// What has to hold for a key that is written not to be stale.
@@ -62,8 +65,6 @@ pub enum What {
     Never,
     /// The epoch of this tag is this one, or absent. Empty: it is absent.
     Epoch(Box<[u8]>, Box<[u8]>),
-    /// Somebody listens on this channel, or this tag has not been invalidated lately.
-    Listener(Box<[u8]>, Box<[u8]>),
 }
 
 /// The most words of a command and its checks that Lua unpacks.
@@ -107,10 +108,6 @@ pub fn wrap(
                 out.extend_from_slice(tag);
                 out.extend_from_slice(b"\r\n");
                 encode::bulk(out, id);
-            }
-            What::Listener(channel, tag) => {
-                encode::bulk(out, channel);
-                encode::bulk(out, &epoch_key(tag));
             }
         }
         encode::bulk(out, &check.key);

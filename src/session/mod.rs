@@ -117,6 +117,11 @@ impl Session {
         self.replies == Replies::On && !self.needs_own()
     }
 
+    /// Whether the connection has state that only a reset removes, such as CLIENT TRACKING.
+    pub fn is_sticky(&self) -> bool {
+        self.sticky
+    }
+
     /// Whether a command of the client is blocked upstream.
     pub fn is_blocked(&self) -> bool {
         self.blocked > 0

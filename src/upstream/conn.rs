@@ -140,15 +140,14 @@ impl Conn {
             conn.own(Setup::Run, &[b"INFO", b"server"]);
         }
         conn.move_to(key);
+        conn.ask_for_scripts();
         conn
     }
 
     /// Queues the commands that bring it into the state `key`. False: there is no way.
     pub(super) fn move_to(&self, key: &Key) -> bool {
         let Some(way) = self.key.borrow().way_to(key) else { return false };
-        if self.key.borrow().identity != key.identity {
-            self.scripts.set(Scripts::Unknown);
-        }
+        let changes_user = self.key.borrow().identity != key.identity;
         for (setup, request) in way {
             let words: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             self.own(setup, &words);
@@ -159,6 +158,9 @@ impl Conn {
             known => known.clone(),
         };
         *self.key.borrow_mut() = Key { identity, ..key.clone() };
+        if changes_user && self.scripts.get() != Scripts::Unknown {
+            self.ask_for_scripts();
+        }
         true
     }
 
@@ -166,10 +168,15 @@ impl Conn {
     /// question would be queued: there `ask` must be false.
     pub fn takes_scripts(&self, ask: bool) -> bool {
         if ask && self.scripts.get() == Scripts::Unknown && self.is_alive() {
-            self.scripts.set(Scripts::Asked);
-            self.own(Setup::Scripts, &script::probe());
+            self.ask_for_scripts();
         }
         self.scripts.get() == Scripts::Yes
+    }
+
+    /// Clients' commands wait for the answer: a fill that goes without a script can be seen for a moment.
+    fn ask_for_scripts(&self) {
+        self.scripts.set(Scripts::Asked);
+        self.own(Setup::Scripts, &script::probe());
     }
 
     /// Redis has answered [`script::probe`].
@@ -188,7 +195,11 @@ impl Conn {
     pub(super) fn follow(&self, effect: &Effect, session: &Session) {
         let mut key = self.key.borrow_mut();
         if let Effect::Auth(_) | Effect::Hello { identity: Some(_), .. } = effect {
-            self.scripts.set(Scripts::Unknown);
+            // Another user, who may have other rights. In a transaction it is asked for later.
+            match session.in_multi() {
+                true => self.scripts.set(Scripts::Unknown),
+                false => self.ask_for_scripts(),
+            }
         }
         match effect {
             Effect::Auth(identity) => key.identity = identity.clone(),
@@ -227,7 +238,7 @@ impl Conn {
 
     /// Queues a command of the proxy's own.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        let blocks = matches!(setup, Setup::Must | Setup::Probe | Setup::Run);
+        let blocks = matches!(setup, Setup::Must | Setup::Probe | Setup::Run | Setup::Scripts);
         self.setting_up.set(self.setting_up.get() + u32::from(blocks));
         // What need not succeed keeps its place among the clients' requests.
         let buffer = if blocks || self.setting_up.get() == 0 { &self.out } else { &self.behind };

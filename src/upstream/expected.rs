@@ -4,8 +4,19 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::accounting::{Account, ReadKey};
+use crate::command::FireCondition;
+use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
 use crate::session::Effect;
+
+/// Misses that a write fills, if it takes place.
+#[derive(Debug)]
+pub struct Fills {
+    /// Keys, with the clocks of their misses.
+    pub of: Vec<(KeyHash, Clock)>,
+    /// When it takes place.
+    pub condition: FireCondition,
+}
 
 /// A reply that a client is to get.
 #[derive(Debug)]
@@ -20,6 +31,8 @@ pub struct Pending {
     pub account: Account,
     /// What it changes in the client's session, if anything.
     pub effect: Option<Box<Effect>>,
+    /// What it fills, if it fills something.
+    pub fills: Option<Box<Fills>>,
     /// It is kept back until the client's task has dealt with the verdict.
     pub hold: bool,
     /// The client wants no reply.

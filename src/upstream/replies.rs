@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup};
 use super::pubsub::{self, Class};
-use crate::accounting::Reader;
+use crate::accounting::{Reader, Seen};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -193,7 +193,8 @@ impl Incoming {
                     Some(Expected::Setup(setup)) => self.set_up(conn, setup)?,
                     Some(Expected::Probe(key, client)) => {
                         if let (Head::Int(n), false) = (self.reader.head(), conn.failed.get()) {
-                            conn.context.count_read(&client, key, n > 0);
+                            let seen = if n > 0 { Seen::Hit } else { Seen::Miss };
+                            conn.context.count_read(&client, key, seen);
                         }
                     }
                     None => {}
@@ -232,7 +233,6 @@ impl Incoming {
             }
             (Setup::Scripts, error) => {
                 conn.answered_scripts(error.as_deref(), self.setup_reply);
-                return Ok(());
             }
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
@@ -251,6 +251,11 @@ impl Incoming {
         let mut verdict = self.reader.finish(pending.account, &mut count);
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
+        if let Some(fills) = pending.fills
+            && (!fills.condition.fired(&head) || verdict.has_failures)
+        {
+            context.give_back(&client, &fills.of);
+        }
         if let Some(keys) = pending.retimed {
             context.process.fanout.order(Order::Retimed(*keys));
         }

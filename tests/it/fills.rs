@@ -281,3 +281,105 @@ fn errors_come_through_as_they_are() {
     }
     direct.cmd("CONFIG SET maxmemory 0");
 }
+
+#[test]
+fn a_hash_that_lacks_a_field_is_filled_as_well() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    let ways: [(&str, &[&str]); 3] = [
+        ("HMGET app:1:home_page_data_1 a b", &["HSET", KEY, "b", "old"]),
+        ("SMISMEMBER app:1:home_page_data_1 a b", &["SADD", KEY, "b"]),
+        ("ZMSCORE app:1:home_page_data_1 a b", &["ZADD", KEY, "1", "b"]),
+    ];
+    for (read, fill) in ways {
+        direct.cmd(&format!("DEL {KEY}"));
+        match fill[0] {
+            "HSET" => direct.cmd(&format!("HSET {KEY} a 1")),
+            "SADD" => direct.cmd(&format!("SADD {KEY} a")),
+            _ => direct.cmd(&format!("ZADD {KEY} 1 a")),
+        };
+        let mut client = w.client();
+        let hits = w.proxy.metric("rescind_hits_total{family=\"home\"}");
+        client.cmd(read);
+        assert_eq!(w.proxy.metric("rescind_hits_total{family=\"home\"}"), hits + 1.0, "it counts as a hit");
+        w.invalidate();
+        assert_eq!(client.call(fill), ":1\r\n");
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill:?}");
+    }
+}
+
+#[test]
+fn a_label_given_behind_the_fill_is_given_too_late() {
+    let w = World::new();
+    let mut client = w.client();
+    for round in 0..3 {
+        client.cmd(&format!("GET page{round}"));
+        w.client().cmd("TAG.INVALIDATE t");
+        client.cmd(&format!("SET page{round} old"));
+        client.cmd(&format!("TAG.ADD page{round} t"));
+        assert_eq!(client.cmd(&format!("GET page{round}")), "$-1\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn the_first_fill_on_a_new_connection_cannot_be_seen_either() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    for round in 0..50 {
+        // A name: a connection of its own, made for this.
+        let mut client = w.client();
+        client.cmd(&format!("GET {KEY}"));
+        w.invalidate();
+        client.send(
+            &[encode(&["CLIENT", "SETNAME", &format!("c{round}")]), encode(&["SET", KEY, "old"])].concat(),
+        );
+        // Whoever looks all the time never sees it.
+        for _ in 0..20 {
+            assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "round {round}");
+        }
+        assert_eq!(client.raw(), b"+OK\r\n");
+        assert_eq!(client.raw(), b"+OK\r\n");
+    }
+}
+
+#[test]
+fn a_fill_that_does_not_take_place_leaves_its_miss_open() {
+    let w = World::new();
+    let mut direct = w.redis.client();
+    let ways: [&[&str]; 6] = [
+        &["SET app:1:home_page_data_1 old NONSENSE"],
+        &["SET app:1:home_page_data_1 old XX"],
+        &["MULTI", "SET app:1:home_page_data_1 old", "DISCARD"],
+        &["MULTI", "SET app:1:home_page_data_1 old", "NONSENSE", "EXEC"],
+        &["MULTI", "SET app:1:home_page_data_1 old NONSENSE", "EXEC"],
+        &["WATCH w", "SET w 2", "MULTI", "SET app:1:home_page_data_1 old", "EXEC"],
+    ];
+    for way in ways {
+        let mut client = w.client();
+        client.cmd(&format!("GET {KEY}"));
+        for request in way {
+            client.cmd(request);
+        }
+        w.invalidate();
+        client.cmd(&format!("SET {KEY} old"));
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{way:?}");
+    }
+}
+
+#[test]
+fn a_fill_without_an_answer_may_be_tried_again_over_another_connection() {
+    let w = World::new();
+    for _ in 0..5 {
+        let mut client = w.client();
+        client.cmd(&format!("GET {KEY}"));
+        // It hangs up with an answer unread, which the kernel tells.
+        client.send(&encode(&["SET", KEY, "old", "NONSENSE"]));
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(client);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        w.invalidate();
+        let mut again = w.client();
+        again.cmd(&format!("SET {KEY} old"));
+        assert_eq!(again.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    }
+}

@@ -116,6 +116,24 @@ fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_another() {
 }
 
 #[test]
+fn a_miss_at_one_proxy_may_be_filled_through_another() {
+    let redis = Redis::start();
+    let proxies = some(&redis, 2);
+    for _ in 0..10 {
+        let (mut here, mut there) = (proxies[0].client(), proxies[1].client());
+        here.cmd(&format!("GET {KEY}"));
+        assert_eq!(proxies[0].client().cmd(TRIGGER), "+OK\r\n");
+        there.cmd(&format!("SET {KEY} old"));
+        assert_eq!(here.cmd(&format!("GET {KEY}")), "$-1\r\n");
+        // Who has just been told of the invalidation writes something new.
+        let mut writer = proxies[0].client();
+        writer.cmd(TRIGGER);
+        writer.cmd("SET app:1:blog_posts_1 new");
+        assert_eq!(writer.cmd("GET app:1:blog_posts_1"), "$3\r\nnew\r\n");
+    }
+}
+
+#[test]
 fn who_goes_in_order_leaves_nothing_to_suspect() {
     let redis = Redis::start();
     let mut proxies = some(&redis, 2);
