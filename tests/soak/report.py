@@ -1,0 +1,120 @@
+"""What is printed: progress, violations with the history around them, the summary."""
+
+import multiprocessing
+import time
+from collections import Counter
+from multiprocessing.queues import SimpleQueue
+
+from faults import Site
+from keys import Key
+from reader import Violation
+from servers import Proxy
+from shared import Count, Event, Shared
+
+# So many stale values are shown with their history, and so many at all.
+SHOWN = 4
+MOST_SHOWN = 100
+LINES = 60
+METRICS = ["invalidations", "invalidated_keys", "evictions", "expirations", "feed_gaps"]
+
+
+class Report:
+    """Gathers what the processes and the proxies tell."""
+
+    def __init__(self, shared: Shared, quiet: bool) -> None:
+        self.queue: SimpleQueue[Violation | Counter[str]] = multiprocessing.get_context("fork").SimpleQueue()
+        self.errors: Counter[str] = Counter()
+        self.violations = 0
+        self.tolerated = 0
+        self._known: set[tuple[Key, float]] = set()
+        self._quiet = quiet
+        self.metrics: Counter[str] = Counter()
+        self._latest: dict[int, tuple[int, dict[str, float]]] = {}
+        self._shared = shared
+        self._began = time.monotonic()
+        self._printed = self._began
+
+    def drain(self, site: Site) -> None:
+        while not self.queue.empty():
+            told = self.queue.get()
+            if isinstance(told, Counter):
+                self.errors += told
+            elif any(begin - 5 < told.seen and told.filled < end for begin, end in site.blind):
+                self.tolerated += 1
+            else:
+                self._violation(told)
+
+    def _violation(self, violation: Violation) -> None:
+        self.violations += 1
+        # A stale value is read again and again; the first time tells it all.
+        value = (violation.key, violation.filled)
+        if value in self._known:
+            return
+        self._known.add(value)
+        if self._quiet or len(self._known) > MOST_SHOWN:
+            return
+        print(f"VIOLATION at {violation.seen:.6f}: {violation.text}", flush=True)
+        if len(self._known) <= SHOWN:
+            # What is under way gets into the history when it ends.
+            time.sleep(0.3)
+            begin = violation.filled - 1
+            events = self._shared.around({violation.key.object}, begin, violation.seen + 0.02)
+            for event in _relevant(events, violation)[-LINES:]:
+                print("   ", _line(event))
+
+    def look(self, proxies: list[Proxy]) -> None:
+        """Adds up the counters, over restarts."""
+        for proxy in proxies:
+            proxy.look_at_memory()
+            pid = proxy.process.pid
+            now = proxy.metrics()
+            if not now or proxy.process.pid != pid:
+                continue
+            known, before = self._latest.get(proxy.number, (pid, {}))
+            for name, value in now.items():
+                self.metrics[name] += value - (before.get(name, 0) if known == pid else 0)  # type: ignore[assignment]
+            self._latest[proxy.number] = pid, now
+
+    def stale_values(self) -> int:
+        return len(self._known)
+
+    def undone(self) -> int:
+        return int(self.metrics["rescind_stale_fills_total"])
+
+    def progress(self, done: Counter[str], every: float) -> None:
+        now = time.monotonic()
+        if now - self._printed < every:
+            return
+        self._printed = now
+        print(f"{now - self._began:5.0f} s  {self.counts()}  faults {sum(done.values())}", flush=True)
+
+    def counts(self) -> str:
+        total = self._shared.total
+        parts = [f"{count.name.lower()} {total(count)}" for count in Count if total(count)]
+        return ", ".join([*parts, f"stale fills undone {self.undone()}"])
+
+    def summary(self, done: Counter[str]) -> None:
+        seconds = time.monotonic() - self._began
+        print(f"== {seconds:.0f} s: {self.counts()}")
+        if self.metrics:
+            counted = [f"{name} {self.metrics[f'rescind_{name}_total']:.0f}" for name in METRICS]
+            print("   proxies: " + ", ".join(counted))
+        if done:
+            print("   faults: " + ", ".join(f"{name} {count}" for name, count in sorted(done.items())))
+        for text, count in self.errors.most_common(8):
+            print(f"   {count} times: {text}")
+        if self.tolerated:
+            print(f"   {self.tolerated} stale reads while events were off or after SWAPDB: documented")
+
+
+def _relevant(events: list[Event], violation: Violation) -> list[Event]:
+    """What happened to the key itself, and to all keys of its object."""
+    name = violation.key.name.rsplit(":", 1)[1] + " "
+    others = ("hit", "miss", "fill")
+    return [e for e in events if e.what.startswith(name) or not any(f" {other}" in e.what for other in others)]
+
+
+def _line(event: Event) -> str:
+    where = f"proxy {event.proxy}" if event.proxy >= 0 else ""
+    version = f"version {event.version}" if event.version else ""
+    return f"{event.began:.6f} to {event.ended:.6f}  {event.what:45} {version:14} actor {event.actor} {where}"
