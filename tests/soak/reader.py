@@ -96,7 +96,8 @@ class Reader(threading.Thread):
                 self._shared.count(self._actor, Count.HITS)
                 self._judge(key, data, floor, proxy, how, began, ended)
         if missing:
-            self._fill(missing, proxy, began)
+            with self._shared.alone_with(key.object for key in missing):
+                self._fill(missing, proxy, began)
 
     def _choose(self) -> list[Key]:
         rng = self._rng

@@ -6,10 +6,12 @@ written by the writers' process alone, a row of counters by one thread, a ring o
 
 import itertools
 import mmap
+import multiprocessing
 import random
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -60,7 +62,7 @@ class History:
 
     def note(self, event: Event) -> None:
         place = next(self._next) % RING * RECORD.size
-        RECORD.pack_into(self._memory, place, *event[:7], event.what.encode()[:48])
+        RECORD.pack_into(self._memory, place, *event[:-1], event.what.encode()[:48])
 
     def events(self) -> Iterator[Event]:
         for fields in RECORD.iter_unpack(self._memory):
@@ -87,7 +89,7 @@ class Latency:
 class Shared:
     """Made before the processes are forked."""
 
-    def __init__(self, objects: int, actors: int, processes: int) -> None:
+    def __init__(self, objects: int, actors: int, processes: int, careful: bool) -> None:
         # Anonymous memory is shared with forked processes.
         self._cells = memoryview(mmap.mmap(-1, 8 * (1 + 2 * objects + actors * len(Count)))).cast("Q")
         self._stop = self._cells[:1]
@@ -95,6 +97,7 @@ class Shared:
         self.acknowledged = self._cells[1 + objects : 1 + 2 * objects]
         self._counters = self._cells[1 + 2 * objects :]
         self.latency = Latency()
+        self.locks = [multiprocessing.get_context("fork").Lock() for _ in range(objects)] if careful else []
         rings = memoryview(mmap.mmap(-1, processes * RING * RECORD.size))
         size = RING * RECORD.size
         self.histories = [History(rings[size * i : size * (i + 1)]) for i in range(processes)]
@@ -110,6 +113,15 @@ class Shared:
 
     def total(self, what: Count) -> int:
         return sum(self._counters[what :: len(Count)])
+
+    @contextmanager
+    def alone_with(self, objects: Iterable[int]) -> Iterator[None]:
+        """Of a careful application: fills and changes of an object exclude each other. Of others: nothing."""
+        with ExitStack() as stack:
+            for obj in sorted(set(objects)):
+                if self.locks:
+                    stack.enter_context(self.locks[obj])
+            yield
 
     def query(self, obj: int, rng: random.Random) -> int:
         """A slow read of the database: the value is that of some moment in between."""

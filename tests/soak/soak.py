@@ -34,11 +34,11 @@ class Run:
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
-        direct = 0 if options.naive else options.direct
+        direct = 0 if options.naive or options.careful else options.direct
         self.keyspace = Keyspace(options.posts, direct, labels=not options.naive)
         readers = options.apps * options.threads
         writers = WRITERS + direct
-        self.shared = Shared(self.keyspace.objects, readers + writers, options.apps + 2)
+        self.shared = Shared(self.keyspace.objects, readers + writers, options.apps + 2, options.careful)
         self.report = Report(self.shared, quiet=options.expect_violations)
         self.site = self._site(folder)
         self.problems: list[str] = []

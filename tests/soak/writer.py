@@ -65,11 +65,12 @@ class Writer(threading.Thread):
         with_pages = rng.random() < 0.3
         objects = [*posts, shop.keyspace.home] if with_pages else posts
         time.sleep(self._shared.latency.draw(rng))
-        shop.database.commit(objects)
-        self._note(objects, time.monotonic(), -1, "commit")
-        if rng.random() < 0.2:
-            time.sleep(self._shared.latency.draw(rng))
-        self.until_acknowledged(posts, objects)
+        with self._shared.alone_with(objects):
+            shop.database.commit(objects)
+            self._note(objects, time.monotonic(), -1, "commit")
+            if rng.random() < 0.2:
+                time.sleep(self._shared.latency.draw(rng))
+            self.until_acknowledged(posts, objects)
         self._shared.count(self._actor, Count.TRIGGERS)
 
     def _post(self) -> int:
