@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 PREFIX = "app:1:"
 
@@ -28,6 +29,11 @@ class Key:
     object: int
     # The label of a key that no rule names.
     tag: str = ""
+
+    @property
+    def short(self) -> str:
+        """Its name among the keys of its object."""
+        return "widget" if self.kind is Kind.LABELLED else self.name.rsplit(":", 1)[1]
 
     @property
     def is_hash(self) -> bool:
@@ -80,7 +86,7 @@ class Value:
         return f"{self.key}|{self.version}|{self.actor}|{self.filled:.6f}|" + "x" * size
 
     @staticmethod
-    def decode(data: bytes) -> "Value":
+    def decode(data: Any) -> "Value":
         key, version, actor, filled, _ = data.split(b"|", 4)
         return Value(key.decode(), int(version), int(actor), float(filled))
 

@@ -1,45 +1,23 @@
-"""The application's readers: threads that share a pool, read, and fill what was missing after a slow query.
-
-The oracle is here: a read that starts after a trigger was acknowledged never returns a value older than the commit
-before that trigger.
-"""
+"""The application's readers: threads that share a pool, read, and fill what was missing after a slow query."""
 
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import redis
 
 from access import UNAVAILABLE, Access
 from fills import fill
 from keys import Key, Keyspace, Kind, Value
+from oracle import Oracle, Read, Tell
 from reads import read
 from shared import Count, Event, History, Shared
 
 # The oldest miss that is still filled, in seconds, counted from the read that missed. Together with the longest pause
 # that the harness makes it is well within `fill_window`.
 OLDEST = 1.0
-# For how long a stale value may be seen that was filled inside MULTI: there a short window is documented.
-WINDOW = 5.0
 BIG = 300 * 1024
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A read that must not have been."""
-
-    seen: float
-    key: Key
-    text: str
-    # When the value was read from the database, which is about when it was filled.
-    filled: float
-
-
-# What a process tells the harness: violations at once, errors at its end.
-Tell = Callable[["Violation | Counter[str]"], None]
 
 
 class Reader(threading.Thread):
@@ -55,7 +33,7 @@ class Reader(threading.Thread):
         self._history = history
         self._actor = actor
         self._rng = random.Random(f"{seed}:reader:{actor}")
-        self._tell = tell
+        self._oracle = Oracle(shared, history, access, actor, tell)
         self.errors: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -77,24 +55,14 @@ class Reader(threading.Thread):
     def _turn(self) -> None:
         proxy = self._access.current
         keys = self._choose()
-        floors = [self._shared.acknowledged[key.object] for key in keys]
+        floors = self._oracle.floors(keys)
         began = time.monotonic()
         try:
             how, values = read(self._access.client(proxy), keys, self._rng)
         except UNAVAILABLE as error:
             self._access.after(error, proxy)
             raise
-        ended = time.monotonic()
-        missing = []
-        for key, floor, data in zip(keys, floors, values, strict=True):
-            self._shared.count(self._actor, Count.READS)
-            if data is None:
-                self._shared.count(self._actor, Count.MISSES)
-                self._note(began, ended, key, 0, floor, proxy, f"miss {how}")
-                missing.append(key)
-            else:
-                self._shared.count(self._actor, Count.HITS)
-                self._judge(key, data, floor, proxy, how, began, ended)
+        missing = self._oracle.judge(Read(how, keys, floors, values, proxy, began, time.monotonic()))
         if missing:
             with self._shared.alone_with(key.object for key in missing):
                 self._fill(missing, proxy, began)
@@ -117,35 +85,6 @@ class Reader(threading.Thread):
             return self._rng.choice(self._keyspace.direct)
         return int(self._keyspace.posts * self._rng.random() ** 2)
 
-    def _judge(self, key: Key, data: bytes, floor: int, proxy: int, how: str, began: float, ended: float) -> None:
-        value = Value.decode(data)
-        self._note(began, ended, key, value.version, floor, proxy, f"hit {how}")
-        if value.key != key.name:
-            self._violation(key, f"{key.name} has the value of {value.key}, read by {how} at proxy {proxy}", value)
-        elif value.version < floor:
-            if key.kind is Kind.TRANSACTION and self._vanishes(key, value, proxy):
-                self._shared.count(self._actor, Count.TOLERATED)
-                return
-            read = f"{how} at proxy {proxy} from {began:.6f} to {ended:.6f}"
-            self._violation(key, f"{key.name}: {value}; acknowledged before the read: {floor}; {read}", value)
-
-    def _vanishes(self, key: Key, value: Value, proxy: int) -> bool:
-        """Whether a stale value goes by itself."""
-        deadline = time.monotonic() + WINDOW
-        while time.monotonic() < deadline:
-            try:
-                data = self._access.client(proxy).get(key.name)
-                if data is None or Value.decode(data) != value:
-                    return True
-            except redis.RedisError:
-                proxy = self._access.current
-            time.sleep(0.05)
-        return False
-
-    def _violation(self, key: Key, text: str, value: Value) -> None:
-        self._shared.count(self._actor, Count.VIOLATIONS)
-        self._tell(Violation(time.monotonic(), key, text, value.filled))
-
     def _fill(self, missing: list[Key], proxy: int, began: float) -> None:
         rng, shared = self._rng, self._shared
         if rng.random() < 0.05:
@@ -157,7 +96,7 @@ class Reader(threading.Thread):
             read_at = time.monotonic()
             version = shared.query(key.object, rng)
             value = Value(key.name, version, self._actor, read_at)
-            size = BIG * rng.randint(1, 2) if rng.randrange(500) == 0 else int(2000 * rng.random() ** 3)
+            size = BIG * rng.randint(1, 2) if rng.randrange(200) == 0 else int(2000 * rng.random() ** 3)
             items.append((key, value, value.encode(size)))
         tries = 0
         while time.monotonic() - began < OLDEST and not shared.stopping():
@@ -188,8 +127,7 @@ class Reader(threading.Thread):
                 self._note(began, ended, key, value.version, 0, proxy, what)
 
     def _note(self, began: float, ended: float, key: Key, version: int, floor: int, proxy: int, what: str) -> None:
-        name = key.name.rsplit(":", 1)[1]
-        self._history.note(Event(began, ended, key.object, version, floor, self._actor, proxy, f"{name} {what}"))
+        self._history.note(Event(began, ended, key.object, version, floor, self._actor, proxy, f"{key.short} {what}"))
 
 
 def run(

@@ -6,8 +6,8 @@ from collections import Counter
 from multiprocessing.queues import SimpleQueue
 
 from faults import Site
-from keys import Key
-from reader import Violation
+from keys import Key, Value
+from oracle import Violation
 from servers import Proxy
 from shared import Count, Event, Shared
 
@@ -15,6 +15,9 @@ from shared import Count, Event, Shared
 SHOWN = 4
 MOST_SHOWN = 100
 LINES = 60
+FEW = 12
+# Events of one key.
+OF_KEYS = ["hit", "miss", "fill"]
 METRICS = ["invalidations", "invalidated_keys", "evictions", "expirations", "feed_gaps"]
 
 
@@ -26,20 +29,24 @@ class Report:
         self.errors: Counter[str] = Counter()
         self.violations = 0
         self.tolerated = 0
-        self._known: set[tuple[Key, float]] = set()
+        self._known: set[tuple[Key, Value]] = set()
+        # How stale values were filled.
+        self.kinds: Counter[str] = Counter()
         self._quiet = quiet
         self.metrics: Counter[str] = Counter()
         self._latest: dict[int, tuple[int, dict[str, float]]] = {}
         self._shared = shared
-        self._began = time.monotonic()
-        self._printed = self._began
+        self.start()
+
+    def start(self) -> None:
+        self._began = self._printed = time.monotonic()
 
     def drain(self, site: Site) -> None:
         while not self.queue.empty():
             told = self.queue.get()
             if isinstance(told, Counter):
                 self.errors += told
-            elif any(begin - 5 < told.seen and told.filled < end for begin, end in site.blind):
+            elif any(begin - 5 < told.seen and told.value.filled < end for begin, end in site.blind):
                 self.tolerated += 1
             else:
                 self._violation(told)
@@ -47,20 +54,22 @@ class Report:
     def _violation(self, violation: Violation) -> None:
         self.violations += 1
         # A stale value is read again and again; the first time tells it all.
-        value = (violation.key, violation.filled)
+        value = (violation.key, violation.value)
         if value in self._known:
             return
         self._known.add(value)
         if self._quiet or len(self._known) > MOST_SHOWN:
             return
         print(f"VIOLATION at {violation.seen:.6f}: {violation.text}", flush=True)
-        if len(self._known) <= SHOWN:
-            # What is under way gets into the history when it ends.
-            time.sleep(0.3)
-            begin = violation.filled - 1
-            events = self._shared.around({violation.key.object}, begin, violation.seen + 0.02)
-            for event in _relevant(events, violation)[-LINES:]:
-                print("   ", _line(event))
+        # What is under way gets into the history when it ends.
+        time.sleep(0.1)
+        events = self._shared.around({violation.key.object}, violation.value.filled - 1, violation.seen + 0.02)
+        events = _relevant(events, violation)
+        fills = [e for e in events if _is_fill(e, violation)]
+        self.kinds[fills[-1].what if fills else f"{violation.key.short} fill not in the history"] += 1
+        shown = events[-LINES:] if len(self._known) <= SHOWN else [e for e in events if _matters(e)][-FEW:]
+        for event in [*(e for e in fills if e not in shown), *shown]:
+            print("   ", "*" if event in fills else " ", _line(event))
 
     def look(self, proxies: list[Proxy]) -> None:
         """Adds up the counters, over restarts."""
@@ -101,6 +110,8 @@ class Report:
             print("   proxies: " + ", ".join(counted))
         if done:
             print("   faults: " + ", ".join(f"{name} {count}" for name, count in sorted(done.items())))
+        if self.kinds:
+            print("   stale values: " + ", ".join(f"{name} {count}" for name, count in self.kinds.most_common()))
         for text, count in self.errors.most_common(8):
             print(f"   {count} times: {text}")
         if self.tolerated:
@@ -109,9 +120,18 @@ class Report:
 
 def _relevant(events: list[Event], violation: Violation) -> list[Event]:
     """What happened to the key itself, and to all keys of its object."""
-    name = violation.key.name.rsplit(":", 1)[1] + " "
-    others = ("hit", "miss", "fill")
-    return [e for e in events if e.what.startswith(name) or not any(f" {other}" in e.what for other in others)]
+    name = violation.key.short + " "
+    return [e for e in events if e.what.startswith(name) or not any(f" {what} " in e.what for what in OF_KEYS)]
+
+
+def _is_fill(event: Event, violation: Violation) -> bool:
+    value = violation.value
+    same = (event.actor, event.version) == (value.actor, value.version) and event.began >= value.filled
+    return same and " fill " in event.what
+
+
+def _matters(event: Event) -> bool:
+    return " hit " not in event.what
 
 
 def _line(event: Event) -> str:

@@ -64,10 +64,10 @@ class History:
         place = next(self._next) % RING * RECORD.size
         RECORD.pack_into(self._memory, place, *event[:-1], event.what.encode()[:48])
 
-    def events(self) -> Iterator[Event]:
+    def events(self, objects: set[int], begin: float, end: float) -> Iterator[Event]:
         for fields in RECORD.iter_unpack(self._memory):
-            if fields[1]:
-                yield Event(*fields[:7], fields[7].rstrip(b"\0").decode(errors="replace"))
+            if fields[2] in objects and begin <= fields[1] <= end:
+                yield Event._make((*fields[:-1], fields[-1].rstrip(b"\0").decode(errors="replace").strip()))
 
 
 @dataclass(frozen=True)
@@ -133,5 +133,5 @@ class Shared:
     def around(self, objects: set[int], begin: float, end: float) -> list[Event]:
         """The history of some objects, and of the faults."""
         wanted = objects | {ANY}
-        found = [e for h in self.histories for e in h.events() if e.object in wanted and begin <= e.ended <= end]
+        found = itertools.chain.from_iterable(history.events(wanted, begin, end) for history in self.histories)
         return sorted(found, key=lambda event: event.ended)

@@ -9,8 +9,9 @@ import redis
 
 import triggers
 from access import Access, connect
-from keys import Keyspace, Value
-from reader import Tell, Violation
+from keys import Key, Keyspace, Kind, Value
+from oracle import Oracle, Read, Tell, Violation
+from reads import read
 from shared import Count, Event, Shared
 from triggers import Fire, Target
 
@@ -50,6 +51,7 @@ class Writer(threading.Thread):
         self._shared = shop.shared
         self._actor = actor
         self._rng = random.Random(f"{shop.seed}:writer:{actor}")
+        self._oracle = Oracle(shop.shared, shop.history, shop.access, actor, shop.tell)
         self.errors: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -72,6 +74,21 @@ class Writer(threading.Thread):
                 time.sleep(self._shared.latency.draw(rng))
             self.until_acknowledged(posts, objects)
         self._shared.count(self._actor, Count.TRIGGERS)
+        if rng.random() < 0.5:
+            self._look(objects)
+
+    def _look(self, objects: list[int]) -> None:
+        """Reads at once, through any proxy, what was just invalidated."""
+        keys = self._shop.keyspace.of[self._rng.choice(objects)]
+        keys = [key for key in keys if key.kind is not Kind.TRANSACTION]
+        proxy = self._shop.access.any(self._rng)
+        floors = self._oracle.floors(keys)
+        began = time.monotonic()
+        try:
+            how, values = read(self._shop.access.client(proxy), keys, self._rng)
+        except redis.RedisError:
+            return
+        self._oracle.judge(Read(how, keys, floors, values, proxy, began, time.monotonic()))
 
     def _post(self) -> int:
         return int(self._shop.keyspace.posts * self._rng.random() ** 2)
@@ -136,25 +153,24 @@ class DirectWriter(Writer):
         while (stale := self._stale(version)) and not self._shared.stopping():
             if time.monotonic() - began > (NOTICED / 4 if self._shop.faults else NOTICED):
                 if not self._shop.faults:
-                    text = f"direct trigger not noticed: version {version} not reached: {stale}"
+                    text = f"a trigger past the proxies for version {version} was not noticed: {stale}"
                     self._shared.count(self._actor, Count.VIOLATIONS)
-                    key = self._shop.keyspace.of[self._post_number][0]
-                    self._shop.tell(Violation(time.monotonic(), key, text, began))
+                    self._shop.tell(Violation(time.monotonic(), *stale, text))
                 self.until_acknowledged([self._post_number], [self._post_number])
                 return
             time.sleep(0.02)
         self._shared.count(self._actor, Count.DIRECT)
 
-    def _stale(self, version: int) -> str:
+    def _stale(self, version: int) -> tuple[Key, Value] | None:
         """What is in Redis and older than it should be."""
         for key in self._shop.keyspace.of[self._post_number]:
             try:
                 data = self._redis.hget(key.name, "value") if key.is_hash else self._redis.get(key.name)
-            except redis.RedisError as error:
-                return f"not answered: {error}"
+            except redis.RedisError:
+                continue
             if data and (value := Value.decode(data)).version < version:
-                return f"{key.name}: {value}"
-        return ""
+                return key, value
+        return None
 
 
 class Shop:
