@@ -132,7 +132,10 @@ def kill_proxy(site: Site, rng: random.Random) -> None:
 
 def stop_proxy(site: Site, rng: random.Random) -> None:
     """In an orderly way."""
-    _restart(site, rng, [rng.choice(site.proxies)], signal.SIGTERM)
+    proxy = rng.choice(site.proxies)
+    # Before it has begun, SIGTERM simply ends it.
+    proxy.ready()
+    _restart(site, rng, [proxy], signal.SIGTERM)
 
 
 def _restart(site: Site, rng: random.Random, proxies: list[Proxy], number: signal.Signals) -> None:

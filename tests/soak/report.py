@@ -16,6 +16,8 @@ SHOWN = 4
 MOST_SHOWN = 100
 LINES = 60
 FEW = 12
+# In errors that say that a request or a reply was not the one that was meant.
+ODD = ["WRONGTYPE", "wrong kind of value", "unknown command", "syntax", "wrong number of arguments", "rotocol"]
 # Events of one key.
 OF_KEYS = ["hit", "miss", "fill"]
 METRICS = ["invalidations", "invalidated_keys", "evictions", "expirations", "feed_gaps"]
@@ -102,12 +104,19 @@ class Report:
         parts = [f"{count.name.lower()} {total(count)}" for count in Count if total(count)]
         return ", ".join([*parts, f"stale fills undone {self.undone()}"])
 
-    def summary(self, done: Counter[str]) -> None:
+    def odd_errors(self) -> list[str]:
+        """What no fault explains."""
+        return [f"{n} times: {text}" for text, n in self.errors.items() if any(word in text for word in ODD)]
+
+    def summary(self, done: Counter[str], proxies: list[Proxy]) -> None:
         seconds = time.monotonic() - self._began
         print(f"== {seconds:.0f} s: {self.counts()}")
         if self.metrics:
             counted = [f"{name} {self.metrics[f'rescind_{name}_total']:.0f}" for name in METRICS]
             print("   proxies: " + ", ".join(counted))
+        if proxies:
+            peaks = ", ".join(f"{proxy.peak_kib >> 10} MiB" for proxy in proxies)
+            print(f"   memory of the proxies, at most: {peaks}")
         if done:
             print("   faults: " + ", ".join(f"{name} {count}" for name, count in sorted(done.items())))
         if self.kinds:

@@ -1,10 +1,14 @@
 """One run: servers, processes of the application, faults; then what must hold at the end."""
 
 import multiprocessing
+import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,8 +144,11 @@ class Run:
                 proxy.ready()
             except Trouble as trouble:
                 self.problems.append(str(trouble))
+        before = self.shared.total(Count.READS)
         for _ in range(10):
             self.turn()
+        if self.shared.total(Count.READS) == before:
+            self.problems.append("without faults, there are still no reads")
 
     def finish(self) -> None:
         """What must hold at the end."""
@@ -165,9 +172,17 @@ def _fork(target: object, *arguments: object) -> BaseProcess:
         # The harness decides when it ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.excepthook = _give_up
         target(*arguments)  # type: ignore[operator]
 
     return multiprocessing.get_context("fork").Process(target=child, daemon=True)
+
+
+def _give_up(failure: threading.ExceptHookArgs) -> None:
+    """A thread that fails is a failure of the run."""
+    traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 @contextmanager
@@ -194,7 +209,7 @@ def soak(options: Options) -> bool:
                 run.finish()
         finally:
             run.close()
-        run.report.summary(run.faults())
+        run.report.summary(run.faults(), run.site.proxies)
         return _verdict(run)
 
 
@@ -203,7 +218,7 @@ def _verdict(run: Run) -> bool:
     if options.expect_violations:
         print(f"== {stale} stale reads found, as there should be" if stale else "== failed: no stale read was found")
         return stale > 0
-    problems = [*run.problems, *_not_tested(run)]
+    problems = [*run.problems, *run.report.odd_errors(), *_not_tested(run)]
     if stale:
         problems.insert(0, f"{stale} stale reads of {run.report.stale_values()} values, seed {options.seed}")
     for problem in problems:
@@ -218,6 +233,8 @@ def _not_tested(run: Run) -> Iterator[str]:
     total, options = run.shared.total, run.options
     if total(Count.HITS) < total(Count.READS) * 0.2 or total(Count.READS) < 1000:
         yield "too few hits to say anything"
+    if not options.faults and (errors := total(Count.FAILED) + total(Count.RETRIED)):
+        yield f"{errors} errors without faults"
     if total(Count.TRIGGERS) < 30:
         yield "too few triggers to say anything"
     if run.report.undone() == 0 and options.stale_fill == "protect" and not options.careful:
