@@ -17,7 +17,7 @@ def quick(options: Options) -> bool:
     phases: list[tuple[str, float, dict[str, Any]]] = [
         ("no proxy: the oracle must find stale reads", 3, {"naive": True, "expect_violations": True}),
         ("no protection: likewise", 4, {"stale_fill": "off", "expect_violations": True}),
-        ("no protection, and none needed: it must find none", 3, {"stale_fill": "off", "careful": True}),
+        ("no protection, and none needed: it must find none", 3, {"stale_fill": "off", "careful": True, "posts": 24}),
         ("no faults", 4, {}),
         ("small faults", 6, {"faults": SMALL, "light_every": 0.2}),
         ("proxies killed", 6, {"faults": ("kill-proxy", "stop-proxy"), "heavy_every": 0.7}),

@@ -1,6 +1,7 @@
 """What is printed: progress, violations with the history around them, the summary."""
 
 import multiprocessing
+import re
 import time
 from collections import Counter
 from multiprocessing.queues import SimpleQueue
@@ -13,7 +14,7 @@ from shared import Count, Event, Shared
 
 # So many stale values are shown with their history, and so many at all.
 SHOWN = 4
-MOST_SHOWN = 100
+MOST_SHOWN = 40
 LINES = 60
 FEW = 12
 # In errors that say that a request or a reply was not the one that was meant.
@@ -47,7 +48,9 @@ class Report:
         while not self.queue.empty():
             told = self.queue.get()
             if isinstance(told, Counter):
-                self.errors += told
+                for text, count in told.items():
+                    # The same error at whatever port.
+                    self.errors[re.sub(r":\d{4,5}\b", "", text)] += count
             elif any(begin - 5 < told.seen and told.value.filled < end for begin, end in site.blind):
                 self.tolerated += 1
             else:
