@@ -13,6 +13,8 @@ def settle(site: Site) -> list[str]:
     """Waits until no invalidation is pending."""
     problems = []
     for proxy in site.proxies:
+        if proxy.died() is not None:
+            continue
         try:
             wait(f"{proxy.name} has no pending invalidations", proxy.has_none_pending)
         except Trouble as trouble:
