@@ -6,6 +6,8 @@ from enum import Enum
 from typing import Any
 
 PREFIX = "app:1:"
+# The size of big values: the proxy passes such requests through as they arrive.
+BIG = 300 * 1024
 
 
 class Kind(Enum):

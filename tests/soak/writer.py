@@ -10,10 +10,10 @@ import redis
 import triggers
 from access import Access, connect
 from keys import Key, Keyspace, Kind, Value
-from oracle import Oracle, Read, Tell, Violation
-from reads import read
+from oracle import Tell, Violation
 from shared import Count, Event, Shared
 from triggers import Fire, Target
+from visit import Visitor
 
 # HTTP errors are OSErrors.
 NOT_ACKNOWLEDGED = (redis.RedisError, triggers.Refused, OSError)
@@ -51,8 +51,8 @@ class Writer(threading.Thread):
         self._shared = shop.shared
         self._actor = actor
         self._rng = random.Random(f"{shop.seed}:writer:{actor}")
-        self._oracle = Oracle(shop.shared, shop.history, shop.access, actor, shop.tell)
-        self.errors: Counter[str] = Counter()
+        self._visitor = Visitor(shop.shared, shop.access, shop.history, actor, self._rng, shop.tell)
+        self.errors: Counter[str] = self._visitor.errors
 
     def run(self) -> None:
         while not self._shared.stopping():
@@ -79,16 +79,8 @@ class Writer(threading.Thread):
 
     def _look(self, objects: list[int]) -> None:
         """Reads at once, through any proxy, what was just invalidated."""
-        keys = self._shop.keyspace.of[self._rng.choice(objects)]
-        keys = [key for key in keys if key.kind is not Kind.TRANSACTION]
-        proxy = self._shop.access.any(self._rng)
-        floors = self._oracle.floors(keys)
-        began = time.monotonic()
-        try:
-            how, values = read(self._shop.access.client(proxy), keys, self._rng)
-        except redis.RedisError:
-            return
-        self._oracle.judge(Read(how, keys, floors, values, proxy, began, time.monotonic()))
+        keys = [key for key in self._shop.keyspace.of[self._rng.choice(objects)] if key.kind is not Kind.TRANSACTION]
+        self._visitor.visit(keys, self._shop.access.any(self._rng))
 
     def _post(self) -> int:
         return int(self._shop.keyspace.posts * self._rng.random() ** 2)
