@@ -27,6 +27,7 @@ class Options:
     heavy_every: float = 3.0
     stale_fill: str = "protect"
     naive: bool = False
+    no_labels: bool = False
     careful: bool = False
     expect_violations: bool = False
     keep: Path | None = None
@@ -51,6 +52,7 @@ def parse(description: str, arguments: list[str] | None = None) -> tuple[Options
     add("--heavy-every", type=float, default=Options.heavy_every, help="… between those that end processes")
     add("--stale-fill", choices=["protect", "off"], default="protect")
     add("--naive", action="store_true", help="no proxy: readers and a plain DEL straight at Redis")
+    add("--no-labels", action="store_true", help="no keys that only TAG.WITH labels")
     add("--careful", action="store_true", help="the application never fills while it changes: no protection is needed")
     add("--expect-violations", action="store_true", help="fail unless stale reads are found")
     add("--keep", type=Path, help="a new folder for logs, data and journals; kept")

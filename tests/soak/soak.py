@@ -39,7 +39,7 @@ class Run:
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
         direct = 0 if options.naive or options.careful else options.direct
-        self.keyspace = Keyspace(options.posts, direct, labels=not options.naive)
+        self.keyspace = Keyspace(options.posts, direct, labels=not (options.naive or options.no_labels))
         readers = options.apps * options.threads
         writers = WRITERS + direct
         self.shared = Shared(self.keyspace.objects, readers + writers, options.apps + 2, options.careful)
