@@ -83,14 +83,16 @@ class Value:
     version: int
     actor: int
     filled: float
+    # It was filled together with a big one.
+    big: bool = False
 
     def encode(self, size: int) -> str:
-        return f"{self.key}|{self.version}|{self.actor}|{self.filled:.6f}|" + "x" * size
+        return f"{self.key}|{self.version}|{self.actor}|{self.filled:.6f}|{int(self.big)}|" + "x" * size
 
     @staticmethod
     def decode(data: Any) -> "Value":
-        key, version, actor, filled, _ = data.split(b"|", 4)
-        return Value(key.decode(), int(version), int(actor), float(filled))
+        key, version, actor, filled, big, _ = data.split(b"|", 5)
+        return Value(key.decode(), int(version), int(actor), float(filled), big == b"1")
 
     def __str__(self) -> str:
         age = time.monotonic() - self.filled

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import redis
 
 from access import Access
-from keys import BIG, Key, Kind, Value
+from keys import Key, Kind, Value
 from shared import Count, Event, History, Shared
 
 # For how long a stale value may be seen that was filled inside MULTI or is big: no script can hold it, and a short
@@ -70,15 +70,15 @@ class Oracle:
                 self._shared.count(self._actor, Count.HITS)
                 value = Value.decode(data)
                 self._note(read, key, value.version, floor, "hit")
-                self._hit(read, key, value, floor, len(data) >= BIG or key.kind is Kind.TRANSACTION)
+                self._hit(read, key, value, floor)
         return missing
 
-    def _hit(self, read: Read, key: Key, value: Value, floor: int, open_for_a_moment: bool) -> None:
+    def _hit(self, read: Read, key: Key, value: Value, floor: int) -> None:
         how = f"{read.how} at proxy {read.proxy} from {read.began:.6f} to {read.ended:.6f}"
         if value.key != key.name:
             self._violation(key, value, f"{key.name} has the value of {value.key}: {how}")
         elif value.version < floor:
-            if open_for_a_moment and self._vanishes(key, value, read.proxy):
+            if (value.big or key.kind is Kind.TRANSACTION) and self._vanishes(key, value, read.proxy):
                 self._shared.count(self._actor, Count.TOLERATED)
                 return
             self._violation(key, value, f"{key.name}: {value}; acknowledged before the read: {floor}; {how}")

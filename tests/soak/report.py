@@ -67,11 +67,12 @@ class Report:
             return
         print(f"VIOLATION at {violation.seen:.6f}: {violation.text}", flush=True)
         # What is under way gets into the history when it ends.
-        time.sleep(0.1)
-        events = self._shared.around({violation.key.object}, violation.value.filled - 1, violation.seen + 0.02)
+        time.sleep(0.4)
+        events = self._shared.around({violation.key.object}, violation.value.filled - 1, violation.seen + 0.4)
         events = _relevant(events, violation)
         fills = [e for e in events if _is_fill(e, violation)]
         self.kinds[fills[-1].what if fills else f"{violation.key.short} fill not in the history"] += 1
+        events = [e for e in events if e.ended < violation.seen + 0.01 or e in fills]
         shown = events[-LINES:] if len(self._known) <= SHOWN else [e for e in events if _matters(e)][-FEW:]
         for event in [*(e for e in fills if e not in shown), *shown]:
             print("   ", "*" if event in fills else " ", _line(event))

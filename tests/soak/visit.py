@@ -69,12 +69,16 @@ class Visitor:
             shared.count(self._actor, Count.ABANDONED, len(missing))
             return
         # One query after the other, as applications do.
-        items = []
+        found = []
         for key in missing:
             read_at = time.monotonic()
             version = shared.query(key.object, rng)
-            value = Value(key.name, version, self._actor, read_at)
             size = BIG * rng.randint(1, 2) if rng.randrange(200) == 0 else int(2000 * rng.random() ** 3)
+            found.append((key, version, read_at, size))
+        big = any(size >= BIG for *_, size in found)
+        items = []
+        for key, version, read_at, size in found:
+            value = Value(key.name, version, self._actor, read_at, big)
             items.append((key, value, value.encode(size)))
         tries = 0
         while time.monotonic() - began < OLDEST and not shared.stopping():
