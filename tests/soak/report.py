@@ -71,7 +71,8 @@ class Report:
         events = self._shared.around({violation.key.object}, violation.value.filled - 1, violation.seen + 0.4)
         events = _relevant(events, violation)
         fills = [e for e in events if _is_fill(e, violation)]
-        self.kinds[fills[-1].what if fills else f"{violation.key.short} fill not in the history"] += 1
+        how = fills[-1].what if fills else f"{violation.key.short} fill not in the history"
+        self.kinds[how + (", not answered yet" if fills and fills[-1].ended > violation.seen else "")] += 1
         events = [e for e in events if e.ended < violation.seen + 0.01 or e in fills]
         shown = events[-LINES:] if len(self._known) <= SHOWN else [e for e in events if _matters(e)][-FEW:]
         for event in [*(e for e in fills if e not in shown), *shown]:
