@@ -231,7 +231,7 @@ def _verdict(run: Run) -> bool:
 def _not_tested(run: Run) -> Iterator[str]:
     """A run that has not tried is not a success."""
     total, options = run.shared.total, run.options
-    if total(Count.HITS) < max(total(Count.READS) * 0.2, 200):
+    if total(Count.HITS) < max(total(Count.READS) * 0.05, 200):
         yield "too few hits to say anything"
     if not options.faults and (errors := total(Count.FAILED) + total(Count.RETRIED)):
         yield f"{errors} errors without faults"
