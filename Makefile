@@ -17,7 +17,7 @@ SECONDS := 120
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lint build cargo-test doc django clients docker bench bench-quick fuzz clean
+.PHONY: help run test check format lint build cargo-test doc django clients soak soak-quick docker bench bench-quick fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ help: ## this list
 run: ## the proxy with a private Redis; Ctrl-C ends both
 	@scripts/run
 
-test: format lint cargo-test doc django clients docker ## everything CI checks
+test: format lint cargo-test doc django clients soak-quick docker ## everything CI checks
 	@echo "== all checks passed"
 
 check: format lint ## quick: formatting, lints and unit tests
@@ -54,6 +54,14 @@ django: build $(PYTHON) ## the tests of examples/django, through the proxy
 clients: build $(VENV)/clients $(CLIENTS)/installed ## real clients in Python and Node.js, through the proxy
 	@scripts/need redis-server
 	NODE_PATH=$(CLIENTS)/node_modules $(BOUND) 900 $(PYTHON) tests/clients/run $(DEBUG)
+
+soak: build $(VENV)/clients ## stale reads hunted under all faults, with stock clients: 500,000 reads, 20,000 triggers
+	@scripts/need redis-server
+	$(BOUND) 1800 $(PYTHON) tests/soak/run $(DEBUG) --faults all --seconds-max 1500 $(SOAK)
+
+soak-quick: build $(VENV)/clients ## the same in 45 seconds, with self-checks
+	@scripts/need redis-server
+	$(BOUND) 300 $(PYTHON) tests/soak/run $(DEBUG) --quick $(SOAK)
 
 docker: build $(PYTHON) ## static checks of docker/; nothing is built or run there
 	@scripts/need redis-server

@@ -1,0 +1,32 @@
+"""Short runs one after the other, for every day."""
+
+from dataclasses import replace
+from typing import Any
+
+from options import Options
+from soak import soak
+
+SMALL = ("pause-proxy", "pause-redis", "kill-connections", "kill-feeds", "flush", "script-flush", "evict", "reload")
+DATA_LOST = ("kill-redis", "snapshot", "failover")
+
+
+def quick(options: Options) -> bool:
+    """Whether all phases did as they should."""
+    # Few keys, so that little time finds much; ended by the clock.
+    base = replace(options, reads=100_000, triggers=6_000, posts=12, direct=1, apps=2)
+    phases: list[tuple[str, float, dict[str, Any]]] = [
+        ("no proxy: the oracle must find stale reads", 3, {"naive": True, "expect_violations": True}),
+        ("no protection: likewise", 4, {"stale_fill": "off", "expect_violations": True}),
+        ("no protection, and none needed: it must find none", 3, {"stale_fill": "off", "careful": True, "posts": 24}),
+        ("no faults", 4, {}),
+        ("small faults", 6, {"faults": SMALL, "light_every": 0.2}),
+        ("proxies killed", 6, {"faults": ("kill-proxy", "stop-proxy"), "heavy_every": 0.7}),
+        ("data lost", 8, {"faults": DATA_LOST, "heavy_every": 0.5}),
+    ]
+    failed = []
+    for name, seconds, what in phases:
+        print(f"== {name}")
+        if not soak(replace(base, seconds_max=seconds, **what)):
+            failed.append(name)
+    print("== failed: " + "; ".join(failed) if failed else "== all phases passed")
+    return not failed
