@@ -171,6 +171,7 @@ impl App {
             output_limit: self.config.listen.client_output_limit,
             idle_timeout: self.config.listen.idle_timeout,
             metrics,
+            dry_run: self.dry_run,
             born: Instant::now(),
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             has_peers: AtomicBool::new(false),

@@ -51,6 +51,8 @@ pub struct Process {
     pub idle_timeout: Option<std::time::Duration>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// Nothing is deleted, and nothing hidden.
+    pub dry_run: bool,
     /// When it started: moments count from then.
     pub born: Instant,
     /// The name under which other proxies on the same Redis know it.
@@ -135,6 +137,10 @@ impl Process {
         if std::mem::replace(&mut state.comparing, true) {
             return;
         }
+        if self.dry_run {
+            state.comparing = false;
+            return;
+        }
         // Of what other proxies have invalidated not everything may have been heard.
         let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
         state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
@@ -159,6 +165,7 @@ impl Process {
         let doubted = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner);
         let since = doubted.reason.as_ref().map(|(_, since)| *since);
         drop(doubted);
+        self.fanout.order(fanout::Order::Redial);
         self.doubt_redis();
         since.is_some_and(|since| since < created)
     }

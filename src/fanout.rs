@@ -90,6 +90,8 @@ pub enum Order {
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Redis may have been replaced.
     Compare,
+    /// New connections lead to another Redis than those that there are.
+    Redial,
     /// The other proxies are to know that this one goes in order; resolves when they do.
     Bye(oneshot::Sender<()>),
     /// Resolves once the index knows all labels that were given before, through whatever proxy, and those of these keys

@@ -31,7 +31,7 @@ pub(super) fn checks(
     args: Args<'_>,
 ) -> Vec<Check> {
     let process = &context.process;
-    if !command.is_write() || !context.may_fill() {
+    if !command.is_write() || !context.may_fill() || process.dry_run {
         return vec![];
     }
     let Some(fill) = command.fill else { return vec![] };

@@ -10,7 +10,7 @@ use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
-use crate::doubt::Scope;
+use crate::doubt::{Reason, Scope};
 use crate::failpoint;
 use crate::fanout::{LogEntry, Phases, Request};
 use crate::peers::Message;
@@ -51,7 +51,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         let work = attempts(&engine, &tags, &epoch, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
         if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
-            let _doubt = engine.process.doubt.enter(Scope::Tags(tags.to_vec()));
+            let _doubt = engine.doubt(&tags);
             work.await;
         }
         if let Some(connection) = request.cause.connection {
@@ -138,7 +138,7 @@ async fn attempts(
             Ok(()) => break,
             Err(error) => {
                 tracing::warn!(%error, "a fan-out failed; it is tried again");
-                doubt.get_or_insert_with(|| engine.process.doubt.enter(Scope::Tags(tags.to_vec())));
+                doubt.get_or_insert_with(|| engine.doubt(tags));
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -164,6 +164,12 @@ impl Engine {
                 vec![]
             }
         }
+    }
+
+    /// Reads of the keys of these tags are answered as misses as long as this is kept.
+    fn doubt(&self, tags: &[Tag]) -> Reason {
+        let tags = if self.dry_run { vec![] } else { tags.to_vec() };
+        self.process.doubt.enter(Scope::Tags(tags))
     }
 
     /// These invalidations are complete.

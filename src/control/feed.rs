@@ -153,16 +153,19 @@ impl Feed {
         let expected = self.expected.borrow_mut().pop_front();
         match (expected, reply) {
             // Memory is full, or this is a replica now: fan-outs and fills meet the same.
-            (Some(Expected::Anything), Err(error)) => {
-                if self.complained.replace(self.session()) != self.session() {
-                    tracing::warn!(%error, "an announcement was refused: other proxies may keep stale fills");
-                }
-            }
+            (Some(Expected::Anything), Err(error)) => self.complain(&error),
             (_, Err(error)) => return Err(error),
             (Some(Expected::Barrier(barrier)), Ok(_)) => end(barrier, engine, true),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Once for each connection.
+    fn complain(&self, error: &str) {
+        if self.complained.replace(self.session()) != self.session() {
+            tracing::warn!(%error, "an announcement was refused: other proxies may keep stale fills");
+        }
     }
 
     fn lost(&self, engine: &Engine) {

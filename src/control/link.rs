@@ -56,6 +56,8 @@ struct Inner {
     calls: RefCell<VecDeque<Call>>,
     wake: Notify,
     db: Cell<u32>,
+    /// The connection is to be made anew.
+    reconnects: Cell<bool>,
     connections: prometheus::IntGauge,
 }
 
@@ -68,10 +70,17 @@ impl Link {
             calls: RefCell::default(),
             wake: Notify::new(),
             db: Cell::new(0),
+            reconnects: Cell::new(false),
             connections,
         }));
         tokio::task::spawn_local(link.clone().run());
         link
+    }
+
+    /// Makes the connection anew.
+    pub fn reconnect(&self) {
+        self.0.reconnects.set(true);
+        self.0.wake.notify_one();
     }
 
     /// Runs a batch in database `db`; one frame per command, error replies included. An `Err` means that
@@ -108,6 +117,7 @@ impl Link {
             let error = match tokio::time::timeout(PATIENCE, connecting).await {
                 Ok(Ok(wire)) => {
                     self.0.db.set(0);
+                    self.0.reconnects.set(false);
                     self.0.connections.inc();
                     let error = self.serve(wire).await;
                     self.0.connections.dec();
@@ -138,6 +148,9 @@ impl Link {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut deadline = tokio::time::Instant::now();
         let error = loop {
+            if self.0.reconnects.take() {
+                break "it is made anew".to_owned();
+            }
             if waiting.is_empty() {
                 deadline = tokio::time::Instant::now() + SILENCE;
             }

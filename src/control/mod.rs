@@ -190,6 +190,11 @@ impl Engine {
                 });
             }
             Order::Rebuild(why) => self.rebuild(why),
+            Order::Redial => {
+                self.feed.reconnect("new connections lead to another Redis");
+                self.deletes.reconnect();
+                self.scans.reconnect();
+            }
             Order::Compare => {
                 tokio::task::spawn_local(known::compare(engine));
             }

@@ -36,9 +36,11 @@ pub type KeyHash = u64;
 /// Open misses of one key that are told apart; more are added to the youngest.
 const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
-const MOST_KEYS: usize = 100_000;
-/// So many fills without an own miss, within [`SHARING_MEMORY`], show that tasks share connections.
+const MOST_KEYS: usize = 250_000;
+/// So many fills without an own miss, within [`SHARING_MEMORY`], show that tasks share connections, if they are not less
+/// than one in [`RARE`].
 const SHARING: u32 = 8;
+const RARE: u32 = 64;
 /// How long that is remembered, in milliseconds.
 const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
@@ -187,9 +189,11 @@ pub struct Filled {
     pub is_own: bool,
 }
 
-/// Fills from one host without a miss of the connection's own.
+/// Fills from one host.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sharing {
+    /// Those without a miss of the connection's own.
+    without: u32,
     fills: u32,
     since: Moment,
 }
@@ -302,8 +306,8 @@ impl Leases {
         let own = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let near = |miss: &Miss| miss.is_open() && miss.client.host == client.host;
         let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
-        if !is_own && open.misses.iter().any(near) {
-            self.shares(client.host, now);
+        if is_own || open.misses.iter().any(near) {
+            self.count_fill(client.host, is_own, now);
         }
         let shared = self.is_shared(client.host, now);
         let decides = open.decide(client, fill, shared)?;
@@ -311,19 +315,22 @@ impl Leases {
         Some(Filled { clock: Some(decides.clock), is_own })
     }
 
-    /// A fill came over a connection without a miss of its own.
-    fn shares(&self, host: u64, now: Moment) {
+    /// A fill came over a connection with a miss of its own, or without.
+    fn count_fill(&self, host: u64, is_own: bool, now: Moment) {
         let mut sharing = self.sharing.entry(host).or_default();
         if sharing.since + SHARING_MEMORY <= now {
-            *sharing = Sharing { fills: sharing.fills.min(SHARING) / 2, since: now };
+            *sharing = Sharing { without: sharing.without / 4, fills: sharing.fills / 4, since: now };
         }
         sharing.fills = sharing.fills.saturating_add(1);
+        sharing.without += u32::from(!is_own);
     }
 
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
     fn is_shared(&self, host: u64, now: Moment) -> bool {
-        let remembered = |one: &Sharing| one.since + 2 * SHARING_MEMORY > now && one.fills >= SHARING;
+        let remembered = |one: &Sharing| {
+            one.since + 2 * SHARING_MEMORY > now && one.without >= SHARING && one.without >= one.fills / RARE
+        };
         self.sharing_until.load(Ordering::Relaxed) > now
             || self.sharing.get(&host).is_some_and(|one| remembered(&one))
     }

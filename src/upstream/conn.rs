@@ -136,10 +136,11 @@ impl Conn {
             behind: RefCell::default(),
         });
         conn.own(Setup::Probe, &[b"PING"]);
+        conn.move_to(key);
         if context.process.has_recent() {
+            // Where it is refused nothing is known: then it is for the feed to notice.
             conn.own(Setup::Run, &[b"INFO", b"server"]);
         }
-        conn.move_to(key);
         conn.ask_for_scripts();
         conn
     }
