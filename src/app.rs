@@ -2,8 +2,8 @@
 //!
 //! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -175,6 +175,7 @@ impl App {
             born: Instant::now(),
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             has_peers: AtomicBool::new(false),
+            lifelines: RwLock::new(Arc::new([])),
             leases: Default::default(),
             epochs: Default::default(),
             journal: self.journal.clone(),

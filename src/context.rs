@@ -59,6 +59,8 @@ pub struct Process {
     pub id: peers::ProxyId,
     /// There are other proxies on the same Redis.
     pub has_peers: AtomicBool,
+    /// The channels on which they listen as long as they live.
+    pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
     /// Misses that clients may fill.
     pub leases: Leases,
     /// Which tags were invalidated lately.
@@ -191,6 +193,11 @@ impl Process {
         holds
     }
 
+    /// The channels of the other proxies.
+    pub fn lifelines(&self) -> Arc<[Box<[u8]>]> {
+        Arc::clone(&self.lifelines.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Whether there is no other proxy on the same Redis, as far as is known.
     #[inline]
     pub fn is_alone(&self) -> bool {
@@ -234,6 +241,8 @@ pub struct Context {
     pub has_rules: Cell<bool>,
     /// How long fills of each family are watched after their miss; 0: they are not.
     windows: RefCell<Vec<Moment>>,
+    /// Whether what no proxy knows to be fresh is undone, likewise.
+    strict: RefCell<Vec<bool>>,
     /// Whether Redis lets clients in without AUTH.
     pub standing: Standing,
     /// All clients of this thread, by their number.
@@ -262,6 +271,7 @@ impl Context {
             matcher: RefCell::new(rules.matcher()),
             has_rules: Cell::new(false),
             windows: RefCell::default(),
+            strict: RefCell::default(),
             standing: Standing::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
@@ -284,6 +294,7 @@ impl Context {
             true => family.fill_window.as_millis() as Moment,
             false => 0,
         };
+        *self.strict.borrow_mut() = rules.families().iter().map(|family| family.strict_fills).collect();
         *self.windows.borrow_mut() = rules.families().iter().map(window).collect();
     }
 
@@ -344,6 +355,11 @@ impl Context {
     #[inline]
     pub fn protects(&self, family: FamilyId) -> bool {
         self.fill_window(family) > 0
+    }
+
+    /// Whether fills of this family are undone unless they are known to be fresh.
+    pub fn is_strict(&self, family: FamilyId) -> bool {
+        self.strict.borrow().get(usize::from(family.0)).copied().unwrap_or(false)
     }
 
     /// How long after its miss a fill of this family is watched; 0: it is not.

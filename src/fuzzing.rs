@@ -210,6 +210,7 @@ fn family(name: Located<String>, keys: Vec<Located<String>>) -> FamilySpec {
         on_invalidate: OnInvalidate::Delete,
         grace: std::time::Duration::ZERO,
         protect_fills: true,
+        strict_fills: false,
         fill_window: std::time::Duration::from_secs(5),
     }
 }

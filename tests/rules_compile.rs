@@ -27,6 +27,7 @@ fn family(line: u32, name: &str, keys: &[&str]) -> FamilySpec {
         on_invalidate: OnInvalidate::Expire,
         grace: Duration::from_secs(9),
         protect_fills: false,
+        strict_fills: false,
         fill_window: Duration::from_secs(3),
     }
 }

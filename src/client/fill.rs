@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Client;
+use super::{Client, Pause, Step};
 use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
@@ -55,7 +55,7 @@ pub(super) fn checks(
         fills.extend(clock.map(|clock| (hash, clock)));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock));
         if !is_own {
-            found.extend(elsewhere(context, &tags, outbox.id));
+            found.extend(elsewhere(context, &tags, outbox.id, context.is_strict(family)));
         }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
@@ -112,17 +112,26 @@ fn compared(context: &Context, tags: &[Tag], clock: u64) -> Vec<What> {
 }
 
 /// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
-/// come here by a load balancer, or because that one died. Only who has just been told of the invalidation surely knows
-/// better.
-fn elsewhere(context: &Context, tags: &[Tag], connection: u64) -> Vec<What> {
-    if context.process.is_alone() {
+/// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be on
+/// their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation surely
+/// knows better.
+fn elsewhere(context: &Context, tags: &[Tag], connection: u64, strict: bool) -> Vec<What> {
+    let process = &context.process;
+    if process.is_alone() {
         return vec![];
     }
-    let expected = |tag: &Tag| match context.process.epochs.expected_without_miss(tag, connection) {
-        Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
-        Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
+    if strict {
+        let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, connection) {
+            Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
+            Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
+        };
+        return tags.iter().map(expected).collect();
+    }
+    let of = |channel: &Box<[u8]>| {
+        let channel = channel.clone();
+        tags.iter().map(move |tag| What::Listener(channel.clone(), (&**tag).into()))
     };
-    tags.iter().map(expected).collect()
+    process.lifelines().iter().flat_map(of).collect()
 }
 
 /// Whether the request can be sent as a script, together with its checks.
@@ -142,6 +151,17 @@ pub(super) async fn undo_stale(context: &Rc<Context>, unwrapped: Vec<Unwrapped>)
 }
 
 impl Client {
+    /// Whether the request may be a fill, and it is not known yet if it can be sent as a script.
+    #[inline]
+    pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {
+        let fills = command.is_some_and(|command| command.fill.is_some() && command.is_write());
+        if !fills || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
+            return None;
+        }
+        let conn = self.conn();
+        (!conn.knows_scripts(&self.outbox)).then_some(Step::Again(Pause::Scripts))
+    }
+
     /// Those among what EXEC has run that must be looked at.
     pub(super) fn take_unwrapped(&mut self) -> Vec<Unwrapped> {
         std::mem::take(&mut self.unwrapped_queued)

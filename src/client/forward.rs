@@ -74,6 +74,9 @@ impl Client {
             if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
                 return step;
             }
+            if let Some(step) = self.awaits_scripts(command) {
+                return step;
+            }
             let conn = self.conn();
             if !conn.has_room(&self.outbox) {
                 return Step::Again(Pause::Room);
@@ -144,6 +147,7 @@ impl Client {
         if !is_local(kind)
             && let Some(step) = self
                 .awaits_trust(command, args, kind, false)
+                .or_else(|| self.awaits_scripts(command))
                 .or_else(|| self.awaits_intent(context, command, args, kind))
         {
             return step;
@@ -370,7 +374,7 @@ impl Client {
         let command = command.filter(|_| !checks.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        if !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts(!queued) {
+        if !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts() {
             let mut request = BytesMut::new();
             script::wrap(&mut request, db, &self.context.process.id, condition, &checks, args);
             return Some(request);

@@ -112,6 +112,8 @@ enum Pause {
     Standing,
     /// The journal has noted what the next request may invalidate.
     Intent(Scope, String),
+    /// It is known whether fills can be sent as scripts.
+    Scripts,
     /// These keys are not in doubt any more.
     Doubt(Vec<trust::Place>),
     /// The verdict on the request that was just sent.

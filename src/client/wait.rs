@@ -55,6 +55,10 @@ impl Client {
                 self.intent = Some(self.context.process.journal.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
+            Pause::Scripts => {
+                let conn = self.conn();
+                self.until(|o| conn.knows_scripts(o).then_some(())).await;
+            }
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict(after) => self.verdict(after).await,
             Pause::Follow(args) => tag::follow(self, args.as_args()).await,

@@ -18,7 +18,9 @@ const TAG: Kind<String> = Kind { wants: Wants::Text, example: r#""Post""#, parse
 const COMMAND: Kind<String> = Kind { wants: Wants::Text, example: r#""SET""#, parse: not_empty };
 const ON_INVALIDATE: Kind<OnInvalidate> =
     Kind { wants: Wants::Text, example: r#""delete""#, parse: on_invalidate };
-const STALE_FILL: Kind<bool> = Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
+/// Whether fills are protected, and strictly.
+const STALE_FILL: Kind<(bool, bool)> =
+    Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
 
 /// All sections about rules.
 pub(super) fn rules(top: &mut Section<'_>) -> RulesSpec {
@@ -42,7 +44,8 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
     let keys = section.many("keys", &PATTERN, false);
     let on_invalidate = section.one("on_invalidate", &ON_INVALIDATE);
     let grace = section.one("grace", &DURATION);
-    let protect_fills = section.one("stale_fill", &STALE_FILL).is_none_or(|protect| protect.value);
+    let stale_fill = section.one("stale_fill", &STALE_FILL).map(|choice| choice.value);
+    let (protect_fills, strict_fills) = stale_fill.unwrap_or((true, false));
     let fill_window = section.one("fill_window", &DURATION).map_or(DEFAULT_FILL_WINDOW, |time| time.value);
     if !section.has("name") {
         section.problem("needs a name for its metrics; write name = \"home\"");
@@ -60,6 +63,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
         on_invalidate: on_invalidate.map(|choice| choice.value).unwrap_or_default(),
         grace: grace.map(|time| time.value).unwrap_or_default(),
         protect_fills,
+        strict_fills,
         fill_window,
     })
 }
@@ -111,10 +115,11 @@ fn on_invalidate(text: &str) -> Result<OnInvalidate, String> {
     }
 }
 
-fn stale_fill(text: &str) -> Result<bool, String> {
+fn stale_fill(text: &str) -> Result<(bool, bool), String> {
     match text {
-        "protect" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("{} is unknown; write \"protect\" or \"off\"", shown(text))),
+        "protect" => Ok((true, false)),
+        "strict" => Ok((true, true)),
+        "off" => Ok((false, false)),
+        _ => Err(format!("{} is unknown; write \"protect\", \"strict\" or \"off\"", shown(text))),
     }
 }

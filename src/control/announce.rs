@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis_protocol::resp3::types::BytesFrame;
@@ -252,8 +252,12 @@ impl Engine {
         self.others.wake.notify_one();
     }
 
-    /// The workers must know whether this proxy is alone.
+    /// The workers must know whether this proxy is alone, and on which channels to look for life.
     fn tell_workers(&self) {
+        let peers = self.others.peers.borrow();
+        let channels = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
+        drop(peers);
+        *self.process.lifelines.write().unwrap_or_else(PoisonError::into_inner) = channels;
         self.process.has_peers.store(!self.others.is_alone(), Ordering::Release);
     }
 

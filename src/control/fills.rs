@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::link::Batch;
-use super::wire::{bytes_of, into_result};
+use super::wire::{array_of, bytes_of, int_of, into_result};
 use crate::lease::script::{Check, What, epoch_key};
 
 /// The pause before it is tried again.
@@ -25,15 +25,25 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
         match &check.what {
             What::Never => questions.push([b"PING".as_slice()]),
             What::Epoch(tag, _) => questions.push([b"GET".as_slice(), &epoch_key(tag)]),
+            What::Listener(channel, tag) => {
+                questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
+                questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
+            }
         }
     }
     let answers = engine.deletes.call(0, questions).await?;
     let mut stale: Vec<&[u8]> = vec![];
-    for (check, answer) in checks.iter().zip(answers) {
-        let answer = into_result(answer)?;
+    let mut answers = answers.into_iter().map(into_result);
+    let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
+    for check in checks {
+        let first = answer()?;
         let is_stale = match &check.what {
             What::Never => true,
-            What::Epoch(_, expected) => bytes_of(&answer).is_some_and(|epoch| **epoch != **expected),
+            What::Epoch(_, expected) => bytes_of(&first).is_some_and(|epoch| **epoch != **expected),
+            What::Listener(..) => {
+                let listeners = array_of(answer()?).get(1).and_then(int_of);
+                int_of(&first) == Some(1) && listeners == Some(0)
+            }
         };
         if is_stale && !stale.contains(&&*check.key) {
             stale.push(&check.key);

@@ -17,8 +17,8 @@ pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the name of the proxy; when the command
 /// counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words for each
-/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; or
-/// an epoch.
+/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; a channel,
+/// on which somebody must listen if the epoch that stands beside it exists; or an epoch.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 const SCRIPT: &str = "\
@@ -27,6 +27,7 @@ if d~='' then redis.call('SELECT',0) end \
 for i=5,n,3 do \
 local w,s=ARGV[i],false \
 if w=='' then s=true \
+elseif string.sub(w,1,14)=='rescind:proxy:' then s=redis.call('EXISTS',ARGV[i+1])==1 and redis.call('PUBSUB','NUMSUB',w)[2]==0 \
 else local e=redis.call('GET',w) s=e and e~=ARGV[i+1] end \
 if s then u[#u+1]=ARGV[i+2] if w~='' then t[#t+1]=ARGV[i+2] end end \
 end \
@@ -44,10 +45,11 @@ for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',\
 end \
 return r";
 
-/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0.
+/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. It
+/// writes nothing, so that it is answered also while writes are paused.
 const PROBE: &str = "\
-redis.call('SELECT',0) redis.call('GET','rescind:epoch:') \
-return redis.acl_check_cmd('UNLINK','rescind:epoch:') and 1 or 0";
+redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
+return redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0') and 1 or 0";
 
 /// What has to hold for a key that is written not to be stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub enum What {
     Never,
     /// The epoch of this tag is this one, or absent. Empty: it is absent.
     Epoch(Box<[u8]>, Box<[u8]>),
+    /// Somebody listens on this channel, or this tag has not been invalidated lately.
+    Listener(Box<[u8]>, Box<[u8]>),
 }
 
 /// The most words of a command and its checks that Lua unpacks.
@@ -109,6 +113,10 @@ pub fn wrap(
                 out.extend_from_slice(b"\r\n");
                 encode::bulk(out, id);
             }
+            What::Listener(channel, tag) => {
+                encode::bulk(out, channel);
+                encode::bulk(out, &epoch_key(tag));
+            }
         }
         encode::bulk(out, &check.key);
     }
@@ -121,5 +129,5 @@ fn database(db: u32) -> String {
 
 /// The request that asks whether the client's user may be served by scripts.
 pub fn probe() -> [&'static [u8]; 3] {
-    [b"EVAL", PROBE.as_bytes(), b"0"]
+    [b"EVAL_RO", PROBE.as_bytes(), b"0"]
 }

@@ -340,6 +340,7 @@ fn as_written(family: &FamilySpec) -> Family {
         on_invalidate: family.on_invalidate,
         grace: family.grace,
         protect_fills: family.protect_fills,
+        strict_fills: family.strict_fills,
         fill_window: family.fill_window,
     }
 }

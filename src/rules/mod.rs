@@ -57,6 +57,8 @@ pub struct Family {
     pub grace: Duration,
     /// Whether stale fills are undone.
     pub protect_fills: bool,
+    /// And, where there are several proxies, also what may be one.
+    pub strict_fills: bool,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
 }
@@ -70,6 +72,7 @@ impl Family {
             on_invalidate: OnInvalidate::Delete,
             grace: Duration::ZERO,
             protect_fills: true,
+            strict_fills: false,
             fill_window: Duration::from_secs(5),
         }
     }

@@ -43,6 +43,8 @@ pub struct FamilySpec {
     pub grace: Duration,
     /// Whether stale fills are undone (`stale_fill = "protect"`).
     pub protect_fills: bool,
+    /// And, where there are several proxies, also what may be one (`stale_fill = "strict"`).
+    pub strict_fills: bool,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
 }

@@ -42,6 +42,9 @@ pub(super) enum Phase {
     Dead,
 }
 
+/// When Redis is asked again that could not answer.
+const LATER: Duration = Duration::from_secs(1);
+
 /// Whether scripts can serve the user of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scripts {
@@ -49,6 +52,8 @@ enum Scripts {
     Asked,
     Yes,
     No,
+    /// Redis answers nothing of the kind now; as of then.
+    NotNow(Instant),
 }
 
 /// One connection to Redis. Lives on one thread; its task is `Conn::drive`.
@@ -148,7 +153,9 @@ impl Conn {
     /// Queues the commands that bring it into the state `key`. False: there is no way.
     pub(super) fn move_to(&self, key: &Key) -> bool {
         let Some(way) = self.key.borrow().way_to(key) else { return false };
-        let changes_user = self.key.borrow().identity != key.identity;
+        if self.key.borrow().identity != key.identity {
+            self.scripts.set(Scripts::Unknown);
+        }
         for (setup, request) in way {
             let words: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             self.own(setup, &words);
@@ -159,22 +166,29 @@ impl Conn {
             known => known.clone(),
         };
         *self.key.borrow_mut() = Key { identity, ..key.clone() };
-        if changes_user && self.scripts.get() != Scripts::Unknown {
-            self.ask_for_scripts();
-        }
         true
     }
 
-    /// Whether a fill can be sent as a script: if that is not known, it is asked for. Not between MULTI and EXEC, where the
-    /// question would be queued: there `ask` must be false.
-    pub fn takes_scripts(&self, ask: bool) -> bool {
-        if ask && self.scripts.get() == Scripts::Unknown && self.is_alive() {
-            self.ask_for_scripts();
-        }
+    /// Whether a fill can be sent as a script, as far as is known.
+    pub fn takes_scripts(&self) -> bool {
         self.scripts.get() == Scripts::Yes
     }
 
-    /// Clients' commands wait for the answer: a fill that goes without a script can be seen for a moment.
+    /// Whether it is known if fills can be sent as scripts. If not, it is asked for, and the client is woken when it is: a fill
+    /// that goes without a script can be seen for a moment.
+    pub fn knows_scripts(&self, client: &Rc<Outbox>) -> bool {
+        match self.scripts.get() {
+            _ if !self.is_alive() => return true,
+            Scripts::Yes | Scripts::No => return true,
+            Scripts::NotNow(since) if self.context.now() < since + LATER => return true,
+            Scripts::NotNow(_) => self.ask_for_scripts(),
+            Scripts::Unknown => self.ask_for_scripts(),
+            Scripts::Asked => {}
+        }
+        self.wake_later(client);
+        false
+    }
+
     fn ask_for_scripts(&self) {
         self.scripts.set(Scripts::Asked);
         self.own(Setup::Scripts, &script::probe());
@@ -186,7 +200,7 @@ impl Conn {
         self.scripts.set(match error {
             // Perhaps somebody else's rights were asked for, or it says nothing about rights.
             _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
-            Some(text) if passes(text) => Scripts::Unknown,
+            Some(text) if passes(text) => Scripts::NotNow(self.context.now()),
             None if reply == 1 => Scripts::Yes,
             _ => Scripts::No,
         });
@@ -196,11 +210,8 @@ impl Conn {
     pub(super) fn follow(&self, effect: &Effect, session: &Session) {
         let mut key = self.key.borrow_mut();
         if let Effect::Auth(_) | Effect::Hello { identity: Some(_), .. } = effect {
-            // Another user, who may have other rights. In a transaction it is asked for later.
-            match session.in_multi() {
-                true => self.scripts.set(Scripts::Unknown),
-                false => self.ask_for_scripts(),
-            }
+            // Another user, who may have other rights.
+            self.scripts.set(Scripts::Unknown);
         }
         match effect {
             Effect::Auth(identity) => key.identity = identity.clone(),
