@@ -175,6 +175,7 @@ impl App {
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             lifelines: RwLock::new(Arc::new([])),
             leases: Default::default(),
+            computations: Default::default(),
             epochs: Default::default(),
             journal: self.journal.clone(),
             doubt: Default::default(),

@@ -211,6 +211,7 @@ fn family(name: Located<String>, keys: Vec<Located<String>>) -> FamilySpec {
         grace: std::time::Duration::ZERO,
         protect_fills: true,
         fill_window: std::time::Duration::from_secs(5),
+        coalesce: std::time::Duration::ZERO,
     }
 }
 

@@ -6,7 +6,7 @@ use FireCondition::{Nil, NoError, NotNil, NotZero};
 
 fn reading(reads: Reads, families: &[u16]) -> Reading {
     let key = |id: &u16| ReadKey { family: FamilyId(*id), watch: Watch::No, hash: 0 };
-    Reading { reads, keys: families.iter().map(key).collect() }
+    Reading { reads, keys: families.iter().map(key).collect(), fetches: false, waited: false }
 }
 
 fn firing(condition: FireCondition, name: &str) -> Firing {

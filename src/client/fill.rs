@@ -66,7 +66,7 @@ pub(super) fn checks(
 }
 
 /// The tags of a key, its family, and whether it has explicit labels.
-fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
+pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
     let mut matcher = context.matcher.borrow_mut();
     let class = matcher.classify(db, key);
     let mut tags = vec![];

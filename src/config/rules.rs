@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use super::duration::parse_duration;
 use super::reader::{Kind, Section, Wants};
 use super::secret::shown;
 use super::sections::{DURATION, whole};
 use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
 
 const DEFAULT_FILL_WINDOW: Duration = Duration::from_secs(5);
+const LONGEST_COALESCE: Duration = Duration::from_secs(10);
 
 const PREFIX: Kind<String> = Kind { wants: Wants::Text, example: r#""app:1:""#, parse: any };
 const DATABASE: Kind<u32> = Kind { wants: Wants::Number, example: "1", parse: database };
@@ -19,6 +21,8 @@ const COMMAND: Kind<String> = Kind { wants: Wants::Text, example: r#""SET""#, pa
 const ON_INVALIDATE: Kind<OnInvalidate> =
     Kind { wants: Wants::Text, example: r#""delete""#, parse: on_invalidate };
 const STALE_FILL: Kind<bool> = Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
+
+const COALESCE: Kind<Duration> = Kind { wants: Wants::Text, example: r#""250ms""#, parse: coalesce };
 
 /// All sections about rules.
 pub(super) fn rules(top: &mut Section<'_>) -> RulesSpec {
@@ -44,6 +48,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
     let grace = section.one("grace", &DURATION);
     let protect_fills = section.one("stale_fill", &STALE_FILL).is_none_or(|protect| protect.value);
     let fill_window = section.one("fill_window", &DURATION).map_or(DEFAULT_FILL_WINDOW, |time| time.value);
+    let coalesce = section.one("coalesce", &COALESCE);
     if !section.has("name") {
         section.problem("needs a name for its metrics; write name = \"home\"");
     }
@@ -61,6 +66,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
         grace: grace.map(|time| time.value).unwrap_or_default(),
         protect_fills,
         fill_window,
+        coalesce: coalesce.map(|time| time.value).unwrap_or_default(),
     })
 }
 
@@ -109,6 +115,14 @@ fn on_invalidate(text: &str) -> Result<OnInvalidate, String> {
         "expire" => Ok(OnInvalidate::Expire),
         _ => Err(format!("{} is unknown; write \"delete\" or \"expire\"", shown(text))),
     }
+}
+
+fn coalesce(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time > LONGEST_COALESCE {
+        return Err(format!("{} is too long; write at most \"10s\"", shown(text)));
+    }
+    Ok(time)
 }
 
 fn stale_fill(text: &str) -> Result<bool, String> {

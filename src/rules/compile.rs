@@ -341,5 +341,6 @@ fn as_written(family: &FamilySpec) -> Family {
         grace: family.grace,
         protect_fills: family.protect_fills,
         fill_window: family.fill_window,
+        coalesce: family.coalesce,
     }
 }

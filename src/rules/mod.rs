@@ -59,6 +59,8 @@ pub struct Family {
     pub protect_fills: bool,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
+    /// How long a read may wait for the fill of a key that another client computes; zero: not at all.
+    pub coalesce: Duration,
 }
 
 impl Family {
@@ -71,6 +73,7 @@ impl Family {
             grace: Duration::ZERO,
             protect_fills: true,
             fill_window: Duration::from_secs(5),
+            coalesce: Duration::ZERO,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::accounting::{Account, ReadKey};
+use crate::accounting::{Account, ReadKey, Settled};
 use crate::outbox::Outbox;
 use crate::session::Effect;
 
@@ -30,6 +30,8 @@ pub struct Pending {
     pub instead: Option<Box<str>>,
     /// Labelled keys whose expiry it may have changed.
     pub retimed: Option<Box<Retimed>>,
+    /// Keys that others may wait for, unless it is held.
+    pub settled: Option<Box<Settled>>,
 }
 
 /// Databases and keys.
