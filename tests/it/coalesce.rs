@@ -1,5 +1,7 @@
 //! Coalesced misses: of many clients that miss a key one computes it, and the others wait for what it writes.
 
+use std::cell::Cell;
+
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
 const KEY: &str = "app:1:home_page_data_1";
@@ -12,6 +14,7 @@ const LONG: &str = "10s";
 struct World {
     redis: Redis,
     proxy: Proxy,
+    canaries: Cell<u32>,
 }
 
 impl World {
@@ -24,8 +27,10 @@ impl World {
         let redis = Redis::start();
         let family = "name = \"home\"\n";
         let rules = RULES.replace(family, &format!("{family}coalesce = \"{coalesce}\"\n"));
+        let rules =
+            format!("{rules}\n[[family]]\nname = \"slow\"\nkeys = [\"slow_*\"]\ncoalesce = \"{LONG}\"\n");
         let proxy = Proxy::start(&redis, &format!("{config}\n{rules}"));
-        Self { redis, proxy }
+        Self { redis, proxy, canaries: Cell::new(0) }
     }
 
     fn client(&self) -> Client {
@@ -45,6 +50,17 @@ impl World {
         let mut client = self.client();
         self.send(&mut client, &[GET]);
         client
+    }
+
+    /// A client that waits for a key that nobody fills. As long as it gets nothing, whoever is answered later than it has
+    /// asked has not waited as long as it may.
+    fn canary(&self) -> Client {
+        let number = self.canaries.replace(self.canaries.get() + 1);
+        let get = format!("GET app:1:slow_{number}");
+        assert_eq!(self.client().cmd(&get).as_bytes(), NIL);
+        let mut canary = self.client();
+        self.send(&mut canary, &[&get]);
+        canary
     }
 
     fn waiting_clients(&self, count: usize) -> Vec<Client> {
@@ -71,12 +87,16 @@ impl World {
 
 /// The one of them that goes on, taken out.
 fn whose_turn(waiting: &mut Vec<Client>) -> Client {
-    let set = |all: &[Client], on| all.iter().for_each(|client| client.stream.set_nonblocking(on).unwrap());
-    set(waiting, true);
-    let has_reply = |client: &Client| client.stream.peek(&mut [0]).is_ok();
-    let turn = eventually("one goes on", || waiting.iter().position(has_reply));
-    set(waiting, false);
+    let turn = eventually("one goes on", || waiting.iter().position(|client| !waits(client)));
     waiting.remove(turn)
+}
+
+/// Whether the client has got nothing so far.
+fn waits(client: &Client) -> bool {
+    client.stream.set_nonblocking(true).unwrap();
+    let nothing = client.stream.peek(&mut [0]).is_err();
+    client.stream.set_nonblocking(false).unwrap();
+    nothing
 }
 
 fn words(line: &str) -> Vec<u8> {
@@ -92,9 +112,11 @@ fn one_computes_and_the_others_hit() {
     let w = World::new(LONG);
     let mut first = w.computing();
     let others = w.waiting_clients(49);
+    let canary = w.canary();
     assert_eq!(w.counts(), [1.0, 0.0, 0.0]);
     assert_eq!(first.cmd(&format!("SET {KEY} v")), "+OK\r\n");
     others.into_iter().for_each(|mut client| assert_eq!(raw(&mut client), "$1\r\nv\r\n"));
+    assert!(waits(&canary));
     assert_eq!(w.counts(), [1.0, 49.0, 0.0]);
     assert_eq!(w.count("hits"), 49.0);
     // Nothing is left of it: the next miss is one.
@@ -109,10 +131,12 @@ fn workers_know_of_each_other() {
     for round in 1..=5 {
         let mut first = w.computing();
         let others = w.waiting_clients(20);
+        let canary = w.canary();
         assert_eq!(w.count("misses"), f64::from(round));
         first.cmd(&format!("SET {KEY} v{round}"));
         let value = format!("$2\r\nv{round}\r\n");
         others.into_iter().for_each(|mut client| assert_eq!(raw(&mut client), value));
+        assert!(waits(&canary));
         assert_eq!(w.count("misses"), f64::from(round));
         w.redis.client().cmd(&format!("DEL {KEY}"));
     }
@@ -153,9 +177,11 @@ fn any_write_of_the_value_is_a_fill_and_anybody_may_do_it() {
         let mut waiting = w.client();
         w.send(&mut waiting, &[read]);
         assert_eq!(w.count("misses"), before[0] + 1.0);
+        let canary = w.canary();
         let mut other = w.client();
         other.send(&fill.iter().map(|line| words(line)).collect::<Vec<_>>().concat());
         assert_eq!(raw(&mut waiting), value, "{fill:?}");
+        assert!(waits(&canary), "{fill:?}");
         assert_eq!(w.counts(), [before[0] + 1.0, before[1] + 1.0, 0.0], "{fill:?}");
         fill.iter().for_each(|_| drop(other.raw()));
         w.redis.client().cmd(&format!("DEL {KEY}"));
@@ -176,7 +202,8 @@ fn what_writes_nothing_is_no_fill() {
     other.cmd(&format!("EXPIRE {KEY} 100"));
     other.send(&[words("MULTI"), words(&format!("SET {KEY} old")), words("DISCARD")].concat());
     (0..3).for_each(|_| drop(other.raw()));
-    other.cmd("SET app:1:home_page_data_2 v");
+    other.send(&[words("MULTI"), words("SET app:1:home_page_data_2 v"), words("EXEC")].concat());
+    (0..3).for_each(|_| drop(other.raw()));
     assert_eq!(w.counts(), [1.0, 0.0, 0.0], "it has not asked");
     first.cmd(&format!("SET {KEY} v"));
     assert_eq!(raw(&mut waiting), "$1\r\nv\r\n");
@@ -210,10 +237,12 @@ fn a_hit_of_anybody_ends_the_wait() {
     let w = World::new(LONG);
     let mut first = w.computing();
     let mut waiting = w.waiting();
+    let canary = w.canary();
     w.redis.client().cmd(&format!("SET {KEY} v"));
     // Who computes does not wait for itself.
     assert_eq!(first.cmd(GET), "$1\r\nv\r\n");
     assert_eq!(raw(&mut waiting), "$1\r\nv\r\n");
+    assert!(waits(&canary));
     assert_eq!(w.counts(), [1.0, 1.0, 0.0]);
 }
 
@@ -325,40 +354,52 @@ fn a_waiting_client_that_hangs_up_is_noticed() {
 #[test]
 fn only_plain_reads_of_one_value_wait() {
     let w = World::new(LONG);
-    let mut first = w.computing();
-    let mut direct = w.redis.client();
-    let mut client = w.client();
-    assert_eq!(client.cmd(&format!("MGET {KEY}")), "*1\r\n$-1\r\n");
-    assert_eq!(client.cmd(&format!("HGET {KEY} f")), "$-1\r\n");
-    assert_eq!(client.cmd(&format!("TTL {KEY}")), ":-2\r\n");
-    client.cmd("MULTI");
-    client.cmd(GET);
-    assert_eq!(client.cmd("EXEC"), "*1\r\n$-1\r\n");
-    client.send(&[words("MULTI"), words(GET), words("EXEC")].concat());
-    (0..2).for_each(|_| drop(client.raw()));
-    assert_eq!(client.raw(), b"*1\r\n$-1\r\n");
-    client.cmd("WATCH k");
-    assert_eq!(client.cmd(GET).as_bytes(), NIL);
-    client.cmd("UNWATCH");
-    client.send(&[words("CLIENT REPLY SKIP"), words(GET), words("PING")].concat());
-    assert_eq!(raw(&mut client), "+PONG\r\n");
-    client.cmd("HELLO 3");
-    client.cmd("SUBSCRIBE c");
-    assert_eq!(client.cmd(GET), "_\r\n");
-    // Another key, another database.
-    let mut client = w.client();
-    assert_eq!(client.cmd("GET app:1:home_page_data_2").as_bytes(), NIL);
-    client.cmd("SELECT 1");
-    assert_eq!(client.cmd(GET).as_bytes(), NIL);
+    // Requests, how many replies they have, and the last of these.
+    for (number, (requests, replies, last)) in [
+        ("MGET KEY", 1, "*1\r\n$-1\r\n"),
+        ("HGET KEY f", 1, "$-1\r\n"),
+        ("TTL KEY", 1, ":-2\r\n"),
+        ("MULTI, GET KEY, EXEC", 3, "*1\r\n$-1\r\n"),
+        ("MULTI, PING, SELECT 0, GET KEY, EXEC", 5, "*3\r\n+PONG\r\n+OK\r\n$-1\r\n"),
+        ("WATCH k, GET KEY", 2, "$-1\r\n"),
+        ("CLIENT REPLY OFF, GET KEY, CLIENT REPLY ON", 1, "+OK\r\n"),
+        ("HELLO 3, SUBSCRIBE c, GET KEY", 3, "_\r\n"),
+        ("GET KEYx", 1, "$-1\r\n"),
+        ("SELECT 1, GET KEY", 2, "$-1\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = format!("app:1:home_page_data_{number}");
+        assert_eq!(w.client().cmd(&format!("GET {key}")).as_bytes(), NIL);
+        let (canary, mut client) = (w.canary(), w.client());
+        client.send(&requests.replace("KEY", &key).split(", ").map(words).collect::<Vec<_>>().concat());
+        (1..replies).for_each(|_| drop(client.raw()));
+        assert_eq!(raw(&mut client), last, "{requests}");
+        assert!(waits(&canary), "{requests}");
+    }
     assert_eq!(w.count("coalesce_timeouts"), 0.0);
-    first.cmd(&format!("SET {KEY} v"));
-    // A part that is missing, or a value that is empty, is no miss to wait for.
-    direct.cmd("HSET app:1:home_page_data_3 f v");
-    assert_eq!(first.cmd("HGET app:1:home_page_data_3 x"), "$-1\r\n");
-    assert_eq!(w.client().cmd("HGETALL app:1:home_page_data_3"), "*2\r\n$1\r\nf\r\n$1\r\nv\r\n");
-    direct.call(&["SET", "app:1:home_page_data_4", ""]);
-    assert_eq!(first.cmd("GET app:1:home_page_data_4"), "$0\r\n\r\n");
-    assert_eq!(w.client().cmd("GET app:1:home_page_data_4"), "$0\r\n\r\n");
+}
+
+#[test]
+fn what_is_there_is_not_waited_for() {
+    let w = World::new(LONG);
+    let mut direct = w.redis.client();
+    // A part of it that is missing, or a value that is empty, is no miss to wait for.
+    direct.cmd(&format!("HSET {KEY} f v"));
+    for (read, reply) in
+        [(format!("HGET {KEY} x"), "$-1\r\n"), (format!("HGETALL {KEY}"), "*2\r\n$1\r\nf\r\n$1\r\nv\r\n")]
+    {
+        let canary = w.canary();
+        assert_eq!(w.client().cmd(&read), reply);
+        assert!(waits(&canary));
+    }
+    direct.call(&["SET", KEY, ""]);
+    for _ in 0..2 {
+        let canary = w.canary();
+        assert_eq!(w.client().cmd(GET), "$0\r\n\r\n");
+        assert!(waits(&canary));
+    }
     assert_eq!((w.count("coalesced"), w.count("coalesce_timeouts")), (0.0, 0.0));
 }
 
