@@ -52,8 +52,8 @@ impl World {
         client
     }
 
-    /// A client that waits for a key that nobody fills. As long as it gets nothing, whoever is answered later than it has
-    /// asked has not waited as long as it may.
+    /// A client that waits for a key that nobody fills. As long as it gets nothing, nobody's time is over who has begun to
+    /// wait, or to compute, after it.
     fn canary(&self) -> Client {
         let number = self.canaries.replace(self.canaries.get() + 1);
         let get = format!("GET app:1:slow_{number}");
@@ -110,9 +110,9 @@ fn raw(client: &mut Client) -> String {
 #[test]
 fn one_computes_and_the_others_hit() {
     let w = World::new(LONG);
+    let canary = w.canary();
     let mut first = w.computing();
     let others = w.waiting_clients(49);
-    let canary = w.canary();
     assert_eq!(w.counts(), [1.0, 0.0, 0.0]);
     assert_eq!(first.cmd(&format!("SET {KEY} v")), "+OK\r\n");
     others.into_iter().for_each(|mut client| assert_eq!(raw(&mut client), "$1\r\nv\r\n"));
@@ -129,9 +129,9 @@ fn one_computes_and_the_others_hit() {
 fn workers_know_of_each_other() {
     let w = World::with("[listen]\nworkers = 2", LONG);
     for round in 1..=5 {
+        let canary = w.canary();
         let mut first = w.computing();
         let others = w.waiting_clients(20);
-        let canary = w.canary();
         assert_eq!(w.count("misses"), f64::from(round));
         first.cmd(&format!("SET {KEY} v{round}"));
         let value = format!("$2\r\nv{round}\r\n");
@@ -172,12 +172,11 @@ fn any_write_of_the_value_is_a_fill_and_anybody_may_do_it() {
         (vec![format!("RPUSH {KEY} v")], "LRANGE app:1:home_page_data_1 0 -1", "*1\r\n$1\r\nv\r\n"),
         (vec![set], "EXISTS app:1:home_page_data_1", ":1\r\n"),
     ] {
-        let before = w.counts();
+        let (canary, before) = (w.canary(), w.counts());
         let _computing = w.computing();
         let mut waiting = w.client();
         w.send(&mut waiting, &[read]);
         assert_eq!(w.count("misses"), before[0] + 1.0);
-        let canary = w.canary();
         let mut other = w.client();
         other.send(&fill.iter().map(|line| words(line)).collect::<Vec<_>>().concat());
         assert_eq!(raw(&mut waiting), value, "{fill:?}");
@@ -235,9 +234,9 @@ fn a_value_written_past_the_proxy_is_found_in_the_end() {
 #[test]
 fn a_hit_of_anybody_ends_the_wait() {
     let w = World::new(LONG);
+    let canary = w.canary();
     let mut first = w.computing();
     let mut waiting = w.waiting();
-    let canary = w.canary();
     w.redis.client().cmd(&format!("SET {KEY} v"));
     // Who computes does not wait for itself.
     assert_eq!(first.cmd(GET), "$1\r\nv\r\n");
@@ -363,21 +362,26 @@ fn only_plain_reads_of_one_value_wait() {
         ("MULTI, PING, SELECT 0, GET KEY, EXEC", 5, "*3\r\n+PONG\r\n+OK\r\n$-1\r\n"),
         ("WATCH k, GET KEY", 2, "$-1\r\n"),
         ("CLIENT REPLY OFF, GET KEY, CLIENT REPLY ON", 1, "+OK\r\n"),
-        ("HELLO 3, SUBSCRIBE c, GET KEY", 3, "_\r\n"),
         ("GET KEYx", 1, "$-1\r\n"),
         ("SELECT 1, GET KEY", 2, "$-1\r\n"),
     ]
     .into_iter()
     .enumerate()
     {
-        let key = format!("app:1:home_page_data_{number}");
-        assert_eq!(w.client().cmd(&format!("GET {key}")).as_bytes(), NIL);
+        let key = format!("app:1:home_page_data_x{number}");
         let (canary, mut client) = (w.canary(), w.client());
+        assert_eq!(w.client().cmd(&format!("GET {key}")).as_bytes(), NIL);
         client.send(&requests.replace("KEY", &key).split(", ").map(words).collect::<Vec<_>>().concat());
         (1..replies).for_each(|_| drop(client.raw()));
         assert_eq!(raw(&mut client), last, "{requests}");
         assert!(waits(&canary), "{requests}");
     }
+    let (canary, mut listening) = (w.canary(), w.client());
+    listening.cmd("HELLO 3");
+    listening.cmd("SUBSCRIBE c");
+    let _computing = w.computing();
+    assert_eq!(listening.cmd(GET), "_\r\n");
+    assert!(waits(&canary));
     assert_eq!(w.count("coalesce_timeouts"), 0.0);
 }
 
