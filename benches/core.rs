@@ -228,9 +228,16 @@ fn session(c: &mut Criterion) {
 
 fn accounting(c: &mut Criterion) {
     let key = ReadKey { family: FamilyId(1), watch: Watch::Tagged, hash: 7 };
-    let get = || Account::Read(Reading { reads: Reads::Value, keys: [key].into_iter().collect() });
+    let get = || {
+        Account::Read(Reading {
+            reads: Reads::Value,
+            keys: [key].into_iter().collect(),
+            fetches: false,
+            waited: false,
+        })
+    };
     let keys = [key; 100].into_iter().collect();
-    let mget = Account::Read(Reading { reads: Reads::PerKey, keys });
+    let mget = Account::Read(Reading { reads: Reads::PerKey, keys, fetches: false, waited: false });
     let mut reader = Reader::default();
     let mut hits = 0;
     let mut count = |_, seen| hits += u64::from(seen == Seen::Hit);

@@ -53,6 +53,39 @@ pub struct Reading {
     pub reads: Reads,
     /// The keys.
     pub keys: ReadKeys,
+    /// It fetches the value of its only key, and others may wait for that.
+    pub fetches: bool,
+    /// It has waited until somebody else filled its key, or in vain.
+    pub waited: bool,
+}
+
+/// What a reply told about a key that others may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The key.
+    pub key: ReadKey,
+    /// Whether it is there.
+    pub found: bool,
+    /// The read has waited for it.
+    pub waited: bool,
+}
+
+/// What a write makes of a key that others may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// It is there.
+    Filled,
+    /// It is not, and who computes it may have begun too early.
+    Gone,
+}
+
+/// Keys that others may wait for, and that a write decides about.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// When the write counts as done.
+    pub condition: FireCondition,
+    /// The keys.
+    pub keys: Vec<(KeyHash, Became)>,
 }
 
 impl Reading {
@@ -216,6 +249,20 @@ impl Account {
                 let keys = std::mem::take(&mut reading.keys);
                 *self = Self::Nothing;
                 Some(keys)
+            }
+            _ => None,
+        }
+    }
+
+    /// What a reply with this head tells about a key that others may wait for.
+    #[inline]
+    pub fn fetched(&self, head: &Head<'_>) -> Option<Fetched> {
+        match self {
+            Self::Read(Reading { keys, fetches: true, waited, .. }) if !head.is_error() => {
+                // An empty string is a value.
+                let found =
+                    !matches!(head, Head::Null | Head::Int(0) | Head::Array(0) | Head::Map(0) | Head::Set(0));
+                Some(Fetched { key: *keys.first()?, found, waited: *waited })
             }
             _ => None,
         }

@@ -177,6 +177,7 @@ impl App {
             has_peers: AtomicBool::new(false),
             lifelines: RwLock::new(Arc::new([])),
             leases: Default::default(),
+            computations: Default::default(),
             epochs: Default::default(),
             journal: self.journal.clone(),
             replay_window: self.config.journal.replay_window,

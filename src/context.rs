@@ -1,5 +1,7 @@
 //! What the parts of one worker thread share: counters, rules, clock, the clients to be flushed.
 
+mod coalesce;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,7 +15,7 @@ use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
 use crate::journal::Journal;
-use crate::lease::{Clock, Epochs, KeyHash, Leases, Moment};
+use crate::lease::{Clock, Computations, Epochs, KeyHash, Leases, Moment};
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
 use crate::net::Address;
 use crate::outbox::Outbox;
@@ -63,6 +65,8 @@ pub struct Process {
     pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
     /// Misses that clients may fill.
     pub leases: Leases,
+    /// Keys that clients compute and others wait for.
+    pub computations: Computations,
     /// Which tags were invalidated lately.
     pub epochs: Epochs,
     /// The log of invalidations that outlives the process.
@@ -243,6 +247,9 @@ pub struct Context {
     windows: RefCell<Vec<Moment>>,
     /// Whether what no proxy knows to be fresh is undone, likewise.
     strict: RefCell<Vec<bool>>,
+    /// Whether the misses of any family are coalesced, and how long reads of each may wait.
+    coalesces: Cell<bool>,
+    longest_waits: RefCell<Vec<Moment>>,
     /// Whether Redis lets clients in without AUTH.
     pub standing: Standing,
     /// All clients of this thread, by their number.
@@ -272,6 +279,8 @@ impl Context {
             has_rules: Cell::new(false),
             windows: RefCell::default(),
             strict: RefCell::default(),
+            coalesces: Cell::new(false),
+            longest_waits: RefCell::default(),
             standing: Standing::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
@@ -296,6 +305,7 @@ impl Context {
         };
         *self.strict.borrow_mut() = rules.families().iter().map(|family| family.strict_fills).collect();
         *self.windows.borrow_mut() = rules.families().iter().map(window).collect();
+        self.set_coalesced(rules.families());
     }
 
     /// Takes over a command table that knows more.

@@ -212,6 +212,7 @@ fn family(name: Located<String>, keys: Vec<Located<String>>) -> FamilySpec {
         protect_fills: true,
         strict_fills: false,
         fill_window: std::time::Duration::from_secs(5),
+        coalesce: std::time::Duration::ZERO,
     }
 }
 

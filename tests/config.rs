@@ -272,6 +272,14 @@ fn values_of_the_wrong_kind() {
             "\n[[family]]\nname='a'\nkeys=['a']\nfill_window='0s'",
             "2: [[family]] has a fill_window of 0s; write",
         ),
+        (
+            "[[family]]\nname='a'\nkeys=['a']\ncoalesce='11s'",
+            "4: [[family]] coalesce: \"11s\" is too long; write at most \"10s\"",
+        ),
+        (
+            "[[family]]\nname='a'\nkeys=['a']\ncoalesce=250",
+            "4: [[family]] coalesce: found a number; write a string in quotes: coalesce = \"250ms\"",
+        ),
         ("[[trigger]]\ninvalidate=['a']", "1: [[trigger]] needs what fires it; write keys = "),
         ("[[trigger]]\ntags=['a']\ninvalidate=[]", "3: [[trigger]] invalidate: the list is empty; write"),
     ] {
@@ -351,6 +359,15 @@ fn durations() {
     let family = &good(read(family)).rules.families[0];
     assert_eq!((family.on_invalidate, family.grace), (OnInvalidate::Expire, Duration::from_secs(3600)));
     assert_eq!((family.protect_fills, family.fill_window), (false, Duration::ZERO));
+    assert_eq!(family.coalesce, Duration::ZERO);
+    for (text, milliseconds) in [("0s", 0), ("250ms", 250), ("10s", 10_000), ("10000ms", 10_000)] {
+        let family = format!("[[family]]\nname='a'\nkeys=['a']\ncoalesce='{text}'");
+        assert_eq!(
+            good(read(&family)).rules.families[0].coalesce,
+            Duration::from_millis(milliseconds),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -90,6 +90,8 @@ fn every_metric_of_the_contract_is_there() {
         ("rescind_invalidations_total", "counter"),
         ("rescind_invalidated_keys_total", "counter"),
         ("rescind_stale_fills_total", "counter"),
+        ("rescind_coalesced_total", "counter"),
+        ("rescind_coalesce_timeouts_total", "counter"),
         ("rescind_fanout_duration_seconds", "histogram"),
         ("rescind_fanout_keys", "histogram"),
         ("rescind_commands_total", "counter"),
@@ -131,7 +133,8 @@ fn families_and_triggers_are_zero_once_configured_and_commands_absent_until_used
     metrics.worker().commands(&["get", "set"]);
     let exposition = scrape(&metrics);
     for family in ["home", "blog_*", OTHER] {
-        for name in ["hits", "misses", "evictions", "expirations", "invalidated_keys", "stale_fills"] {
+        let keys = ["hits", "misses", "evictions", "expirations", "invalidated_keys", "stale_fills"];
+        for name in keys.into_iter().chain(["coalesced", "coalesce_timeouts"]) {
             assert_eq!(exposition.get(&format!("rescind_{name}_total{{family=\"{family}\"}}")), 0.0);
         }
     }
@@ -231,6 +234,9 @@ fn the_rare_ones_count() {
     metrics.expirations("home");
     metrics.invalidated_keys("home", 5);
     metrics.stale_fills("home");
+    metrics.coalesced("home", true);
+    metrics.coalesced("home", true);
+    metrics.coalesced("home", false);
     metrics.config_reloads(false);
     metrics.upstream_connections(ConnectionMode::Pinned).inc();
     metrics.clients.inc();
@@ -241,6 +247,8 @@ fn the_rare_ones_count() {
         ("rescind_expirations_total{family=\"home\"}", 1.0),
         ("rescind_invalidated_keys_total{family=\"home\"}", 5.0),
         ("rescind_stale_fills_total{family=\"home\"}", 1.0),
+        ("rescind_coalesced_total{family=\"home\"}", 2.0),
+        ("rescind_coalesce_timeouts_total{family=\"home\"}", 1.0),
         ("rescind_config_reloads_total{result=\"error\"}", 1.0),
         ("rescind_upstream_connections{mode=\"pinned\"}", 1.0),
         ("rescind_clients", 1.0),

@@ -29,6 +29,7 @@ fn family(line: u32, name: &str, keys: &[&str]) -> FamilySpec {
         protect_fills: false,
         strict_fills: false,
         fill_window: Duration::from_secs(3),
+        coalesce: Duration::from_millis(250),
     }
 }
 
@@ -76,6 +77,7 @@ fn families_stand_in_the_order_of_the_file() {
     assert_eq!((home.on_invalidate, home.grace), (OnInvalidate::Expire, Duration::from_secs(9)));
     assert!(!home.protect_fills && rules.families()[2].protect_fills);
     assert_eq!(rules.families()[2].fill_window, Duration::from_secs(5));
+    assert_eq!((home.coalesce, rules.families()[2].coalesce), (Duration::from_millis(250), Duration::ZERO));
 }
 
 #[test]

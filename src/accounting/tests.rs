@@ -6,7 +6,25 @@ use FireCondition::{Nil, NoError, NotNil, NotZero};
 
 fn reading(reads: Reads, families: &[u16]) -> Reading {
     let key = |id: &u16| ReadKey { family: FamilyId(*id), watch: Watch::No, hash: 0 };
-    Reading { reads, keys: families.iter().map(key).collect() }
+    Reading { reads, keys: families.iter().map(key).collect(), fetches: false, waited: false }
+}
+
+#[test]
+fn only_what_is_not_there_is_waited_for() {
+    let account = |fetches| Account::Read(Reading { fetches, waited: true, ..reading(Reads::Value, &[3]) });
+    let found = |head: Head<'_>| account(true).fetched(&head).map(|fetched| fetched.found);
+    for head in [Head::Null, Head::Int(0), Head::Array(0), Head::Map(0), Head::Set(0)] {
+        assert_eq!(found(head), Some(false), "{head:?}");
+        assert_eq!(account(false).fetched(&head), None);
+    }
+    // An empty string is a value, and an error says nothing.
+    for head in [Head::Bulk(0), Head::Bulk(9), Head::Int(1), Head::Array(2), Head::Map(1), Head::Verbatim(4)]
+    {
+        assert_eq!(found(head), Some(true), "{head:?}");
+    }
+    assert_eq!((found(Head::Error(b"ERR")), found(Head::BlobError(3))), (None, None));
+    let fetched = account(true).fetched(&Head::Null).unwrap();
+    assert_eq!((fetched.key.family, fetched.waited), (FamilyId(3), true));
 }
 
 fn firing(condition: FireCondition, name: &str) -> Firing {

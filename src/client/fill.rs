@@ -82,7 +82,7 @@ pub(super) fn checks_of_labels(
 }
 
 /// The tags of a key, its family, and whether it has explicit labels.
-fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
+pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
     let mut matcher = context.matcher.borrow_mut();
     let class = matcher.classify(db, key);
     let mut tags = vec![];
@@ -127,11 +127,9 @@ fn elsewhere(context: &Context, tags: &[Tag], connection: u64, strict: bool) -> 
         };
         return tags.iter().map(expected).collect();
     }
-    let of = |channel: &Box<[u8]>| {
-        let channel = channel.clone();
-        tags.iter().map(move |tag| What::Listener(channel.clone(), (&**tag).into()))
-    };
-    process.lifelines().iter().flat_map(of).collect()
+    let lifelines = process.lifelines();
+    let pairs = lifelines.iter().flat_map(|channel| tags.iter().map(move |tag| (channel, tag)));
+    pairs.map(|(channel, tag)| What::Listener(channel.clone(), (&**tag).into())).collect()
 }
 
 /// Whether the request can be sent as a script, together with its checks.

@@ -68,6 +68,9 @@ impl Client {
             if is_attack(command, args) {
                 return Step::Then(Pause::End);
             }
+            if let Some(step) = self.awaits_fill(command, args) {
+                return step;
+            }
             if let Some(step) = self.blocked_way() {
                 return step;
             }
@@ -112,6 +115,9 @@ impl Client {
                 Some(Ok(false)) => stranger = true,
                 Some(Err(error)) => return self.refuse(error),
             }
+        }
+        if let Some(step) = self.awaits_fill(command, args) {
+            return step;
         }
         let idle = self.outbox.pending() == 0;
         let in_multi = self.outbox.session.borrow().in_multi();
@@ -290,13 +296,24 @@ impl Client {
         if let Some(step) = self.attach_intent(&mut account) {
             return step;
         }
+        if context.coalesces() {
+            self.mark_waited(&mut account);
+        }
         let probed = account.take_ambiguous();
         let before = self.fills.len();
         let checks = command
             .map_or(vec![], |command| fill::checks(context, &self.outbox, &mut self.fills, command, args));
         let fills = self.fills_of(command, args, forward.queued, &forward.effect, before);
+        let mut settled = match context.coalesces() {
+            true => self.settles(command, args, &checks, &forward.effect, forward.queued),
+            false => None,
+        };
         let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
         let hold = extra.hold || account.may_fire();
+        if hold {
+            // Not before what it wrote has been looked at.
+            extra.after.settled = settled.take();
+        }
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
@@ -310,6 +327,7 @@ impl Client {
             instead: None,
             fills,
             retimed: self.retimed(forward.queued, extra.retimed),
+            settled,
         };
         match raw {
             _ if !extra.hidden.is_empty() && !extra.partial => {

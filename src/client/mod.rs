@@ -3,9 +3,11 @@
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `transaction` finds those that need no connection of their own.
+//! of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
+//! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
 
 mod carry;
+mod coalesce;
 mod connection;
 mod fill;
 mod forward;
@@ -30,12 +32,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::accounting::IntentId;
+use crate::accounting::{Became, IntentId, Settled};
 use crate::command::{FireCondition, TagCommand};
 use crate::context::Context;
 use crate::doubt::Scope;
 use crate::index::{Generation, KeyId};
-use crate::lease::{Clock, KeyHash};
+use crate::lease::{Clock, KeyHash, Moment};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::stream::Streamed;
@@ -91,6 +93,10 @@ pub struct Client {
     carried_queued: Vec<carry::Carried>,
     /// Labelled keys whose expiry may change with EXEC.
     retimed_queued: Vec<(u32, Box<[u8]>)>,
+    /// What the writes since MULTI make of keys that others may wait for.
+    settled_queued: Vec<(KeyHash, Became)>,
+    /// The read that comes next has waited.
+    ripe: Option<coalesce::Ripe>,
     last_read: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
@@ -110,6 +116,8 @@ enum Pause {
     Way,
     /// It is known whether the client needs AUTH.
     Standing,
+    /// The key is filled, or this much time is over.
+    Fill(KeyHash, Moment),
     /// The journal has noted what the next request may invalidate.
     Intent(Scope, String),
     /// It is known whether fills can be sent as scripts.
@@ -139,6 +147,8 @@ struct After {
     unwrapped: Vec<fill::Unwrapped>,
     /// Labels that have followed their value if the command succeeded.
     carried: Vec<carry::Carried>,
+    /// Keys that others may wait for.
+    settled: Option<Box<Settled>>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.
@@ -190,6 +200,8 @@ impl Client {
             unwrapped_queued: Vec::new(),
             carried_queued: Vec::new(),
             retimed_queued: Vec::new(),
+            settled_queued: Vec::new(),
+            ripe: None,
             last_read,
             accepted: Instant::now(),
             stranger: false,
@@ -475,6 +487,7 @@ impl Client {
         labels::undo(&self.context, labels);
         std::mem::take(&mut self.carried_queued).into_iter().for_each(|one| one.undo(&self.context));
         self.retimed_queued.clear();
+        self.settled_queued.clear();
     }
 }
 

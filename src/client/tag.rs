@@ -114,6 +114,7 @@ pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         capture: instead.is_none(),
         instead: instead.map(Into::into),
         retimed: None,
+        settled: None,
     }
 }
 

@@ -31,9 +31,13 @@ pub(super) fn account(
         return Account::Nothing;
     }
     let db = outbox.session.borrow().current_db();
-    let reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
+    let mut reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
     if context.process.doubt.any() && !command.is_write() {
         extra.hidden = trust::hidden(context, db, command, args);
+        if !extra.hidden.is_empty() {
+            // That it is missed says nothing.
+            reading.iter_mut().for_each(|reading| reading.fetches = false);
+        }
     }
     let firing = match publish {
         true => published(args),
@@ -71,7 +75,10 @@ fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Rea
             keys.push(ReadKey { family: class.family, watch, hash });
         }
     });
-    Reading { reads: command.reads, keys }
+    let fetches = context.coalesces()
+        && command.fetches(args)
+        && keys.first().is_some_and(|key| context.longest_wait(key.family) > 0);
+    Reading { reads: command.reads, keys, fetches, waited: false }
 }
 
 /// What writing the keys of the request fires. Also tells the index, where it has no other way to know.

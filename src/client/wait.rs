@@ -21,7 +21,7 @@ fn in_multi(reply: &Head<'_>) -> bool {
     matches!(reply, Head::Array(_))
 }
 
-/// Bytes that are read while a command of the client is blocked, in order to see when it hangs up.
+/// Bytes that are read while a client waits, in order to see when it hangs up.
 const MOST_AHEAD: usize = 1024 * 1024;
 
 impl Client {
@@ -51,6 +51,7 @@ impl Client {
                     self.context.tick();
                 }
             }
+            Pause::Fill(key, longest) => self.until_filled(key, longest).await,
             Pause::Intent(scope, what) => {
                 self.intent = Some(self.context.process.journal.intend(scope, what).await);
                 failpoint::pass("intent noted");
@@ -98,8 +99,8 @@ impl Client {
         result
     }
 
-    /// Reads what the client sends while a command of its is blocked. True: it has hung up.
-    fn reads_ahead(&mut self, cx: &mut TaskContext<'_>) -> bool {
+    /// Reads what the client sends while it waits. True: it has hung up.
+    pub(super) fn reads_ahead(&mut self, cx: &mut TaskContext<'_>) -> bool {
         let context = Rc::clone(&self.context);
         while self.input.len() < MOST_AHEAD {
             let mut scratch = context.scratch.borrow_mut();
@@ -145,6 +146,9 @@ impl Client {
         trigger::not_fired(self, verdict.idle);
         if !undone || (!verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await) {
             return self.outbox.close();
+        }
+        if let Some(settled) = after.settled {
+            self.context.settled(&settled, &verdict.head);
         }
         self.outbox.release();
     }

@@ -11,11 +11,13 @@
 //! | `kind` | what a command means to a session |
 //! | `fires` | whether a write took place |
 //! | `fills` | whether a write may bring a value that was computed before |
+//! | `fetches` | whether a read fetches a value as a whole |
 //! | `follow` | what it does to the labels of its keys |
 //! | `tally` | whether a read was a hit |
 //! | `described` | commands that a server has and the table has not |
 
 mod described;
+mod fetches;
 mod fills;
 mod fires;
 mod flags;
@@ -37,6 +39,7 @@ pub use kind::{Kind, TagCommand};
 pub use tally::{Outcome, Reads, Tally, reads_need_elements};
 
 use crate::resp::{Args, Head};
+use fetches::Fetches;
 use keys::{By, Plan};
 use lookup::{Lookup, TOP};
 use std::borrow::Cow;
@@ -83,6 +86,7 @@ pub struct Command {
     /// It may change when a key expires.
     pub retimes: bool,
     blocks: Blocks,
+    fetches: Fetches,
     plan: Plan,
 }
 
@@ -250,6 +254,7 @@ impl Command {
         let reads = Reads::of(&name, flags, !matches!(plan, Plan::None));
         let fires = Fires::of(&name);
         let (fill, is_scripted) = (fills::of(&name), fills::is_scripted(&name));
+        let fetches = Fetches::of(&name);
         let (carries, retimes) = (follow::carries(&name), follow::retimes(&name));
         Command {
             id,
@@ -266,6 +271,7 @@ impl Command {
             carries,
             retimes,
             blocks,
+            fetches,
             plan,
         }
     }
@@ -310,6 +316,13 @@ impl Command {
             Blocks::Always => true,
             Blocks::WithOption => has_block_option(args),
         }
+    }
+
+    /// Whether this very request reads the whole value of its only key, so that an empty reply proves that there is
+    /// none.
+    #[inline]
+    pub fn fetches(&self, args: Args<'_>) -> bool {
+        self.fetches.all(args)
     }
 
     /// What the reply to this request must be for triggers to fire.

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use super::duration::parse_duration;
 use super::reader::{Kind, Section, Wants};
 use super::secret::shown;
 use super::sections::{DURATION, whole};
 use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
 
 const DEFAULT_FILL_WINDOW: Duration = Duration::from_secs(5);
+const LONGEST_COALESCE: Duration = Duration::from_secs(10);
 
 const PREFIX: Kind<String> = Kind { wants: Wants::Text, example: r#""app:1:""#, parse: any };
 const DATABASE: Kind<u32> = Kind { wants: Wants::Number, example: "1", parse: database };
@@ -21,6 +23,8 @@ const ON_INVALIDATE: Kind<OnInvalidate> =
 /// Whether fills are protected, and strictly.
 const STALE_FILL: Kind<(bool, bool)> =
     Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
+
+const COALESCE: Kind<Duration> = Kind { wants: Wants::Text, example: r#""250ms""#, parse: coalesce };
 
 /// All sections about rules.
 pub(super) fn rules(top: &mut Section<'_>) -> RulesSpec {
@@ -47,6 +51,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
     let stale_fill = section.one("stale_fill", &STALE_FILL).map(|choice| choice.value);
     let (protect_fills, strict_fills) = stale_fill.unwrap_or((true, false));
     let fill_window = section.one("fill_window", &DURATION).map_or(DEFAULT_FILL_WINDOW, |time| time.value);
+    let coalesce = section.one("coalesce", &COALESCE);
     if !section.has("name") {
         section.problem("needs a name for its metrics; write name = \"home\"");
     }
@@ -65,6 +70,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
         protect_fills,
         strict_fills,
         fill_window,
+        coalesce: coalesce.map(|time| time.value).unwrap_or_default(),
     })
 }
 
@@ -113,6 +119,14 @@ fn on_invalidate(text: &str) -> Result<OnInvalidate, String> {
         "expire" => Ok(OnInvalidate::Expire),
         _ => Err(format!("{} is unknown; write \"delete\" or \"expire\"", shown(text))),
     }
+}
+
+fn coalesce(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time > LONGEST_COALESCE {
+        return Err(format!("{} is too long; write at most \"10s\"", shown(text)));
+    }
+    Ok(time)
 }
 
 fn stale_fill(text: &str) -> Result<(bool, bool), String> {

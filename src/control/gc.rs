@@ -99,6 +99,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
         engine.feed.forget_ended();
+        engine.process.computations.expire(engine.moment());
         if !engine.feed.is_connected() {
             continue;
         }

@@ -11,12 +11,16 @@
 //! first, and it is empty once each of them was filled. The price is that some fresh fills are undone, so the bag is used
 //! for clients that have given themselves away: by fills over connections that had not missed the key, or not so often.
 //!
+//! [`Computations`] are about the same misses from another side: who may wait for whose fill.
+//!
 //! It knows no sockets and no clock: moments are told.
 
+mod computing;
 mod epochs;
 pub mod script;
 
 pub use crate::command::Fill;
+pub use computing::{Computations, Turn, Waiter};
 pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
 
 use std::hash::BuildHasher;

@@ -177,6 +177,13 @@ impl Metrics {
         self.rare.families.stale_fills.with_label_values(&[family]).inc();
     }
 
+    /// Counts one read that waited while another client computed its key, and whether it found it then.
+    pub fn coalesced(&self, family: &str, found: bool) {
+        let families = &self.rare.families;
+        let counter = if found { &families.coalesced } else { &families.coalesce_timeouts };
+        counter.with_label_values(&[family]).inc();
+    }
+
     /// Records one finished fan-out: from its trigger until every key was deleted, and how many those were.
     pub fn fanout(&self, duration: Duration, keys: u64) {
         self.rare.fanout_duration.observe(duration.as_secs_f64());

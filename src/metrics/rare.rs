@@ -21,6 +21,8 @@ pub(super) struct FamilyEvents {
     pub expirations: IntCounterVec,
     pub invalidated_keys: IntCounterVec,
     pub stale_fills: IntCounterVec,
+    pub coalesced: IntCounterVec,
+    pub coalesce_timeouts: IntCounterVec,
 }
 
 impl FamilyEvents {
@@ -52,12 +54,28 @@ impl FamilyEvents {
                  and removed at once, by family. Each would have been stale data.",
                 "family",
             )?,
+            coalesced: counters(
+                registry,
+                "rescind_coalesced_total",
+                "Reads that waited while another client computed their key, and then found it, by family. \
+                 Each is a computation saved.",
+                "family",
+            )?,
+            coalesce_timeouts: counters(
+                registry,
+                "rescind_coalesce_timeouts_total",
+                "Reads that waited while another client computed their key, and did not find it all the same, \
+                 by family.",
+                "family",
+            )?,
         })
     }
 
     /// Makes the series of a family appear with 0.
     pub fn register(&self, family: &str) {
-        for vector in [&self.evictions, &self.expirations, &self.invalidated_keys, &self.stale_fills] {
+        let keys = [&self.evictions, &self.expirations, &self.invalidated_keys, &self.stale_fills];
+        let waits = [&self.coalesced, &self.coalesce_timeouts];
+        for vector in keys.into_iter().chain(waits) {
             vector.with_label_values(&[family]);
         }
     }

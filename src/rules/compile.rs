@@ -342,5 +342,6 @@ fn as_written(family: &FamilySpec) -> Family {
         protect_fills: family.protect_fills,
         strict_fills: family.strict_fills,
         fill_window: family.fill_window,
+        coalesce: family.coalesce,
     }
 }

@@ -61,6 +61,8 @@ pub struct Family {
     pub strict_fills: bool,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
+    /// How long a read may wait for the fill of a key that another client computes; zero: not at all.
+    pub coalesce: Duration,
 }
 
 impl Family {
@@ -74,6 +76,7 @@ impl Family {
             protect_fills: true,
             strict_fills: false,
             fill_window: Duration::from_secs(5),
+            coalesce: Duration::ZERO,
         }
     }
 }

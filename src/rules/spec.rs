@@ -47,6 +47,8 @@ pub struct FamilySpec {
     pub strict_fills: bool,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
+    /// How long a read may wait for the fill of a key that another client computes.
+    pub coalesce: Duration,
 }
 
 /// One `[[trigger]]`: either `keys` or `tags` is given.

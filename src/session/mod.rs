@@ -132,6 +132,12 @@ impl Session {
         self.has_subscriptions() || self.raw
     }
 
+    /// Whether the client's next read may be kept waiting for a value that somebody else computes.
+    pub fn may_wait(&self) -> bool {
+        let busy = self.in_multi || self.watching || self.subscribing + self.blocked + self.changing > 0;
+        self.has_standing() && self.replies == Replies::On && !busy && !self.is_listening()
+    }
+
     /// The database that the next command runs in.
     pub fn current_db(&self) -> u32 {
         self.queued_db.unwrap_or(self.db)

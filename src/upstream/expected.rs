@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::accounting::{Account, ReadKey};
+use crate::accounting::{Account, ReadKey, Settled};
 use crate::command::FireCondition;
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
@@ -43,6 +43,8 @@ pub struct Pending {
     pub instead: Option<Box<str>>,
     /// Labelled keys whose expiry it may have changed.
     pub retimed: Option<Box<Retimed>>,
+    /// Keys that others may wait for, unless it is held.
+    pub settled: Option<Box<Settled>>,
 }
 
 /// Databases and keys.

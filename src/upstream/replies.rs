@@ -248,7 +248,14 @@ impl Incoming {
         let client = Rc::clone(&pending.client);
         let mut count = |key, hit| context.count_read(&client, key, hit);
         let head = self.reader.head();
+        let fetched = pending.account.fetched(&head);
         let mut verdict = self.reader.finish(pending.account, &mut count);
+        if let Some(fetched) = fetched {
+            context.fetched(&client, fetched);
+        }
+        if let Some(settled) = pending.settled {
+            context.settled(&settled, &head);
+        }
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
         if let Some(fills) = pending.fills

@@ -33,6 +33,7 @@ except ImportError:
 COUNTERS_AND_GAUGES = """
     rescind_hits_total rescind_misses_total rescind_evictions_total rescind_expirations_total
     rescind_invalidations_total rescind_invalidated_keys_total rescind_stale_fills_total
+    rescind_coalesced_total rescind_coalesce_timeouts_total
     rescind_commands_total rescind_command_errors_total rescind_clients
     rescind_client_bytes_total rescind_upstream_connections rescind_upstream_up
     rescind_upstream_reconnects_total rescind_index_keys rescind_index_bytes

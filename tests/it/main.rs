@@ -6,6 +6,7 @@ mod bad_input;
 mod big_values;
 mod busy;
 mod cli;
+mod coalesce;
 mod crashes;
 mod degraded;
 mod dependents;

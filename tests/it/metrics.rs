@@ -250,6 +250,8 @@ fn all_names_are_there() {
         "invalidations_total{trigger=\"TAG.INVALIDATE\"} 1",
         "invalidated_keys_total{family=",
         "stale_fills_total{family=",
+        "coalesced_total{family=",
+        "coalesce_timeouts_total{family=",
         "fanout_duration_seconds_count",
         "fanout_keys_bucket",
         "commands_total{command=\"get\"}",
