@@ -83,7 +83,7 @@ impl App {
                 (None, Address::from(&server.address), credentials)
             }
         };
-        let (journal, recovered) = open_journal(&config.journal, &address, dry_run)?;
+        let (journal, recovered) = open_journal(&config.journal, &address, dry_run, spawned.is_some())?;
         Ok(Self {
             config,
             rules: Arc::new(rules),
@@ -183,6 +183,7 @@ impl App {
             replay_window: self.config.journal.replay_window,
             doubt: Default::default(),
             redis_doubted: Default::default(),
+            hides_unlabelled: AtomicBool::new(false),
             run: Default::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),
@@ -260,8 +261,10 @@ fn open_journal(
     config: &config::Journal,
     upstream: &Address,
     dry_run: bool,
+    is_private: bool,
 ) -> Result<(Journal, Recovered), String> {
-    if dry_run {
+    // The data of a private Redis end with the process.
+    if dry_run || is_private {
         return Ok((Journal::none(config.replay_window), Recovered::default()));
     }
     let options = journal::Options {

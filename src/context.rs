@@ -5,7 +5,7 @@ mod coalesce;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub struct Process {
     pub doubt: Arc<Doubt>,
     /// Whether Redis is the one that it was.
     pub redis_doubted: Mutex<RedisDoubt>,
+    /// Until that is known, also keys without tags may be stale: they may have had labels.
+    pub hides_unlabelled: AtomicBool,
     /// The run id of the Redis that was seen last.
     pub run: RwLock<Option<Arc<str>>>,
     /// The other proxies, if there are any, have heard of this one.
@@ -150,8 +152,16 @@ impl Process {
         // Of what other proxies have invalidated not everything may have been heard.
         let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
         state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
+        // Which keys had labels an old Redis knows, not the index.
+        let labels = self.labels_used.load(Ordering::Acquire) || self.may_have_labels();
+        self.hides_unlabelled.store(state.reason.is_some() && labels, Ordering::Release);
         drop(state);
         self.fanout.order(fanout::Order::Compare);
+    }
+
+    /// Whether also keys without tags are in doubt.
+    pub fn hides_unlabelled(&self) -> bool {
+        self.hides_unlabelled.load(Ordering::Acquire)
     }
 
     /// Whether anything was invalidated lately that a Redis with old data would bring back.
@@ -193,6 +203,7 @@ impl Process {
         let holds = state.count == doubts;
         if holds {
             (state.reason, state.comparing) = (None, false);
+            self.hides_unlabelled.store(false, Ordering::Release);
         }
         holds
     }

@@ -9,9 +9,10 @@
 //! - [`command`]: the command table: keys, kinds, what a reply tells
 //! - [`rules`]: patterns, tags, families, triggers; [`explain`]: what they make of a command
 //! - [`index`]: which key depends on which tag
+//! - [`lease`]: which fills are stale; [`doubt`]: which keys must not be read; [`peers`]: which of several proxies does what;
+//!   [`news`]: what they tell each other of labels
 //! - [`session`]: the protocol state of one client
 //! - [`accounting`]: what a reply means for hits, misses and triggers
-//! - [`news`]: what proxies tell each other about labels
 //!
 //! One thread per worker, moving bytes:
 //!
@@ -20,10 +21,11 @@
 //! - [`upstream`]: shared and pinned connections to Redis; [`standing`]: whether clients need AUTH;
 //!   [`context`]: what the parts of a worker share
 //!
+//! [`journal`]: invalidations, noted before they begin, in a folder and a thread of its own.
+//!
 //! The control thread:
 //!
 //! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
-//! - [`journal`]: the durable log of invalidations, with a thread of its own
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
 //! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`]. For tests of crashes: [`failpoint`].

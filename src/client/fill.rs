@@ -54,7 +54,8 @@ pub(super) fn checks(
         }
         fills.extend(clock.map(|clock| (hash, clock)));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock));
-        if !is_own {
+        // Who only counts up does not fill.
+        if !is_own && (command.is_scripted || fill == Fill::Whole) {
             found.extend(elsewhere(context, &tags, outbox.id, context.is_strict(family)));
         }
         if found.contains(&What::Never) {

@@ -293,7 +293,8 @@ impl Client {
         {
             entry.effect = Some(Box::new(forward.at_exec));
         }
-        if let Some(step) = self.attach_intent(&mut account) {
+        let blocks = command.is_some_and(|command| command.blocks(args));
+        if let Some(step) = self.attach_intent(&mut account).filter(|_| !blocks) {
             return step;
         }
         if context.coalesces() {

@@ -72,11 +72,13 @@ impl Client {
         drop(session);
         if kind == Kind::Exec && in_multi {
             let queued = self.outbox.queued.borrow();
-            return of(queued.iter().filter_map(|queued| queued.firing.as_ref()));
+            return of(context, queued.iter().filter_map(|queued| queued.firing.as_ref()));
         }
-        let command = command.filter(|command| !in_multi && (command.is_write() || kind == Kind::Publish))?;
+        // Of a command that blocks nobody knows whether it will write: it is noted when it has.
+        let may = |command: &&Command| command.is_write() || kind == Kind::Publish;
+        let command = command.filter(|command| !in_multi && may(command) && !command.blocks(args))?;
         let account = trigger::account(context, &self.outbox, command, args, false, &mut Extra::default());
-        of(account.firings())
+        of(context, account.firings())
     }
 
     /// The journal's number goes with the account. `Some`: there is none yet.
@@ -91,7 +93,7 @@ impl Client {
             Some(Ok(intent)) => self.context.process.journal.done(intent),
             Some(Err(error)) => return Some(self.refuse(format!("ERR {error}"))),
             None => {
-                let (scope, what) = of(account.firings())?;
+                let (scope, what) = of(&self.context, account.firings())?;
                 return Some(Step::Again(Pause::Intent(scope, what)));
             }
         }
@@ -112,8 +114,8 @@ impl Client {
     }
 }
 
-/// What these invalidate.
-fn of<'a>(firings: impl Iterator<Item = &'a Firing>) -> Option<(Scope, String)> {
+/// What these invalidate, cascades included: the keys of all these tags are in doubt if it is not finished.
+fn of<'a>(context: &Context, firings: impl Iterator<Item = &'a Firing>) -> Option<(Scope, String)> {
     let mut tags: Vec<Tag> = vec![];
     let mut what = None;
     for firing in firings.filter(|firing| !firing.only_covers()) {
@@ -124,7 +126,9 @@ fn of<'a>(firings: impl Iterator<Item = &'a Firing>) -> Option<(Scope, String)> 
             }
         }
     }
-    Some((Scope::Tags(tags), what?))
+    let what = what?;
+    context.matcher.borrow().cascade(&mut tags);
+    Some((Scope::Tags(tags), what))
 }
 
 /// Takes the numbers out of what did not fire. One request has one, whatever of it fired.

@@ -32,7 +32,7 @@ fn is_doubtful(context: &Context, db: u32, key: &[u8]) -> bool {
     if context.process.index.has_labels() {
         tags.extend(context.process.index.lock().explicit_of(db, key));
     }
-    context.process.doubt.concerns(&tags)
+    context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.hides_unlabelled())
 }
 
 /// Which arguments of a read are keys whose values must not be seen now. Only while there is doubt.

@@ -206,7 +206,8 @@ impl Engine {
         let mut pause = FIRST_PAUSE;
         while !self.process.index.is_complete() {
             match self.fill(self.rebuild.get()).await {
-                Ok(()) => break,
+                Ok(true) => break,
+                Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "the tags cannot be found yet"),
             }
             tokio::time::sleep(pause).await;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::link::Link;
+use super::link::{Batch, Link};
 use super::wire::{array_of, bytes_of};
 use super::{Engine, label_sets};
+use crate::lease::script::EPOCHS;
 use crate::rules::Tag;
 
 /// Keys that Redis looks at in one call: it serves nobody else meanwhile, well below a millisecond.
@@ -58,7 +59,7 @@ impl Engine {
         let mut pause = Duration::from_millis(50);
         while self.rebuild.get() == number {
             match self.fill(number).await {
-                Ok(()) => break,
+                Ok(_) => break,
                 Err(error) => {
                     tracing::debug!(%error, "the index cannot be rebuilt yet");
                     tokio::time::sleep(pause).await;
@@ -85,23 +86,44 @@ impl Engine {
         );
     }
 
-    /// Takes in every key that exists. Events are flowing, so what comes to exist meanwhile is not missed.
-    pub(super) async fn fill(&self, number: u64) -> Result<(), String> {
+    /// Takes in every key that exists. Events are flowing, so what comes to exist meanwhile is not missed. False: another
+    /// rebuild has begun, and this one has not gone to the end.
+    pub(super) async fn fill(&self, number: u64) -> Result<bool, String> {
         // What is watched by now shows everything from here on.
         self.feed.barrier(vec![], self).await;
         self.retag().await;
         label_sets::load(self).await?;
         self.labels_known(number);
-        let Some(glob) = self.rules.borrow().scan_glob() else { return Ok(()) };
+        self.load_epochs().await?;
+        let Some(glob) = self.rules.borrow().scan_glob() else { return Ok(true) };
         for db in self.databases().await? {
             let mut scan = Scan::new(db, &glob);
             while let Some(keys) = scan.next(&self.scans).await? {
                 if self.rebuild.get() != number {
-                    return Ok(());
+                    return Ok(false);
                 }
                 self.take_in(db, &keys);
                 // Fan-outs and the feed share this thread.
                 tokio::task::yield_now().await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Learns what was invalidated while nobody told: misses from here on are younger.
+    async fn load_epochs(&self) -> Result<(), String> {
+        let glob = [EPOCHS, b"*"].concat();
+        let mut scan = Scan::new(0, &glob);
+        while let Some(keys) = scan.next(&self.scans).await? {
+            let mut batch = Batch::default();
+            keys.iter().for_each(|key| batch.push([b"GET".as_slice(), key]));
+            if keys.is_empty() {
+                continue;
+            }
+            for (key, epoch) in keys.iter().zip(self.scans.call(0, batch).await?) {
+                if let (Some(tag), Some(epoch)) = (key.strip_prefix(EPOCHS), bytes_of(&epoch)) {
+                    self.process.epochs.found(&tag.into(), epoch, self.moment());
+                }
             }
         }
         Ok(())

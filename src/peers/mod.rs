@@ -58,6 +58,8 @@ pub struct Peers<T> {
     begun: VecDeque<Begun>,
 }
 
+/// Proxies that are known; more on one Redis are nonsense, or somebody's who may publish and should not.
+const MOST_PEERS: usize = 64;
 /// Fan-outs of others that are remembered. More are under way only if somebody does not tell when they are done.
 const MOST_BEGUN: usize = 10_000;
 
@@ -79,7 +81,12 @@ impl<T> Peers<T> {
 
     /// A proxy has been heard of; true: it was not known.
     pub fn heard(&mut self, proxy: &ProxyId, now: Moment) -> bool {
-        *proxy != self.me && self.others.insert(proxy.clone(), now).is_none()
+        let known = self.others.contains_key(proxy);
+        if *proxy == self.me || (!known && self.others.len() >= MOST_PEERS) {
+            return false;
+        }
+        self.others.insert(proxy.clone(), now);
+        !known
     }
 
     /// How many of the known proxies come before this one.

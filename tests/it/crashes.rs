@@ -301,3 +301,82 @@ fn while_a_deletion_cannot_be_done_reads_are_misses_and_the_writer_is_answered_i
     assert!(!String::from_utf8(queued.raw()).unwrap().contains("cached"));
     assert!(!is_there(&mut direct, "plain"));
 }
+
+#[test]
+fn after_damage_to_the_journal_everything_counts_as_invalidated() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    let mut direct = redis.client();
+    for i in 0..30 {
+        assert_eq!(proxy.client().cmd(&format!("SET app:1:model:Post:{i} 1")), "+OK\r\n");
+    }
+    proxy.kill();
+    let mut keys = vec!["MSET".to_owned()];
+    (0..5000).for_each(|i| keys.extend([format!("app:1:tools_{i}"), "v".to_owned()]));
+    direct.call(&keys);
+    direct.cmd("SET other v");
+    let folder = proxy.folder.0.join("data/journal");
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::write(&file, bytes).unwrap();
+    proxy.start_again(&[]);
+    assert_eq!(proxy.client().cmd("GET app:1:tools_4999"), "$-1\r\n");
+    eventually("nothing is pending", || {
+        let ready = proxy.http("GET", "/readyz", &[], "").0 == 200;
+        (ready && proxy.metric("rescind_journal_pending") == 0.0).then_some(())
+    });
+    assert_eq!(direct.cmd("EXISTS app:1:tools_0 app:1:tools_2500 app:1:tools_4999"), ":0\r\n");
+    assert!(is_there(&mut direct, "other"), "no rule names it");
+}
+
+#[test]
+fn what_a_cascade_or_a_label_has_deleted_does_not_come_back_either() {
+    let rules = RULES.replace("invalidate = [\"SiteMap\"]", "invalidate = [\"Tool\"]");
+    let mut redis = with_snapshot();
+    let proxy = Proxy::start(&redis, &rules);
+    fill(&redis, &["app:1:tools_1"]);
+    proxy.client().cmd("TAG.WITH 1 label SET page cached");
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd(TRIGGER), "+OK\r\n");
+    assert_eq!(proxy.client().cmd("TAG.INVALIDATE label"), ":1\r\n");
+    for round in 0..3 {
+        redis.kill();
+        redis.restart();
+        for key in ["app:1:tools_1", "page"] {
+            let mut client = proxy.client();
+            let read = eventually("Redis is reached", || {
+                let reply = client.cmd(&format!("GET {key}"));
+                if reply.starts_with('-') {
+                    client = proxy.client();
+                }
+                (!reply.starts_with('-')).then_some(reply)
+            });
+            assert_eq!(read, "$-1\r\n", "round {round}: {key}");
+        }
+    }
+}
+
+#[test]
+fn after_a_start_or_a_gap_what_was_invalidated_before_can_be_cached_at_once() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    proxy.client().cmd(TRIGGER);
+    for way in ["stop", "gap"] {
+        if way == "stop" {
+            proxy.signal("-TERM");
+            proxy.wait();
+            proxy.start_again(&[]);
+        } else {
+            redis.client().cmd("CLIENT KILL TYPE pubsub");
+            eventually("the gap is noticed", || proxy.log().contains("feed lost").then_some(()));
+        }
+        proxy.ready();
+        let mut client = proxy.client();
+        client.cmd(&format!("GET {KEY}"));
+        client.cmd(&format!("SET {KEY} v"));
+        assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n", "{way}");
+        client.cmd(&format!("DEL {KEY}"));
+    }
+}
