@@ -16,6 +16,7 @@ use crate::command::Commands;
 use crate::config::{self, Config, Endpoint, UpstreamUrl};
 use crate::context::Process;
 use crate::control::{self, Credentials, Knowledge};
+use crate::doubt::Scope;
 use crate::fanout;
 use crate::index::SharedIndex;
 use crate::journal::{self, Journal, Recovered};
@@ -298,11 +299,16 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
             "interrupted invalidations are finished first"
         );
     }
+    // All at once: while the index is being built each fan-out looks through all keys.
+    let mut firing = Firing::again("interrupted".to_owned());
+    let mut scope = Scope::Tags(vec![]);
     for intent in &recovered.pending {
-        let doubt = process.doubt.enter(intent.scope.clone());
-        let mut firing = Firing::again(intent.what.clone());
         firing.intents.push(intent.id);
-        drop(process.fanout.repeat(firing, intent.scope.clone(), Some(doubt)));
+        scope = scope.and(&intent.scope);
+    }
+    if !recovered.pending.is_empty() {
+        let doubt = process.doubt.enter(scope.clone());
+        drop(process.fanout.repeat(firing, scope, Some(doubt)));
     }
 }
 

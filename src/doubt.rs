@@ -19,6 +19,19 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// This and the other.
+    pub fn and(self, other: &Scope) -> Scope {
+        match (self, other) {
+            (Scope::Tags(mut tags), Scope::Tags(more)) => {
+                tags.extend_from_slice(more);
+                tags.sort_unstable();
+                tags.dedup();
+                Scope::Tags(tags)
+            }
+            _ => Scope::Everything,
+        }
+    }
+
     /// Whether nothing is invalidated.
     pub fn is_empty(&self) -> bool {
         matches!(self, Scope::Tags(tags) if tags.is_empty())

@@ -7,7 +7,7 @@ use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, What};
-use crate::lease::{Clock, Expected, Filled, KeyHash};
+use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::Tag;
@@ -53,7 +53,7 @@ pub(super) fn checks(
             clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
         }
         fills.extend(clock.map(|clock| (hash, clock)));
-        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock));
+        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, outbox.id));
         // Who only counts up does not fill.
         if !is_own && (command.is_scripted || fill == Fill::Whole) {
             found.extend(elsewhere(context, &tags, outbox.id, context.is_strict(family)));
@@ -78,7 +78,7 @@ pub(super) fn checks_of_labels(
     let (hash, now) = (process.leases.hash(db, key), context.moment());
     let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
     let clock = filled.clock.or_else(|| process.leases.filled_unlabelled(hash, now));
-    let found = clock.map_or(vec![], |clock| compared(context, labels, clock));
+    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, outbox.id));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
@@ -99,11 +99,18 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::
     (tags, class.family, labelled)
 }
 
-/// What a fill is compared with whose miss is of that clock.
-fn compared(context: &Context, tags: &[Tag], clock: u64) -> Vec<What> {
+/// What a fill is compared with whose miss is of that clock. Where there was none, and misses have been lost, the connection
+/// may know better: it has been told of the latest invalidation, and writes something new.
+fn compared(context: &Context, tags: &[Tag], clock: Clock, connection: u64) -> Vec<What> {
+    let epochs = &context.process.epochs;
     let mut checks = vec![];
     for tag in tags {
-        match context.process.epochs.expected(tag, clock) {
+        let told = match clock {
+            BEFORE_ALL => epochs.expected_without_miss(tag, connection),
+            _ => Expected::NoEpoch,
+        };
+        let expected = if told == Expected::NoEpoch { epochs.expected(tag, clock) } else { told };
+        match expected {
             Expected::Stale => return vec![What::Never],
             Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
             Expected::NoEpoch => checks.push(What::Epoch((&**tag).into(), Box::default())),

@@ -189,7 +189,8 @@ impl Open {
 pub struct Filled {
     /// When the miss that decides was; `None`: there was none, and it fills nothing as far as is known.
     pub clock: Option<Clock>,
-    /// Its connection has a miss of the key; else it may be the fill of one that is not known here.
+    /// Its connection has a miss of the key, and serves one task at a time as far as is known; else it may be the fill of a
+    /// miss that is not known here.
     pub is_own: bool,
 }
 
@@ -313,10 +314,11 @@ impl Leases {
         if is_own || open.misses.iter().any(near) {
             self.count_fill(client.host, is_own, now);
         }
-        let shared = self.is_shared(client.host, now);
+        let known = self.is_known_to_share(client.host, now);
+        let shared = known || self.sharing_until.load(Ordering::Relaxed) > now;
         let decides = open.decide(client, fill, shared)?;
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
-        Some(Filled { clock: Some(decides.clock), is_own })
+        Some(Filled { clock: Some(decides.clock), is_own: is_own && !known })
     }
 
     /// A fill came over a connection with a miss of its own, or without.
@@ -331,12 +333,11 @@ impl Leases {
 
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
-    fn is_shared(&self, host: u64, now: Moment) -> bool {
+    fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
         let remembered = |one: &Sharing| {
             one.since + 2 * SHARING_MEMORY > now && one.without >= SHARING && one.without >= one.fills / RARE
         };
-        self.sharing_until.load(Ordering::Relaxed) > now
-            || self.sharing.get(&host).is_some_and(|one| remembered(&one))
+        self.sharing.get(&host).is_some_and(|one| remembered(&one))
     }
 
     /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it
