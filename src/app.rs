@@ -176,6 +176,7 @@ impl App {
             born: Instant::now(),
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             has_peers: AtomicBool::new(false),
+            had_others: AtomicBool::new(false),
             lifelines: RwLock::new(Arc::new([])),
             leases: Default::default(),
             computations: Default::default(),
@@ -292,6 +293,9 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
         process.leases.suspect(windows.max().unwrap_or(0) as u64);
     }
     // Redis may have been replaced meanwhile.
+    let noted = recovered.redis.as_deref();
+    noted.into_iter().for_each(|noted| process.saw_run(control::run_of(noted)));
+    process.had_others.store(noted.is_some_and(control::had_others), Ordering::Release);
     process.doubt_redis();
     if !recovered.pending.is_empty() {
         tracing::info!(
@@ -316,7 +320,8 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
 async fn say_goodbye(process: &Arc<Process>) {
     let told = process.fanout.ask(fanout::Order::Bye);
     let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
-    let open = process.leases.has_open(process.moment_of(Instant::now()));
+    let now = process.moment_of(Instant::now());
+    let open = process.leases.has_open(now) || process.leases.knows_sharing(now);
     process.journal.close(!open);
 }
 

@@ -61,6 +61,8 @@ pub struct Process {
     pub id: peers::ProxyId,
     /// There are other proxies on the same Redis.
     pub has_peers: AtomicBool,
+    /// There were, before this process, and Redis has not been compared since.
+    pub had_others: AtomicBool,
     /// The channels on which they listen as long as they live.
     pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
     /// Misses that clients may fill.
@@ -150,7 +152,11 @@ impl Process {
             return;
         }
         // Of what other proxies have invalidated not everything may have been heard.
-        let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
+        let recent = if self.is_alone() && !self.had_others.load(Ordering::Acquire) {
+            self.journal.recent()
+        } else {
+            Scope::Everything
+        };
         state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         // Which keys had labels an old Redis knows, not the index.
         let labels = self.labels_used.load(Ordering::Acquire) || self.may_have_labels();
@@ -203,6 +209,7 @@ impl Process {
         let holds = state.count == doubts;
         if holds {
             (state.reason, state.comparing) = (None, false);
+            self.had_others.store(false, Ordering::Release);
             self.hides_unlabelled.store(false, Ordering::Release);
         }
         holds

@@ -396,6 +396,10 @@ impl Client {
         if !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts() {
             let mut request = BytesMut::new();
             script::wrap(&mut request, db, &self.context.process.id, condition, &checks, args);
+            if !extra.after.labelled.is_empty() && !self.context.process.is_alone() {
+                // While its label was not in Redis, an invalidation by another proxy may have missed it.
+                extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks });
+            }
             return Some(request);
         }
         let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);

@@ -203,10 +203,16 @@ impl Engine {
                     self.process.is_known.store(true, Ordering::Release);
                 } else {
                     self.heard(&proxy);
-                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone())));
+                    let shared = self.process.leases.knows_sharing(now);
+                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
                 }
             }
-            Message::Here(proxy) => self.heard(&proxy),
+            Message::Here(proxy, shared) => {
+                if shared && proxy != self.process.id {
+                    self.process.leases.assume_sharing(now);
+                }
+                self.heard(&proxy);
+            }
             Message::Bye(proxy, open) => {
                 if open && proxy != self.process.id {
                     self.process.leases.suspect(now + self.longest_window());
@@ -239,6 +245,7 @@ impl Engine {
         if self.others.peers.borrow_mut().heard(proxy, self.moment()) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
             self.tell_workers();
+            super::known::note(self);
         }
     }
 

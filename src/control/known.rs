@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::{Engine, wire};
 use crate::accounting::Firing;
+use crate::doubt::Scope;
 
+/// What the journal has behind the name of a Redis that other proxies served as well.
+const WITH_OTHERS: &str = " others";
 /// The pause before Redis is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -23,7 +26,8 @@ pub(super) struct Identity {
 
 impl Identity {
     /// As the journal keeps it.
-    pub fn named(name: String) -> Self {
+    pub fn named(name: &str) -> Self {
+        let name = name.strip_suffix(WITH_OTHERS).unwrap_or(name).to_owned();
         Self { name, ..Self::default() }
     }
 
@@ -89,7 +93,11 @@ pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
 /// Redis is this one now.
 async fn settle(engine: &Rc<Engine>, identity: Identity) {
     let before = engine.known.replace(Some(identity.clone()));
-    if before.as_ref().is_some_and(|before| identity.is_another(before)) {
+    let changed = before.as_ref().is_some_and(|before| identity.is_another(before));
+    if !changed {
+        engine.had_others.set(false);
+    }
+    if changed {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
         engine.rebuild("Redis is another one");
@@ -97,13 +105,35 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
     }
     engine.process.saw_run(identity.run());
     if before.is_none_or(|before| before.name != identity.name) {
-        engine.process.journal.saw(identity.name);
+        note(engine);
     }
+}
+
+/// The journal is to know which Redis this is, and whether there are other proxies.
+pub(super) fn note(engine: &Engine) {
+    if let Some(known) = &*engine.known.borrow() {
+        let others = if engine.process.is_alone() { "" } else { WITH_OTHERS };
+        engine.process.journal.saw(format!("{}{others}", known.name));
+    }
+}
+
+/// Whether the process before this one was not alone: what others have invalidated its journal does not know.
+pub fn had_others(noted: &str) -> bool {
+    noted.ends_with(WITH_OTHERS)
+}
+
+/// The run id in what the journal has noted.
+pub fn run_of(noted: &str) -> &str {
+    noted.split(' ').next().unwrap_or_default()
 }
 
 /// Invalidates what was invalidated lately; returns when that is done.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let scope = engine.others.with_recent(engine.process.journal.recent(), engine.process.replay_window);
+    let own = engine.process.journal.recent();
+    let scope = match engine.had_others.take() {
+        true => Scope::Everything,
+        false => engine.others.with_recent(own, engine.process.replay_window),
+    };
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());

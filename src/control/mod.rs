@@ -29,6 +29,7 @@ mod sweep;
 mod watched;
 mod wire;
 
+pub use known::{had_others, run_of};
 pub use wire::Credentials;
 
 use std::cell::{Cell, RefCell};
@@ -86,6 +87,8 @@ struct Engine {
     others: announce::Others,
     /// Counts the fan-outs of this proxy.
     epoch: Cell<u64>,
+    /// Before it was first compared: there were other proxies, and what they have invalidated is not known.
+    had_others: Cell<bool>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
     /// Deletions: nothing slow may stand before them.
@@ -125,7 +128,8 @@ pub async fn run(parts: Parts) {
         feed: Feed::default(),
         others: announce::Others::new(process.id.clone()),
         epoch: Cell::new(0),
-        known: RefCell::new(known.map(known::Identity::named)),
+        had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
+        known: RefCell::new(known.as_deref().map(known::Identity::named)),
         label_changes: label_sets::Changes::default(),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),

@@ -203,6 +203,14 @@ struct Sharing {
     since: Moment,
 }
 
+impl Sharing {
+    /// Whether they show that tasks there share connections.
+    fn shows(&self, now: Moment) -> bool {
+        let lately = self.since + 2 * SHARING_MEMORY > now;
+        lately && self.without >= SHARING && self.without >= self.fills / RARE
+    }
+}
+
 /// The misses that are open.
 #[derive(Debug)]
 pub struct Leases {
@@ -334,10 +342,17 @@ impl Leases {
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
     fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
-        let remembered = |one: &Sharing| {
-            one.since + 2 * SHARING_MEMORY > now && one.without >= SHARING && one.without >= one.fills / RARE
-        };
-        self.sharing.get(&host).is_some_and(|one| remembered(&one))
+        self.sharing.get(&host).is_some_and(|one| one.shows(now))
+    }
+
+    /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.
+    pub fn knows_sharing(&self, now: Moment) -> bool {
+        self.sharing_until.load(Ordering::Relaxed) > now || self.sharing.iter().any(|one| one.shows(now))
+    }
+
+    /// Somebody who knows better says that tasks share connections.
+    pub fn assume_sharing(&self, now: Moment) {
+        self.sharing_until.fetch_max(now + SHARING_MEMORY, Ordering::Relaxed);
     }
 
     /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it

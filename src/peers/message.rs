@@ -34,8 +34,8 @@ pub enum Message {
     },
     /// A proxy has come, and wants to know who is there.
     Hello(ProxyId),
-    /// The answer.
-    Here(ProxyId),
+    /// The answer. Whether it knows that tasks of clients share connections.
+    Here(ProxyId, bool),
     /// A proxy goes in order. Whether clients may still fill what they missed there.
     Bye(ProxyId, bool),
     /// A stale fill was undone within Redis, for a client of that proxy.
@@ -61,7 +61,9 @@ impl Message {
             }
             Message::Done { proxy, epoch } => encode::request(&mut out, [b"done".as_slice(), proxy, epoch]),
             Message::Hello(proxy) => encode::request(&mut out, [b"hello".as_slice(), proxy]),
-            Message::Here(proxy) => encode::request(&mut out, [b"here".as_slice(), proxy]),
+            Message::Here(proxy, shared) => {
+                encode::request(&mut out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
+            }
             Message::Bye(proxy, open) => {
                 encode::request(&mut out, [b"bye".as_slice(), proxy, if *open { b"open" } else { b"" }]);
             }
@@ -92,7 +94,7 @@ impl Message {
             },
             (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
             (b"hello", 2) => Message::Hello(proxy),
-            (b"here", 2) => Message::Here(proxy),
+            (b"here", 3) => Message::Here(proxy, !args.get(2)?.is_empty()),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
                 let db = match args.get(2)? {
@@ -124,7 +126,8 @@ mod tests {
             Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags },
             Message::Done { proxy: proxy.clone(), epoch },
             Message::Hello(proxy.clone()),
-            Message::Here(proxy.clone()),
+            Message::Here(proxy.clone(), true),
+            Message::Here(proxy.clone(), false),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),
             Message::Undone { proxy, db: 12, key: b"\0\xff".as_slice().into() },

@@ -59,6 +59,9 @@ impl Conn {
             client.close();
             self.context.fan_out_detached(&client.peer, fired);
         } else {
+            if let Some(fills) = &pending.fills {
+                self.context.give_back(&client, &fills.of);
+            }
             let mut error = BytesMut::new();
             encode::error(&mut error, error_text(reason));
             if pending.capture {
