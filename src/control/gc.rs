@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::link::Batch;
 use super::{Engine, known, label_upkeep, wire};
-use crate::accounting::{Firing, TriggerLabel};
 use crate::index::{Collected, Generation, KeyId};
 
 /// The keys whose events show that the feed works. They expire by themselves.
@@ -264,12 +263,6 @@ impl Engine {
     /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling
     /// finds them.
     pub(super) fn flushed(self: &Rc<Self>) {
-        // The epochs went with the rest: what was filled since is deleted once more, and they are set anew.
-        let tags = self.process.epochs.since(self.moment().saturating_sub(self.longest_window()));
-        if !tags.is_empty() {
-            let what = "the epochs were flushed".to_owned();
-            self.seen_by_all(Firing::unconditional(TriggerLabel::Again, tags, what));
-        }
         // Perhaps it was, in order to load other data.
         self.process.doubt_redis();
         let engine = Rc::clone(self);

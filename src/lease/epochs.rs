@@ -108,12 +108,6 @@ impl Epochs {
         }
     }
 
-    /// The tags that were invalidated since `moment`.
-    pub fn since(&self, moment: Moment) -> Vec<Tag> {
-        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
-        tags.iter().filter(|(_, epoch)| epoch.at >= moment).map(|(tag, _)| Tag::clone(tag)).collect()
-    }
-
     /// Whether the tag was invalidated since `moment`.
     pub fn invalidated_since(&self, tag: &Tag, moment: Moment) -> bool {
         let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);

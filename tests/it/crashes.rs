@@ -53,7 +53,8 @@ fn what_a_dead_proxy_has_begun_is_finished_by_the_next_one() {
         eventually("it is finished", || (!is_there(&mut direct, KEY)).then_some(()));
         eventually("all of it", || (!is_there(&mut direct, "app:1:blog_posts_1")).then_some(()));
         eventually("nothing is pending", || (proxy.metric("rescind_journal_pending") == 0.0).then_some(()));
-        // Nothing is done twice by the one after that.
+        // Nothing is done twice by the one after that, once the journal knows.
+        std::thread::sleep(Duration::from_millis(300));
         proxy.kill();
         fill(&redis, &[KEY]);
         proxy.start_again(&[]);
