@@ -48,15 +48,16 @@ pub(super) fn checks(
             return;
         }
         let hash = process.leases.hash(db, used.key);
-        let Filled { mut clock, is_own } = process.leases.filled(hash, outbox.lessee(), fill, now);
+        let Filled { mut clock, is_own, is_lone } = process.leases.filled(hash, outbox.lessee(), fill, now);
         if labelled {
             clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
         }
         fills.extend(clock.map(|clock| (hash, clock)));
-        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, outbox.id));
+        let told = is_lone.then_some(outbox.id);
+        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told));
         // Who only counts up does not fill.
         if !is_own && (command.is_scripted || fill == Fill::Whole) {
-            found.extend(elsewhere(context, &tags, outbox.id, context.is_strict(family)));
+            found.extend(elsewhere(context, &tags, told, context.is_strict(family)));
         }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
@@ -78,7 +79,7 @@ pub(super) fn checks_of_labels(
     let (hash, now) = (process.leases.hash(db, key), context.moment());
     let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
     let clock = filled.clock.or_else(|| process.leases.filled_unlabelled(hash, now));
-    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, outbox.id));
+    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
@@ -101,15 +102,15 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::
 
 /// What a fill is compared with whose miss is of that clock. Where there was none, and misses have been lost, the connection
 /// may know better: it has been told of the latest invalidation, and writes something new.
-fn compared(context: &Context, tags: &[Tag], clock: Clock, connection: u64) -> Vec<What> {
+fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) -> Vec<What> {
     let epochs = &context.process.epochs;
     let mut checks = vec![];
     for tag in tags {
-        let told = match clock {
-            BEFORE_ALL => epochs.expected_without_miss(tag, connection),
+        let known = match clock {
+            BEFORE_ALL => epochs.expected_without_miss(tag, told),
             _ => Expected::NoEpoch,
         };
-        let expected = if told == Expected::NoEpoch { epochs.expected(tag, clock) } else { told };
+        let expected = if known == Expected::NoEpoch { epochs.expected(tag, clock) } else { known };
         match expected {
             Expected::Stale => return vec![What::Never],
             Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
@@ -123,13 +124,13 @@ fn compared(context: &Context, tags: &[Tag], clock: Clock, connection: u64) -> V
 /// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be on
 /// their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation surely
 /// knows better.
-fn elsewhere(context: &Context, tags: &[Tag], connection: u64, strict: bool) -> Vec<What> {
+fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool) -> Vec<What> {
     let process = &context.process;
     if process.is_alone() {
         return vec![];
     }
     if strict {
-        let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, connection) {
+        let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, told) {
             Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
             Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
         };

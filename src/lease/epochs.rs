@@ -83,10 +83,10 @@ impl Epochs {
     }
 
     /// What a write of a key with this tag is to be compared with that has no miss here, but perhaps at another proxy: any
-    /// epoch is news, unless the connection itself has been told of it.
-    pub fn expected_without_miss(&self, tag: &Tag, connection: u64) -> Expected {
+    /// epoch is news, unless this connection, its own, has been told of it.
+    pub fn expected_without_miss(&self, tag: &Tag, connection: Option<u64>) -> Expected {
         let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
-        let told = tags.get(tag).filter(|epoch| epoch.told == Some(connection));
+        let told = tags.get(tag).filter(|epoch| epoch.told.is_some() && epoch.told == connection);
         told.map_or(Expected::NoEpoch, |epoch| Expected::Epoch(epoch.id.clone()))
     }
 

@@ -192,6 +192,9 @@ pub struct Filled {
     /// Its connection has a miss of the key, and serves one task at a time as far as is known; else it may be the fill of a
     /// miss that is not known here.
     pub is_own: bool,
+    /// There is no miss of the key that is known, and its connection serves one task at a time as far as is known: what the
+    /// connection has been told the writer knows.
+    pub is_lone: bool,
 }
 
 /// Fills from one host.
@@ -301,7 +304,8 @@ impl Leases {
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.suspect_until.load(Ordering::Relaxed) > now && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
-        Filled { clock, is_own }
+        let is_lone = found.is_none() && !self.is_known_to_share(client.host, now);
+        Filled { clock, is_own, is_lone }
     }
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
@@ -326,7 +330,7 @@ impl Leases {
         let shared = known || self.sharing_until.load(Ordering::Relaxed) > now;
         let decides = open.decide(client, fill, shared)?;
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
-        Some(Filled { clock: Some(decides.clock), is_own: is_own && !known })
+        Some(Filled { clock: Some(decides.clock), is_own: is_own && !known, is_lone: false })
     }
 
     /// A fill came over a connection with a miss of its own, or without.

@@ -12,11 +12,12 @@ DATA_LOST = ("kill-redis", "snapshot", "failover")
 
 def quick(options: Options) -> bool:
     """Whether all phases did as they should."""
-    # Few keys, so that little time finds much; ended by the clock.
-    base = replace(options, reads=100_000, triggers=6_000, posts=12, direct=1, apps=2)
+    # Few keys, so that little time finds much; ended by the clock. Without explicit labels: with several proxies one that is
+    # just being given may be missed for a moment (see the README), which a long run shows.
+    base = replace(options, reads=100_000, triggers=6_000, posts=12, direct=1, apps=2, no_labels=True)
     phases: list[tuple[str, float, dict[str, Any]]] = [
         ("no proxy: the oracle must find stale reads", 3, {"naive": True, "expect_violations": True}),
-        ("no protection: likewise", 4, {"stale_fill": "off", "expect_violations": True}),
+        ("no protection: likewise", 6, {"stale_fill": "off", "expect_violations": True}),
         ("no protection, and none needed: it must find none", 3, {"stale_fill": "off", "careful": True, "posts": 24}),
         ("no faults", 4, {}),
         ("small faults", 6, {"faults": SMALL, "light_every": 0.2}),

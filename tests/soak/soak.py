@@ -231,7 +231,9 @@ def _verdict(run: Run) -> bool:
 def _not_tested(run: Run) -> Iterator[str]:
     """A run that has not tried is not a success."""
     total, options = run.shared.total, run.options
-    if total(Count.HITS) < max(total(Count.READS) * 0.05, 200):
+    # While proxies die and come back, much of what is filled is undone.
+    share = 0.02 if options.faults else 0.05
+    if total(Count.HITS) < max(total(Count.READS) * share, 100):
         yield "too few hits to say anything"
     if not options.faults and (errors := total(Count.FAILED) + total(Count.RETRIED)):
         yield f"{errors} errors without faults"
