@@ -87,7 +87,7 @@ $(CLIENTS)/installed: tests/clients/node/package.json tests/clients/node/package
 	cd $(CLIENTS) && $(BOUND) 300 npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
-bench: ## beside direct Redis, haproxy and twemproxy; invalidations; what an application notices
+bench: ## beside direct Redis, haproxy and twemproxy; invalidations; the guarantees; what an application notices
 	@scripts/need redis-benchmark redis-tools
 	@scripts/need redis-server
 	@scripts/need haproxy || true
@@ -96,6 +96,8 @@ bench: ## beside direct Redis, haproxy and twemproxy; invalidations; what an app
 	mkdir -p $(TARGET)/bench
 	$(BOUND) 900 python3 benches/compare.py --rescind $(RELEASE) --json $(TARGET)/bench/compare.json $(BENCH)
 	$(BOUND) 900 python3 benches/invalidation.py --rescind $(RELEASE) --json $(TARGET)/bench/invalidation.json $(BENCH)
+	$(BOUND) 900 python3 benches/consistency.py --rescind $(RELEASE) --directory $(TARGET) \
+	  --json $(TARGET)/bench/consistency.json $(BENCH)
 	$(BOUND) 900 cargo bench --locked --bench transparent --no-run
 	$(BOUND) 900 cargo bench --locked --bench transparent -- --rescind $(abspath $(RELEASE)) \
 	  --json $(abspath $(TARGET))/bench/transparent.json $(BENCH)

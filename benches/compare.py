@@ -219,17 +219,19 @@ def run_cell(number: int, target: Target, command: str, pipeline: int, requests:
     )
 
 
-def redis_benchmark(port: int, command: str, pipeline: int, requests: int) -> dict[str, float]:
-    """Run it, and return its CSV row: rps, p50_latency_ms, p99_latency_ms and others."""
-    arguments = f"-h 127.0.0.1 -p {port} -t {command.lower()} -n {requests} -P {pipeline}"
-    arguments += f" -c {CLIENTS} -r {KEYS} -d {VALUE_BYTES} --csv --precision 3"
+def redis_benchmark(
+    port: int, command: str | tuple[str, ...], pipeline: int, requests: int, clients: int = CLIENTS
+) -> dict[str, float]:
+    """Run one of its tests, or the words of a command, and return its CSV row: rps, p50_latency_ms and others."""
+    arguments = f"-h 127.0.0.1 -p {port} -n {requests} -P {pipeline}".split()
+    arguments += f"-c {clients} -r {KEYS} -d {VALUE_BYTES} --csv --precision 3".split()
+    arguments += ["-t", command.lower()] if isinstance(command, str) else command
     done = subprocess.run(
-        ["redis-benchmark", *arguments.split()],
-        capture_output=True, text=True, timeout=CELL_TIMEOUT, check=False,
-    )  # fmt: skip
+        ["redis-benchmark", *arguments], capture_output=True, text=True, timeout=CELL_TIMEOUT, check=False
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith('"')]
     if done.returncode or len(lines) < 2:
-        raise SystemExit(f"redis-benchmark {arguments} failed:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"redis-benchmark {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     header, row = list(csv.reader(io.StringIO("\n".join(lines))))[-2:]
     return {name: float(value) for name, value in zip(header[1:], row[1:], strict=True)}
 
@@ -304,7 +306,7 @@ def start_rescind(binary: str, config: Path, directory: Path, upstream: int) -> 
     return Daemon("rescind", command, directory, port, admin, env)
 
 
-# --- processes and connections (benches/invalidation.py uses them too) --------------
+# --- processes and connections (the other benchmarks use them too) -----------------
 
 
 @dataclass
