@@ -112,11 +112,13 @@ fn the_reference_file_names_every_key() {
         "grace",
         "stale_fill",
         "fill_window",
+        "coalesce",
         "commands",
         "invalidate",
         "tags",
         "path",
         "fsync",
+        "replay_window",
     ] {
         let mut lines = reference.lines().map(|line| line.trim_start_matches("# "));
         assert!(lines.any(|line| line.starts_with(&format!("{key} ="))), "{key}");
