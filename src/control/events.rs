@@ -62,7 +62,7 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             if let Some(tag) = key.strip_prefix(LABEL_SETS) {
                 tokio::task::spawn_local(super::label_upkeep::restore(Rc::clone(engine), db, tag.into()));
             } else if let Some(tag) = key.strip_prefix(EPOCHS) {
-                epoch_evicted(engine, tag.into());
+                tokio::task::spawn_local(epoch_evicted(Rc::clone(engine), tag.into()));
             }
         }
         _ => {}
@@ -83,15 +83,14 @@ fn split_channel(channel: &[u8]) -> Option<(u32, &[u8])> {
     Some((db, rest[end..].strip_prefix(b"__:")?))
 }
 
-/// Until it was gone it told stale fills from fresh ones. What was filled since is deleted once more, with a new epoch.
-fn epoch_evicted(engine: &Rc<Engine>, tag: Tag) {
+/// Until it was gone it told stale fills from fresh ones. What was filled since is deleted once more, with a new epoch. It
+/// may be gone before its announcement came, which has come behind the barrier.
+async fn epoch_evicted(engine: Rc<Engine>, tag: Tag) {
+    engine.feed.barrier(vec![], &engine).await;
     let since = engine.moment().saturating_sub(engine.longest_window());
     if engine.process.epochs.invalidated_since(&tag, since) {
-        engine.seen_by_all(Firing::unconditional(
-            TriggerLabel::Again,
-            vec![tag],
-            "its epoch was evicted".to_owned(),
-        ));
+        let what = "its epoch was evicted".to_owned();
+        engine.seen_by_all(Firing::unconditional(TriggerLabel::Again, vec![tag], what));
     }
 }
 
