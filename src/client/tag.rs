@@ -470,13 +470,13 @@ async fn info(client: &mut Client) -> Answer<()> {
         "# Index\r\nindex_keys:{keys}\r\nindex_tags:{tags}\r\nindex_labels:{labels}\r\nindex_bytes:{bytes}\r\n\
          index_complete:{}\r\nindex_incomplete_reason:{reason}\r\n\r\n\
          # Feed\r\nfeed_connected:{}\r\nfeed_gaps:{}\r\nfeed_mode:{}\r\n\r\n\
-         # Journal\r\njournal_pending:{}\r\n\r\n\
+         # Journal\r\n{}\r\n\
          # Proxy\r\nrescind_version:{}\r\nclients:{}\r\n",
         u8::from(complete),
         u8::from(feed.is_some_and(|feed| feed.connected)),
         feed.map_or(0, |feed| feed.gaps),
         if process.own_writes() { "own writes" } else { "keyspace events" },
-        snapshot.journal_pending,
+        process.journal.describe(),
         env!("CARGO_PKG_VERSION"),
         snapshot.clients,
     );

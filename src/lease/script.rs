@@ -13,37 +13,47 @@ pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
     [EPOCHS, tag].concat()
 }
 
-/// Runs a command with the rights of its client, whose reply it gives, errors included.
+/// Runs a command with the rights of its client, whose reply it gives, errors included. Short, since Redis hashes the whole
+/// text each time.
 ///
-/// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the name of the proxy; when the command
-/// counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words for each
-/// (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be stale; a channel,
-/// on which somebody must listen if the epoch that stands beside it exists; or an epoch.
+/// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
+/// the command counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words
+/// for each (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be
+/// stale; an epoch; or, with `$more`, a channel, on which somebody must listen if the epoch that stands beside it exists.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
-const SCRIPT: &str = "\
-local d,n,u,t=ARGV[1],4+3*tonumber(ARGV[4]),{},{} \
-if d~='' then redis.call('SELECT',0) end \
-for i=5,n,3 do \
-local w,s=ARGV[i],false \
-if w=='' then s=true \
-elseif string.sub(w,1,14)=='rescind:proxy:' then s=redis.call('EXISTS',ARGV[i+1])==1 and redis.call('PUBSUB','NUMSUB',w)[2]==0 \
-else local e=redis.call('GET',w) s=e and e~=ARGV[i+1] end \
-if s then u[#u+1]=ARGV[i+2] if w~='' then t[#t+1]=ARGV[i+2] end end \
-end \
-if d~='' then redis.call('SELECT',d) end \
-local r=redis.pcall(unpack(ARGV,n+1)) \
-local c=ARGV[3] \
-if type(r)=='table' and r.err and string.find(r.err,'The user executing the script',1,true) then \
-r.err=string.find(r.err,'access',1,true) and 'NOPERM this user has no permissions to access one of the keys used as arguments' \
-or [[NOPERM this user has no permissions to run the ']]..string.lower(ARGV[n+1])..[[' command]] \
-end \
-if #u>0 and not (type(r)=='table' and r.err) and not (c~='a' and r==false) and not (c=='z' and r==0) then \
-redis.call('UNLINK',unpack(u)) \
-for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',\
-'*4\\r\\n$6\\r\\nundone\\r\\n$'..#ARGV[2]..'\\r\\n'..ARGV[2]..'\\r\\n$'..#d..'\\r\\n'..d..'\\r\\n$'..#k..'\\r\\n'..k..'\\r\\n') end \
-end \
-return r";
+macro_rules! script {
+    ($more:literal, $close:literal) => {
+        concat!(
+            "local d,n,u,t,c=ARGV[1],4+3*ARGV[4],{},{},redis.call \
+if d~='' then c('SELECT',0) end \
+for i=5,n,3 do local w,s,k=ARGV[i],true,ARGV[i+2] \
+if w~='' then ",
+            $more,
+            "local e=c('GET',w) s=e and e~=ARGV[i+1] ",
+            $close,
+            "end \
+if s then u[#u+1]=k if w~='' then t[#t+1]=k end end end \
+if d~='' then c('SELECT',d) end \
+local r,o=redis.pcall(unpack(ARGV,n+1)),ARGV[3] \
+if type(r)=='table' and r.err then \
+if string.find(r.err,'The user executing',1,true) then r.err='NOPERM this user has no permissions to '..\
+(string.find(r.err,'access',1,true) and 'access one of the keys used as arguments' \
+or \"run the '\"..string.lower(ARGV[n+1])..\"' command\") end \
+elseif u[1] and (r or o=='a') and not (o=='z' and r==0) then c('UNLINK',unpack(u)) \
+for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',ARGV[2]..#k..'\\r\\n'..k..'\\r\\n') end end \
+return r"
+        )
+    };
+}
+
+const SCRIPT: &str = script!("", "");
+/// With checks of listeners.
+const SCRIPT_FOR_MANY: &str = script!(
+    "if string.sub(w,1,14)=='rescind:proxy:' then \
+s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 else ",
+    "end "
+);
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. It
 /// writes nothing, so that it is answered also while writes are paused.
@@ -90,10 +100,12 @@ pub fn wrap(
 ) {
     encode::array(out, 7 + 3 * checks.len() + args.len());
     encode::bulk(out, b"EVAL");
-    encode::bulk(out, SCRIPT.as_bytes());
+    let many = checks.iter().any(|check| matches!(check.what, What::Listener(..)));
+    encode::bulk(out, if many { SCRIPT_FOR_MANY } else { SCRIPT }.as_bytes());
     encode::bulk(out, b"0");
-    encode::bulk(out, database(db).as_bytes());
-    encode::bulk(out, proxy);
+    let db = database(db);
+    encode::bulk(out, db.as_bytes());
+    encode::bulk(out, &message(proxy, &db));
     encode::bulk(
         out,
         match condition {
@@ -121,6 +133,15 @@ pub fn wrap(
         encode::bulk(out, &check.key);
     }
     args.iter().for_each(|arg| encode::bulk(out, arg));
+}
+
+/// A message that a fill was undone, up to the length of its key: see `Message::Undone` in [`peers`](crate::peers).
+fn message(proxy: &[u8], db: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    encode::array(&mut out, 4);
+    [b"undone".as_slice(), proxy, db.as_bytes()].iter().for_each(|word| encode::bulk(&mut out, word));
+    out.extend_from_slice(b"$");
+    out
 }
 
 fn database(db: u32) -> String {
