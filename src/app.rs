@@ -185,7 +185,7 @@ impl App {
             replay_window: self.config.journal.replay_window,
             doubt: Default::default(),
             redis_doubted: Default::default(),
-            hides_unlabelled: AtomicBool::new(false),
+            doubts_untagged: AtomicBool::new(false),
             run: Default::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),

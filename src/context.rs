@@ -79,8 +79,9 @@ pub struct Process {
     pub doubt: Arc<Doubt>,
     /// Whether Redis is the one that it was.
     pub redis_doubted: Mutex<RedisDoubt>,
-    /// Until that is known, also keys without tags may be stale: they may have had labels.
-    pub hides_unlabelled: AtomicBool,
+    /// Until that is known, also keys without tags may be stale: they may have had labels. Others are no cached values at
+    /// all, so they are not hidden: their readers wait.
+    pub doubts_untagged: AtomicBool,
     /// The run id of the Redis that was seen last.
     pub run: RwLock<Option<Arc<str>>>,
     /// The other proxies, if there are any, have heard of this one.
@@ -159,15 +160,15 @@ impl Process {
         };
         state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         // Which keys had labels an old Redis knows, not the index.
-        let labels = self.labels_used.load(Ordering::Acquire) || self.may_have_labels();
-        self.hides_unlabelled.store(state.reason.is_some() && labels, Ordering::Release);
+        let labels = self.labels_used.load(Ordering::Acquire) || self.index.has_had_labels();
+        self.doubts_untagged.store(state.reason.is_some() && labels, Ordering::Release);
         drop(state);
         self.fanout.order(fanout::Order::Compare);
     }
 
     /// Whether also keys without tags are in doubt.
-    pub fn hides_unlabelled(&self) -> bool {
-        self.hides_unlabelled.load(Ordering::Acquire)
+    pub fn doubts_untagged(&self) -> bool {
+        self.doubts_untagged.load(Ordering::Acquire)
     }
 
     /// Whether anything was invalidated lately that a Redis with old data would bring back.
@@ -210,7 +211,7 @@ impl Process {
         if holds {
             (state.reason, state.comparing) = (None, false);
             self.had_others.store(false, Ordering::Release);
-            self.hides_unlabelled.store(false, Ordering::Release);
+            self.doubts_untagged.store(false, Ordering::Release);
         }
         holds
     }

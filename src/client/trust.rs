@@ -7,6 +7,7 @@ use super::{Client, FANOUT_PATIENCE, Pause, Step};
 use crate::command::{Command, Fill, Flags, KeyUse, Kind};
 use crate::context::Context;
 use crate::resp::Args;
+use crate::rules::Tag;
 
 /// How often it is looked whether there is still doubt.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -25,14 +26,25 @@ fn depends(command: &Command, used: &KeyUse<'_>) -> bool {
     }
 }
 
-/// Whether reads of the key are to be answered as misses.
-fn is_doubtful(context: &Context, db: u32, key: &[u8]) -> bool {
+/// The tags of a key, as far as is known.
+fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
     let mut tags = vec![];
     context.matcher.borrow_mut().tags(db, key, &mut tags);
     if context.process.index.has_labels() {
         tags.extend(context.process.index.lock().explicit_of(db, key));
     }
-    context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.hides_unlabelled())
+    tags
+}
+
+/// Whether reads of the key are to be answered as misses.
+fn is_hidden(context: &Context, db: u32, key: &[u8]) -> bool {
+    context.process.doubt.concerns(&tags(context, db, key))
+}
+
+/// Whether it may be stale: it is hidden, or may have had a label that nobody knows any more.
+fn is_doubtful(context: &Context, db: u32, key: &[u8]) -> bool {
+    let tags = tags(context, db, key);
+    context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.doubts_untagged())
 }
 
 /// Which arguments of a read are keys whose values must not be seen now. Only while there is doubt.
@@ -41,7 +53,7 @@ pub(super) fn hidden(context: &Context, db: u32, command: &Command, args: Args<'
     let mut hidden = vec![];
     if command.flags.has(Flags::READONLY) && command.kind == Kind::Plain {
         command.keys(args, |used| {
-            if is_doubtful(context, db, used.key) {
+            if is_hidden(context, db, used.key) {
                 hidden.push(used.index);
             }
         });
@@ -51,7 +63,7 @@ pub(super) fn hidden(context: &Context, db: u32, command: &Command, args: Args<'
 
 /// The keys on whose value the request depends.
 fn places(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Vec<Place> {
-    let labels = context.process.index.has_labels();
+    let labels = context.process.index.has_labels() || context.process.doubts_untagged();
     let mut places = vec![];
     command.keys(args, |used| {
         let tagged = || labels || context.matcher.borrow_mut().classify(db, used.key).has_tags;
@@ -97,6 +109,12 @@ impl Client {
             // Tracked, it must be the key itself.
             Some(command) if command.is_write() || partial || tracks => {
                 places(&self.context, db, command, args)
+            }
+            // Others are hidden.
+            Some(command) if self.context.process.doubts_untagged() => {
+                let mut places = places(&self.context, db, command, args);
+                places.retain(|(db, key)| !is_hidden(&self.context, *db, key));
+                places
             }
             _ => vec![],
         };

@@ -263,9 +263,13 @@ impl Engine {
     /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling
     /// finds them.
     pub(super) fn flushed(self: &Rc<Self>) {
-        // Perhaps it was, in order to load other data.
-        self.process.doubt_redis();
         let engine = Rc::clone(self);
-        tokio::task::spawn_local(async move { collect(&engine).await });
+        tokio::task::spawn_local(async move {
+            // Perhaps it was, in order to load other data. Mostly it was not, so nothing is hidden on suspicion.
+            if known::ask(&engine).await.is_ok_and(|identity| known::is_another(&engine, &identity)) {
+                engine.process.doubt_redis();
+            }
+            collect(&engine).await;
+        });
     }
 }

@@ -213,3 +213,24 @@ fn a_swapdb_past_the_proxy_is_noticed() {
         (direct.cmd("EXISTS app:1:blog_posts_1") == ":0\r\n").then_some(())
     });
 }
+
+#[test]
+fn what_is_written_behind_a_flush_can_be_read_at_once() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    // Something was invalidated lately, and something labelled.
+    client.cmd("TAG.WITH 1 t SET page v");
+    client.cmd("SET app:1:model:Post:1 1");
+    for round in 0..200 {
+        let flusher = if round % 2 == 0 { &mut direct } else { &mut client };
+        assert_eq!(flusher.cmd("FLUSHALL"), "+OK\r\n");
+        for key in ["app:1:home_page_data_1", "plain"] {
+            assert_eq!(client.cmd(&format!("SET {key} {round}")), "+OK\r\n");
+            assert_eq!(
+                client.cmd(&format!("GET {key}")),
+                format!("${}\r\n{round}\r\n", round.to_string().len())
+            );
+        }
+    }
+}
