@@ -223,6 +223,8 @@ pub struct Leases {
     sharing: DashMap<u64, Sharing, DefaultHashBuilder>,
     /// Until then it is taken for granted: what was known about it has been lost.
     sharing_until: AtomicU64,
+    /// Until then somebody who knows has said so, of all hosts.
+    told_until: AtomicU64,
     /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
     suspect_until: AtomicU64,
     /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
@@ -244,6 +246,7 @@ impl Leases {
             len: AtomicUsize::new(0),
             sharing: DashMap::default(),
             sharing_until: AtomicU64::new(0),
+            told_until: AtomicU64::new(0),
             suspect_until: AtomicU64::new(0),
             slots: (0..SLOTS).map(|_| Default::default()).collect(),
         }
@@ -346,17 +349,19 @@ impl Leases {
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
     fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
-        self.sharing.get(&host).is_some_and(|one| one.shows(now))
+        self.told_until.load(Ordering::Relaxed) > now
+            || self.sharing.get(&host).is_some_and(|one| one.shows(now))
     }
 
     /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.
     pub fn knows_sharing(&self, now: Moment) -> bool {
-        self.sharing_until.load(Ordering::Relaxed) > now || self.sharing.iter().any(|one| one.shows(now))
+        let told = self.sharing_until.load(Ordering::Relaxed).max(self.told_until.load(Ordering::Relaxed));
+        told > now || self.sharing.iter().any(|one| one.shows(now))
     }
 
     /// Somebody who knows better says that tasks share connections.
     pub fn assume_sharing(&self, now: Moment) {
-        self.sharing_until.fetch_max(now + SHARING_MEMORY, Ordering::Relaxed);
+        self.told_until.fetch_max(now + SHARING_MEMORY, Ordering::Relaxed);
     }
 
     /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it

@@ -253,3 +253,15 @@ fn misses_of_unlabelled_keys_are_remembered_roughly() {
     leases.missed_unlabelled(5, 14, 1 + WINDOW, WINDOW);
     assert_eq!(leases.filled_unlabelled(5, 2 + WINDOW), Some(14));
 }
+
+#[test]
+fn who_is_told_that_tasks_share_connections_believes_no_own_miss_after_a_crash() {
+    let leases = Leases::new();
+    leases.suspect(WINDOW);
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, 1)), (Some(10), true));
+    leases.assume_sharing(1);
+    assert!(leases.knows_sharing(1) && !leases.knows_sharing(WINDOW + 2 * SHARING_MEMORY));
+    leases.missed(1, client(1), 10, 1, WINDOW);
+    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, 2)), (Some(BEFORE_ALL), false));
+}
