@@ -25,6 +25,13 @@ use crate::upstream::{Key, Pending};
 /// An error reply, with or without its `-` and CRLF: the client gets it.
 pub(super) struct Refusal(Vec<u8>);
 
+impl Refusal {
+    /// Redis, or a rule of the protocol, says that it may not be; otherwise there was no answer.
+    fn is_of_redis(&self) -> bool {
+        [b"-NOPERM".as_slice(), b"-NOAUTH", b"-WRONGTYPE"].iter().any(|word| self.0.starts_with(word))
+    }
+}
+
 impl From<&str> for Refusal {
     fn from(text: &str) -> Self {
         Refusal(format!("-{text}\r\n").into_bytes())
@@ -176,9 +183,17 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
 
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
-    may_write(client, &tags).await?;
     client.context.process.labels_used.store(true, Ordering::Relaxed);
-    client.next.extend(tags);
+    client.next.extend(tags.iter().cloned());
+    if let Err(refusal) = may_write(client, &tags).await {
+        // What follows in the same pipeline must not go without its labels: it is labelled, or refused likewise. Who has been
+        // told that he has no right to it goes on without.
+        let in_multi = client.outbox.session.borrow().in_multi();
+        if in_multi || (refusal.is_of_redis() && client.input.len() == 0) {
+            client.next.retain(|tag| !tags.contains(tag));
+        }
+        return Err(refusal);
+    }
     let in_multi = client.outbox.session.borrow().in_multi();
     if in_multi {
         // Queued, UNWATCH does nothing and answers OK, as TAG.NEXT is to.

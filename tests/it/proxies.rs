@@ -123,6 +123,22 @@ fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_another() {
 }
 
 #[test]
+fn a_flush_does_not_make_them_forget() {
+    let redis = Redis::start();
+    let mut proxies = some(&redis, 2);
+    let mut direct = redis.client();
+    assert_eq!(proxies[0].client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+    proxies[0].kill();
+    assert_eq!(proxies[1].client().cmd(TRIGGER), "+OK\r\n");
+    let epoch = direct.cmd("GET rescind:epoch:Post");
+    direct.cmd("FLUSHALL");
+    eventually("the epoch is back", || (direct.cmd("GET rescind:epoch:Post") == epoch).then_some(()));
+    let mut retry = proxies[1].client();
+    retry.cmd(&format!("SET {KEY} old"));
+    assert_eq!(retry.cmd(&format!("GET {KEY}")), "$-1\r\n");
+}
+
+#[test]
 fn a_miss_at_one_proxy_may_be_filled_through_another() {
     let redis = Redis::start();
     let strict = RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"strict\"\n");
