@@ -95,12 +95,9 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::
     if class.has_tags {
         matcher.tags(db, key, &mut tags);
     }
-    let mut labelled = false;
-    if context.process.index.has_labels() {
-        let explicit = context.process.index.lock().explicit_of(db, key);
-        labelled = !explicit.is_empty();
-        tags.extend(explicit);
-    }
+    let explicit = context.process.index.explicit_of(db, key);
+    let labelled = !explicit.is_empty();
+    tags.extend(explicit);
     (tags, class.family, labelled)
 }
 

@@ -30,9 +30,7 @@ fn depends(command: &Command, used: &KeyUse<'_>) -> bool {
 fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
     let mut tags = vec![];
     context.matcher.borrow_mut().tags(db, key, &mut tags);
-    if context.process.index.has_labels() {
-        tags.extend(context.process.index.lock().explicit_of(db, key));
-    }
+    tags.extend(context.process.index.explicit_of(db, key));
     tags
 }
 
