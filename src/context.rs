@@ -20,6 +20,7 @@ use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, W
 use crate::net::Address;
 use crate::outbox::Outbox;
 use crate::peers;
+use crate::relay::Relay;
 use crate::resp::RequestParser;
 use crate::rules::{Family, FamilyId, Matcher, Rules};
 use crate::session::Identity;
@@ -271,6 +272,8 @@ pub struct Context {
     longest_waits: RefCell<Vec<Moment>>,
     /// Whether Redis lets clients in without AUTH.
     pub standing: Standing,
+    /// How tasks of this thread wait for other threads.
+    pub relay: Relay,
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
@@ -286,7 +289,7 @@ const SCRATCH: usize = 64 * 1024;
 
 impl Context {
     /// The context of one worker.
-    pub fn new(process: Arc<Process>, commands: Arc<Commands>, rules: &Arc<Rules>) -> Rc<Self> {
+    pub fn new(process: Arc<Process>, commands: Arc<Commands>, rules: &Arc<Rules>, relay: Relay) -> Rc<Self> {
         let metrics = process.metrics.worker();
         let context = Self {
             process,
@@ -301,6 +304,7 @@ impl Context {
             coalesces: Cell::new(false),
             longest_waits: RefCell::default(),
             standing: Standing::default(),
+            relay,
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
             dirty: RefCell::default(),

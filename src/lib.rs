@@ -19,7 +19,7 @@
 //! - [`worker`]: accepts clients; [`client`]: one client's task; [`outbox`]: what a client is still to get;
 //!   [`backlog`]: its bytes, in memory or in files
 //! - [`upstream`]: shared and pinned connections to Redis; [`standing`]: whether clients need AUTH;
-//!   [`context`]: what the parts of a worker share
+//!   [`context`]: what the parts of a worker share; [`relay`]: how other threads wake its tasks
 //!
 //! [`journal`]: invalidations, noted before they begin, in a folder and a thread of its own.
 //!
@@ -54,6 +54,7 @@ pub mod net;
 pub mod news;
 pub mod outbox;
 pub mod peers;
+pub mod relay;
 pub mod resp;
 pub mod rules;
 pub mod session;

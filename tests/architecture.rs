@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 33] = [
+const ORDER: [&str; 34] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -35,6 +35,7 @@ const ORDER: [&str; 33] = [
     "journal",
     "admin",
     // A worker's parts.
+    "relay",
     "backlog",
     "outbox",
     "standing",

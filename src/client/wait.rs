@@ -53,7 +53,8 @@ impl Client {
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
             Pause::Intent(scope, what) => {
-                self.intent = Some(self.context.process.journal.intend(scope, what).await);
+                let noted = self.context.process.journal.intend(scope, what);
+                self.intent = Some(self.context.relay.wait(noted).await);
                 failpoint::pass("intent noted");
             }
             Pause::Scripts => {

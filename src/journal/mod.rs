@@ -92,6 +92,8 @@ pub struct Recovered {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// Intents that are done, for the thread to note when it next writes.
+    finished: Mutex<Vec<IntentId>>,
     counts: Counts,
     /// What the steady clock counts from.
     started: Instant,
@@ -183,10 +185,11 @@ impl Journal {
         async move { (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned())) }
     }
 
-    /// The fan-out of an intent is complete, or its trigger did not fire. Written soon; nobody waits for it.
+    /// The fan-out of an intent is complete, or its trigger did not fire. Written soon, with what else there is;
+    /// nobody waits for it.
     pub fn done(&self, id: IntentId) {
         match &self.queue {
-            Some(queue) => drop(queue.send(Message::Done(id))),
+            Some(_) => self.shared.finished().push(id),
             None => drop(self.shared.state().done(id, self.shared.now())),
         }
     }
@@ -248,11 +251,16 @@ impl Drop for Waiting {
 impl Shared {
     fn new(fsync: Fsync, window: Duration) -> Self {
         let state = Mutex::new(State::new(window));
-        Self { state, counts: Counts::default(), started: Instant::now(), fsync }
+        let (finished, counts) = (Mutex::default(), Counts::default());
+        Self { state, finished, counts, started: Instant::now(), fsync }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finished(&self) -> MutexGuard<'_, Vec<IntentId>> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {
