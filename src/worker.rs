@@ -59,6 +59,7 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
         let known = knowledge.borrow_and_update();
         Context::new(process, Arc::clone(&known.commands), &known.rules, relay)
     };
+    tokio::task::spawn_local(Rc::clone(&context).end_turns());
     let pool = Pool::new(Rc::clone(&context));
     let worker = Rc::new(Worker { context: Rc::clone(&context), pool, drain: drain.clone() });
     let mut accepting = vec![];

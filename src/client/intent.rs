@@ -102,8 +102,7 @@ impl Client {
 
     /// Waits for the journal, where nothing else has to be seen to meanwhile.
     pub(super) async fn intend(&mut self, scope: Scope, what: String) -> Result<(), String> {
-        let noted = self.context.process.journal.intend(scope, what);
-        self.intent = Some(Ok(self.context.relay.wait(noted).await?));
+        self.intent = Some(Ok(self.context.intend(scope, what).await?));
         Ok(())
     }
 

@@ -53,8 +53,7 @@ impl Client {
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
             Pause::Intent(scope, what) => {
-                let noted = self.context.process.journal.intend(scope, what);
-                self.intent = Some(self.context.relay.wait(noted).await);
+                self.intent = Some(self.context.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
             Pause::Scripts => {

@@ -75,6 +75,10 @@ pub struct Intent {
     pub unix_ms: u64,
 }
 
+/// Intents that are asked for together.
+#[derive(Default, Debug)]
+pub struct Intents(Vec<Asked>);
+
 /// What earlier processes left behind.
 #[derive(Default, Debug)]
 pub struct Recovered {
@@ -164,25 +168,32 @@ impl Journal {
         scope: Scope,
         what: String,
     ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
+        let mut intents = Intents::default();
+        let noted = self.prepare(scope, what, &mut intents);
+        self.submit(intents);
+        noted
+    }
+
+    /// As [`Journal::intend`], for several that are asked for together, by [`Journal::submit`].
+    pub fn prepare(
+        &self,
+        scope: Scope,
+        what: String,
+        among: &mut Intents,
+    ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { scope: bounded(scope), what: shortened(what), answer };
-        match &self.queue {
-            // If the thread is gone, so is the sender of the answer.
-            Some(queue) => drop(queue.send(Message::Intend(asked))),
-            None => {
-                let mut state = self.shared.state();
-                let id = state.next_id();
-                state.begin(Intent {
-                    id,
-                    scope: asked.scope,
-                    what: asked.what,
-                    unix_ms: self.shared.now().wall,
-                });
-                let _ = asked.answer.send(Ok(id));
-            }
-        }
+        among.0.push(Asked { scope: bounded(scope), what: shortened(what), answer });
         let mut waiting = Waiting { answered, journal: self.clone() };
         async move { (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned())) }
+    }
+
+    /// Asks for intents that were prepared.
+    pub fn submit(&self, intents: Intents) {
+        match &self.queue {
+            // If the thread is gone, so are the senders of the answers.
+            Some(queue) => drop(queue.send(Message::Intend(intents.0))),
+            None => intents.0.into_iter().for_each(|asked| self.shared.remember(asked)),
+        }
     }
 
     /// The fan-out of an intent is complete, or its trigger did not fire. Written soon, with what else there is;
@@ -253,6 +264,14 @@ impl Shared {
         let state = Mutex::new(State::new(window));
         let (finished, counts) = (Mutex::default(), Counts::default());
         Self { state, finished, counts, started: Instant::now(), fsync }
+    }
+
+    /// Where nothing is kept on the disk.
+    fn remember(&self, Asked { scope, what, answer }: Asked) {
+        let mut state = self.state();
+        let id = state.next_id();
+        state.begin(Intent { id, scope, what, unix_ms: self.now().wall });
+        let _ = answer.send(Ok(id));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

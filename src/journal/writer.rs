@@ -37,7 +37,7 @@ const SIGXFSZ: i32 = 25;
 
 /// What the handles tell the thread.
 pub(super) enum Message {
-    Intend(Asked),
+    Intend(Vec<Asked>),
     Saw(String),
     Close {
         /// Nobody has to be careful afterwards.
@@ -48,6 +48,7 @@ pub(super) enum Message {
 }
 
 /// An intent that waits to be accepted.
+#[derive(Debug)]
 pub(super) struct Asked {
     pub scope: Scope,
     pub what: String,
@@ -162,8 +163,9 @@ impl Writer {
     fn take(&mut self, message: Message, batch: &mut Batch) {
         match message {
             Message::Intend(asked) => {
-                batch.bytes += asked.what.len() + record::size(&asked.scope);
-                batch.asked.push(asked);
+                let size = |asked: &Asked| asked.what.len() + record::size(&asked.scope);
+                batch.bytes += asked.iter().map(size).sum::<usize>();
+                batch.asked.extend(asked);
             }
             Message::Saw(identity) => {
                 let now = self.shared.now();
