@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::announce::Announcement;
+use super::announce::{self, Announcement};
 use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, labels};
@@ -126,7 +126,9 @@ async fn attempts(
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
         let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
-        engine.heard_itself(&begun);
+        if !passed || !engine.others.has_echoed(epoch) {
+            engine.heard_itself(&begun);
+        }
         phases.barrier = phases.barrier.max(began.elapsed());
         failpoint::pass("announced");
         let scan = !passed || !engine.process.index.is_complete();
@@ -145,10 +147,8 @@ async fn attempts(
         }
     }
     if !engine.others.is_alone() {
-        engine.feed.say(Announcement::Message(Message::Done {
-            proxy: engine.process.id.clone(),
-            epoch: epoch.into(),
-        }));
+        let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
+        engine.feed.say_soon(Announcement::Message(done), engine);
     }
 }
 
@@ -188,13 +188,13 @@ impl Engine {
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
-        if begun.queue(|words| batch.push(words)) > 0 {
+        if announce::queue(std::slice::from_ref(begun), |words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }
         Ok(())
     }
 
-    /// What it has said itself counts, whether or not the feed has told.
+    /// What it has said itself counts, although the feed has not told.
     fn heard_itself(&self, begun: &Announcement) {
         if let Announcement::Begun { tags, epoch, .. } = begun {
             tags.iter().for_each(|tag| self.process.epochs.found(tag, epoch, self.moment()));
