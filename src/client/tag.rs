@@ -189,7 +189,7 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
         // What follows in the same pipeline must not go without its labels: it is labelled, or refused likewise. Who has been
         // told that he has no right to it goes on without.
         let in_multi = client.outbox.session.borrow().in_multi();
-        if in_multi || (refusal.is_of_redis() && client.input.is_empty()) {
+        if in_multi || (refusal.is_of_redis() && !client.input.has_partial()) {
             client.next.retain(|tag| !tags.contains(tag));
         }
         return Err(refusal);
