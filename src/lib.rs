@@ -28,7 +28,7 @@
 //! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
-//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`]. For tests of crashes: [`failpoint`].
+//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`], [`logging`]. For tests of crashes: [`failpoint`].
 
 pub mod accounting;
 pub mod admin;
@@ -49,6 +49,7 @@ pub mod fuzzing;
 pub mod index;
 pub mod journal;
 pub mod lease;
+pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod news;

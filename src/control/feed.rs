@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::announce::{self, Announcement};
+use super::announcement::{self, Announcement};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::Wire;
@@ -158,7 +158,7 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let commands = announce::queue(&self.unsaid.borrow(), |words| wire.queue(words));
+        let commands = announcement::queue(&self.unsaid.borrow(), |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
         expected.extend((0..commands).map(|_| Expected::Anything));
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
