@@ -265,7 +265,7 @@ pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
         process.fanout.detached(cause, fired);
         return true;
     }
-    let done = process.fanout.request(cause, fired);
+    let done = client.context.relay.wait(process.fanout.request(cause, fired));
     match tokio::time::timeout(FANOUT_PATIENCE, done).await {
         Ok(done) => done.is_ok(),
         Err(_) => {

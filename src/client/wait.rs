@@ -54,7 +54,7 @@ impl Client {
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
             Pause::Intent(scope, what) => {
-                self.intent = Some(self.context.process.journal.intend(scope, what).await);
+                self.intent = Some(self.context.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
             Pause::Scripts => {
