@@ -193,7 +193,7 @@ impl App {
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
-            others: AtomicBool::new(false),
+            others: AtomicBool::new(true),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: Default::default(),

@@ -99,7 +99,7 @@ pub struct Process {
     pub labels_known: AtomicBool,
     /// The feed shows the news of labels, so that the index learns from there what scripts give.
     pub hears_labels: AtomicBool,
-    /// There are other proxies, which give labels that the feed tells of a moment later.
+    /// There may be other proxies, which give labels that the feed tells of a moment later.
     pub others: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
@@ -234,13 +234,12 @@ impl Process {
         !self.has_peers.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Whether any key may have explicit labels. Costs no lock. Where there never was one, one that another proxy has just
-    /// given shows a moment later.
+    /// Whether any key may have explicit labels. Costs no lock. Beside other proxies always: one of them may just have given
+    /// the first.
     pub fn may_have_labels(&self) -> bool {
         use std::sync::atomic::Ordering::Acquire;
-        let elsewhere = || self.index.has_had_labels() && self.others.load(Acquire);
         self.index.has_labels()
-            || elsewhere()
+            || self.others.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
     }

@@ -99,6 +99,10 @@ struct Engine {
     scans: Link,
     /// Tags whose label sets in Redis have changed since they were last looked at.
     label_changes: label_sets::Changes,
+    /// The feed is subscribed to the news of labels.
+    hears_labels: Cell<bool>,
+    /// How often others were heard on that channel.
+    heard_others: Cell<u64>,
     /// Labelled keys whose expiry may have changed.
     retimed: label_upkeep::Retimed,
     /// Label sets that are being written back.
@@ -131,6 +135,8 @@ pub async fn run(parts: Parts) {
         had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         label_changes: label_sets::Changes::default(),
+        hears_labels: Cell::new(false),
+        heard_others: Cell::new(0),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         invalidating: labels::Busy::default(),

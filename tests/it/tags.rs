@@ -544,3 +544,40 @@ fn what_follows_a_labelled_write_at_once_finds_its_labels() {
     assert!(w.client.list("TAG.EXPLAIN TAG.INVALIDATE stays").contains(&"would delete 101 keys".to_owned()));
     assert_eq!(w.client.cmd("TAG.INVALIDATE stays"), ":101\r\n");
 }
+
+#[test]
+fn a_late_fill_right_behind_a_labelled_write_is_compared_with_the_new_label() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    w.client.cmd("TAG.WITH 1 other SET o v");
+    for round in 0..200 {
+        let (key, tag) = (format!("k{round}"), format!("t{round}"));
+        assert_eq!(x.cmd(&format!("GET {key}")), "$-1\r\n");
+        w.client.cmd(&format!("TAG.INVALIDATE {tag}"));
+        assert_eq!(y.cmd(&format!("GET {key}")), "$-1\r\n");
+        assert_eq!(y.cmd(&format!("TAG.WITH 1 {tag} SET {key} fresh")), "+OK\r\n");
+        assert_eq!(x.cmd(&format!("SET {key} stale")), "+OK\r\n");
+        assert_ne!(w.client.cmd(&format!("GET {key}")), "$5\r\nstale\r\n", "{round}");
+    }
+}
+
+#[test]
+fn a_value_that_is_renamed_while_it_is_being_labelled_keeps_its_label() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    let mut moved = 0;
+    for round in 0..400_u64 {
+        w.client.cmd("TAG.WITH 1 old SET a old");
+        x.send(b"RENAME a b\r\n");
+        std::thread::sleep(std::time::Duration::from_micros(50 * (round % 30)));
+        y.send(format!("TAG.WITH 1 t{round} SET a new\r\n").as_bytes());
+        assert_eq!((x.reply(), y.reply()), ("+OK\r\n".to_owned(), "+OK\r\n".to_owned()));
+        if w.client.cmd("GET b") == "$3\r\nnew\r\n" {
+            moved += 1;
+            assert_eq!(w.client.cmd(&format!("TAG.INVALIDATE t{round}")), ":1\r\n", "{round}");
+            assert_eq!(w.client.cmd("EXISTS b"), ":0\r\n", "{round}");
+        }
+        w.client.cmd("DEL a b");
+    }
+    assert!(moved > 0, "never at the same time");
+}
