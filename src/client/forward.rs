@@ -67,7 +67,7 @@ impl Client {
             return self.dispatch(&context, command, args, raw, Labels::default());
         };
         let step = self.dispatch(&context, commands.find(args), args, None, labels);
-        if !matches!(step, Step::Again(_)) {
+        if !matches!(step, Step::Again(_) | Step::Then(Pause::Tag(..))) {
             self.next.clear();
             let metric = command.filter(|c| matches!(c.kind, Kind::Tag(_))).map(|c| c.metric);
             context.command_done(metric, context.now(), false);

@@ -127,7 +127,7 @@ pub(super) async fn settle(
     let (mut done, failed): (Vec<_>, Vec<_>) = carried.into_iter().partition(|one| holds(&one.given));
     if !unknown && !done.is_empty() {
         // The news of one that it got in one step may still be on their way.
-        context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+        context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
         // A label that a source got while its command was under way may have come before it.
         let given = || good.iter().chain(done.iter().map(|one| &one.given));
         let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();

@@ -4,6 +4,7 @@
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
@@ -16,7 +17,8 @@ use crate::command::{FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
-use crate::news::{LABEL_SETS, Labels, Verb, label_set};
+use crate::lease::script;
+use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
@@ -242,13 +244,33 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     learn(client, key).await;
-    for tag in &tags {
-        ask(client, &[b"ZREM", &label_set(tag), key]).await?;
-    }
+    let process = Arc::clone(&client.context.process);
     let db = client.outbox.session.borrow().current_db();
-    let removed = client.context.process.index.lock().unlabel(db, key, &tags);
-    let taken = vec![(Verb::Taken, Labels::new(db, key, tags))];
-    client.context.process.fanout.ask(|reply| Order::Settle(taken, reply)).await;
+    let taken = Labels::new(db, key, tags);
+    let sets: Vec<Vec<u8>> = taken.tags.iter().map(|tag| label_set(tag)).collect();
+    let known = process.index.explicit_of(db, key).iter().filter(|tag| taken.tags.contains(tag)).count();
+    let hears = process.hears_labels.load(Ordering::Acquire);
+    let removed = if hears && client.conn().takes_labels() && script::fits(sets.len() + 6, 0) {
+        let news = News::payload(process.number, Verb::Taken, &taken);
+        let mut request: Vec<&[u8]> = vec![b"EVAL", script::UNLABELLING.as_bytes(), b"0", key, &news];
+        request.extend(sets.iter().map(Vec::as_slice));
+        let Reply(Head::Int(removed)) = ask(client, &request).await? else {
+            return Err("ERR the reply to a script is no number".into());
+        };
+        // The index follows the feed.
+        process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
+        if !process.hears_labels.load(Ordering::Acquire) {
+            process.index.lock().unlabel(db, key, &taken.tags);
+        }
+        known.max(usize::try_from(removed).unwrap_or(0))
+    } else {
+        for set in &sets {
+            ask(client, &[b"ZREM", set, key]).await?;
+        }
+        let removed = process.index.lock().unlabel(db, key, &taken.tags);
+        process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken)], reply)).await;
+        removed
+    };
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Client {
                 failpoint::pass("intent noted");
             }
             Pause::Labels => {
-                self.context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+                self.context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
                 self.knows_labels = true;
             }
             Pause::Scripts => {

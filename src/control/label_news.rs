@@ -59,7 +59,7 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
         return;
     }
     let is_own = from == engine.process.number;
-    if is_own && verb != Verb::Written {
+    if is_own && !matches!(verb, Verb::Written | Verb::Taken) {
         return;
     }
     if !is_own {

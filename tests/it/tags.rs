@@ -1,5 +1,8 @@
 //! The `TAG.*` commands: replies, errors, where labels stay and where they go.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::{Client, Proxy, RULES, Redis, eventually};
 
 struct World {
@@ -580,4 +583,57 @@ fn a_value_that_is_renamed_while_it_is_being_labelled_keeps_its_label() {
         w.client.cmd("DEL a b");
     }
     assert!(moved > 0, "never at the same time");
+}
+
+#[test]
+fn a_label_that_is_given_while_it_is_taken_away_is_known_or_gone() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    let mut there = 0;
+    for round in 0..400_u64 {
+        w.client.cmd("TAG.WITH 1 t SET k old");
+        x.send(b"TAG.REM k t\r\n");
+        std::thread::sleep(std::time::Duration::from_micros(30 * (round % 20)));
+        y.send(b"TAG.WITH 1 t SET k new\r\n");
+        assert_eq!((x.reply(), y.reply()), (":1\r\n".to_owned(), "+OK\r\n".to_owned()));
+        let in_redis = w.direct.cmd("ZSCORE rescind:tag:t k") != "$-1\r\n";
+        let of: &[&str] = if in_redis { &["t"] } else { &[] };
+        assert_eq!(w.client.list("TAG.OF k"), of, "{round}");
+        there += u32::from(in_redis);
+    }
+    assert!(there > 0, "never at the same time");
+}
+
+/// Whoever refills keys while a fan-out is under way may do it while the feed is lost.
+#[test]
+fn labels_given_while_the_feed_is_lost_stay() {
+    const KEYS: u64 = 100;
+    let mut w = World::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (mut client, stop) = (w.proxy.client(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let get: String = (0..KEYS).map(|key| format!("GET k{key}\r\n")).collect();
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(get.as_bytes());
+                    let missed: Vec<u64> = (0..KEYS).filter(|_| client.reply() == "$-1\r\n").collect();
+                    let fill = missed.iter().map(|key| format!("TAG.WITH 1 t SET k{key} v\r\n"));
+                    client.send(fill.collect::<String>().as_bytes());
+                    missed.iter().for_each(|_| assert_eq!(client.reply(), "+OK\r\n"));
+                }
+            })
+        })
+        .collect();
+    for _ in 0..12 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        w.direct.cmd("CLIENT KILL TYPE pubsub");
+        assert!(!w.client.cmd("TAG.INVALIDATE t").starts_with('-'));
+        eventually("rebuilt", || (w.proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    w.client.cmd("TAG.INVALIDATE t");
+    let keys: Vec<String> = (0..KEYS).map(|key| format!("k{key}")).collect();
+    assert_eq!(w.direct.cmd(&format!("EXISTS {}", keys.join(" "))), ":0\r\n");
 }
