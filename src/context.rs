@@ -291,6 +291,8 @@ pub struct Context {
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
+    /// Until when `may_retime` has used up what it grants.
+    retimed_until: Cell<Moment>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
     /// Looks at requests behind the one that is dealt with.
     pub ahead: RefCell<RequestParser>,
@@ -300,6 +302,9 @@ pub struct Context {
 
 /// Bytes read from a socket at once.
 const SCRATCH: usize = 64 * 1024;
+
+/// Milliseconds.
+const RETIMINGS: Moment = 5000;
 
 impl Context {
     /// The context of one worker.
@@ -324,6 +329,7 @@ impl Context {
             turn: Notify::new(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
+            retimed_until: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
@@ -468,6 +474,17 @@ impl Context {
     /// Reads the clock: once per event, not once per command.
     pub fn tick(&self) {
         self.now.set(Instant::now());
+    }
+
+    /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many
+    /// at once as were not used in the last [`RETIMINGS`]. Scores are hints for the sweep, which asks Redis itself, and
+    /// asking for each expiry and writing it costs more than the write that may have changed it.
+    pub fn may_retime(&self) -> bool {
+        let now = self.moment();
+        let until = self.retimed_until.get().max(now.saturating_sub(RETIMINGS));
+        let may = until < now;
+        self.retimed_until.set(until + Moment::from(may));
+        may
     }
 
     /// Remembers that `outbox` has bytes to write.

@@ -92,10 +92,8 @@ fn message(engine: &Rc<Engine>, channel: &[u8], payload: &[u8]) {
         asked_for(engine, payload);
     } else if channel == NEWS {
         super::label_news::heard(engine, payload);
-    } else if channel == peers::CHANNEL {
-        if !Message::decode(payload, |message| engine.told(message)) {
-            tracing::debug!("a message on the proxies' channel is none of theirs");
-        }
+    } else if channel == peers::CHANNEL && !Message::decode(payload, |message| engine.told(message)) {
+        tracing::debug!("a message on the proxies' channel is none of theirs");
     }
 }
 
