@@ -29,6 +29,7 @@ const MOST_BATCH: usize = 32 << 20;
 const KEEP: usize = 1 << 20;
 /// So soon a completion is written if nothing else is; as long as none comes it is looked for less and less often.
 const SOON: Duration = Duration::from_millis(10);
+const LATER: Duration = Duration::from_millis(100);
 /// How often [`Fsync::EverySec`] is.
 const SECOND: Duration = Duration::from_secs(1);
 /// It is not worth waiting a part of less.
@@ -178,7 +179,7 @@ impl Writer {
             Some(patience) => messages.recv_timeout(patience),
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(SECOND) };
+        self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(LATER) };
         match first {
             Ok(first) => self.take(first, &mut batch),
             Err(RecvTimeoutError::Timeout) => {}
