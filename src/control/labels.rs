@@ -219,10 +219,13 @@ async fn take_out(engine: &Engine, labels: Labels) {
     if take_out_once(engine, &labels, false).await {
         return;
     }
-    // It exists: perhaps it was written anew with the same label, which the feed then shows.
-    engine.feed.barrier(vec![], engine).await;
+    // It exists: perhaps it was written anew with the same label, which the feed then shows. What it could not show is read
+    // back before the labels are known again.
+    learn(engine).await;
+    let known = engine.process.labels_known.load(Ordering::Acquire);
     let labels = without_kept(engine, &labels);
-    if !labels.tags.is_empty() {
+    // A label too many costs a deletion, one that is missing a stale key.
+    if known && !labels.tags.is_empty() {
         take_out_once(engine, &labels, true).await;
     }
 }
