@@ -283,8 +283,9 @@ pub struct Context {
     pub standing: Standing,
     /// How tasks of this thread wait for other threads.
     pub relay: Relay,
-    /// What is asked of the journal in this turn.
+    /// What is asked of the journal and of the control thread in this turn.
     intents: RefCell<Intents>,
+    orders: RefCell<Vec<fanout::Order>>,
     turn: Notify,
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
@@ -323,6 +324,7 @@ impl Context {
             standing: Standing::default(),
             relay,
             intents: RefCell::default(),
+            orders: RefCell::default(),
             turn: Notify::new(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
@@ -444,12 +446,27 @@ impl Context {
         self.relay.wait(noted).await
     }
 
+    /// Asks for a fan-out, together with all others that are asked for in this turn. `None`: the process ends.
+    pub async fn fan_out(&self, cause: fanout::Cause, fired: Vec<Firing>) -> Option<u64> {
+        let (order, done) = self.process.fanout.prepare(cause, fired);
+        self.orders.borrow_mut().push(order);
+        self.turn.notify_one();
+        self.relay.wait(done).await.ok()
+    }
+
     /// Hands over what was asked for in a turn at its end: its task runs behind those of the clients that could be
     /// read. Runs for ever.
     pub async fn end_turns(self: Rc<Self>) {
         loop {
             self.turn.notified().await;
-            self.process.journal.submit(self.intents.take());
+            let intents = self.intents.take();
+            if !intents.is_empty() {
+                self.process.journal.submit(intents);
+            }
+            let orders = self.orders.take();
+            if !orders.is_empty() {
+                self.process.fanout.order(fanout::Order::Together(orders));
+            }
         }
     }
 

@@ -280,17 +280,16 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_write(client, &tags).await?;
     let mut all = tags.clone();
     client.context.matcher.borrow().cascade(&mut all);
-    let noted = client.context.process.journal.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
-    let intent =
-        client.context.relay.wait(noted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    let noted = client.context.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
+    let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
     fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
-    let done = client.context.relay.wait(client.context.process.fanout.request(cause, fired));
+    let done = client.context.fan_out(cause, fired);
     let keys = tokio::time::timeout(super::FANOUT_PATIENCE, done).await;
     let keys =
         keys.map_err(|_| Refusal::from("ERR the invalidation takes long; it goes on until it is done"))?;
-    let keys = keys.map_err(|_| Refusal::from("ERR the proxy is going down"))?;
+    let keys = keys.ok_or("ERR the proxy is going down")?;
     client.outbox.with_buffer(|out| encode::int(out, keys as i64));
     Ok(())
 }

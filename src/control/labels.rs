@@ -227,17 +227,13 @@ async fn take_out(engine: &Engine, labels: Labels) {
     if take_out_once(engine, &labels, false).await {
         return;
     }
-    // It exists: perhaps it was written anew with the same label, which the feed then shows. If it does not, the label may
-    // be one that nobody has heard of: one too many costs a deletion too many, one too few is stale data.
-    let hears = || engine.process.hears_labels.load(Ordering::Acquire).then(|| engine.feed.session());
-    let before = hears();
-    let passed = engine.feed.barrier(vec![], engine).await;
-    // Where news may not be subscribed to, this proxy does not give labels like that, and others put theirs back.
-    if engine.hears_labels.get() && !(passed && before.is_some() && hears() == before) {
-        return;
-    }
+    // It exists: perhaps it was written anew with the same label, which the feed then shows. What it could not show is read
+    // back before the labels are known again.
+    learn(engine).await;
+    let known = engine.process.labels_known.load(Ordering::Acquire);
     let labels = without_kept(engine, &labels);
-    if !labels.tags.is_empty() {
+    // A label too many costs a deletion, one that is missing a stale key.
+    if known && !labels.tags.is_empty() {
         take_out_once(engine, &labels, true).await;
     }
 }

@@ -107,6 +107,8 @@ struct Engine {
     retimed: label_upkeep::Retimed,
     /// Label sets that are being written back.
     restoring: label_upkeep::Restoring,
+    /// To those who wait for fan-outs.
+    answers: fanout::Answers,
     /// Tags that are being invalidated.
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
@@ -139,12 +141,15 @@ pub async fn run(parts: Parts) {
         heard_others: Cell::new(0),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
+        answers: fanout::Answers::default(),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });
     tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
+    let answering = Rc::clone(&engine);
+    tokio::task::spawn_local(async move { answering.answers.give().await });
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
     tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
@@ -167,6 +172,7 @@ impl Engine {
             Order::FanOut(request) => {
                 tokio::task::spawn_local(fanout::run(engine, request));
             }
+            Order::Together(orders) => orders.into_iter().for_each(|order| self.obey(order)),
             Order::Keys(db, tag, most, reply) => {
                 tokio::task::spawn_local(async move {
                     let _ = reply.send(engine.existing_keys(db, &tag, most).await);
