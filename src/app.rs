@@ -2,8 +2,8 @@
 //!
 //! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -163,43 +163,15 @@ impl App {
         let index = SharedIndex::default();
         index.set_incomplete("the proxy has just started");
         Process {
-            upstream: self.address.clone(),
             max_clients: self.config.listen.max_clients,
-            clients: Default::default(),
-            pinned: Default::default(),
             max_pinned: self.config.upstream.max_pinned,
             tcp_keepalive: self.config.listen.tcp_keepalive,
             output_limit: self.config.listen.client_output_limit,
             idle_timeout: self.config.listen.idle_timeout,
-            metrics,
             dry_run: self.dry_run,
-            born: Instant::now(),
-            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
-            has_peers: AtomicBool::new(false),
-            had_others: AtomicBool::new(false),
-            lifelines: RwLock::new(Arc::new([])),
-            leases: Default::default(),
-            computations: Default::default(),
-            epochs: Default::default(),
-            journal: self.journal.clone(),
             replay_window: self.config.journal.replay_window,
-            doubt: Default::default(),
-            redis_doubted: Default::default(),
-            doubts_untagged: AtomicBool::new(false),
-            run: Default::default(),
-            is_known: AtomicBool::new(false),
-            labels_used: AtomicBool::new(false),
             index,
-            labels_known: AtomicBool::new(false),
-            others: AtomicBool::new(false),
-            own_writes: AtomicBool::new(false),
-            auth_required: AtomicBool::new(false),
-            own_triggers: Default::default(),
-            log: Default::default(),
-            fanout,
-            silence: Default::default(),
-            warmed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            ..Process::new(self.address.clone(), metrics, self.journal.clone(), fanout)
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::accounting::{Firing, ReadKey, Seen, Watch};
 use crate::command::Commands;
+use crate::config;
 use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
@@ -117,6 +118,50 @@ pub struct Process {
 }
 
 impl Process {
+    /// One that knows nothing yet, with the defaults of the configuration.
+    pub fn new(upstream: Address, metrics: Arc<Metrics>, journal: Journal, fanout: fanout::Handle) -> Self {
+        let (listen, upstream_defaults) = (config::Listen::default(), config::Upstream::default());
+        Self {
+            upstream,
+            max_clients: listen.max_clients,
+            clients: AtomicUsize::new(0),
+            pinned: AtomicUsize::new(0),
+            max_pinned: upstream_defaults.max_pinned,
+            tcp_keepalive: listen.tcp_keepalive,
+            output_limit: listen.client_output_limit,
+            idle_timeout: listen.idle_timeout,
+            metrics,
+            dry_run: false,
+            born: Instant::now(),
+            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
+            has_peers: AtomicBool::new(false),
+            had_others: AtomicBool::new(false),
+            lifelines: RwLock::new(Arc::new([])),
+            leases: Leases::default(),
+            computations: Computations::default(),
+            epochs: Epochs::default(),
+            journal,
+            replay_window: config::Journal::default().replay_window,
+            doubt: Arc::default(),
+            redis_doubted: Mutex::default(),
+            doubts_untagged: AtomicBool::new(false),
+            run: RwLock::default(),
+            is_known: AtomicBool::new(false),
+            labels_used: AtomicBool::new(false),
+            index: SharedIndex::default(),
+            labels_known: AtomicBool::new(false),
+            others: AtomicBool::new(false),
+            own_writes: AtomicBool::new(false),
+            auth_required: AtomicBool::new(false),
+            own_triggers: fanout::OwnTriggers::default(),
+            log: Arc::default(),
+            fanout,
+            silence: Mutex::default(),
+            warmed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
     /// Redis answers nothing, or does so again.
     pub fn set_silent(&self, silent: bool) {
         let mut since = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
