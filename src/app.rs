@@ -2,8 +2,8 @@
 //!
 //! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 

@@ -43,7 +43,8 @@ const CASES: [(&str, Case); 14] = [
 
 /// Of a family with a tag in all rules below.
 const KEY: &str = "app:1:page5_data_0123456789abcdef";
-const VALUE: &str = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
+const VALUE: &str =
+    "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");

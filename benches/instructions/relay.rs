@@ -21,10 +21,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Sends `request` through the proxy as often as told, `batch` of them at once, and takes the replies.
 pub fn run(request: &[u8], reply: &[u8], batch: usize, repetitions: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(Default::default())
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("redis.sock");
     let redis = Rc::new(Redis { request: request.len(), reply: reply.to_vec(), ready: Cell::new(false) });
