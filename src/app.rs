@@ -110,6 +110,7 @@ impl App {
         let (knowledge, known) = watch::channel(Knowledge { rules: Arc::clone(&self.rules), commands });
         let (drain, draining) = watch::channel(false);
         let (reload_to, reloads) = mpsc::unbounded_channel();
+        let (tick, ticks) = watch::channel(());
         self.announce();
         let mut threads = vec![];
         for (number, sockets) in self.sockets.into_iter().enumerate() {
@@ -118,6 +119,7 @@ impl App {
                 sockets,
                 knowledge: known.clone(),
                 drain: draining.clone(),
+                ticks: ticks.clone(),
             };
             threads.push(start(&format!("worker-{number}"), move || worker::run(parts, DRAIN))?);
         }
@@ -148,6 +150,7 @@ impl App {
             .map_err(|error| format!("the runtime cannot be made: {error}"))?;
         runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
+            tokio::task::spawn_local(beat(tick));
             serve(served, drain, threads).await
         })?;
         drop(self.spawned);
@@ -312,6 +315,15 @@ fn start(
 ) -> Result<JoinHandle<std::io::Result<()>>, String> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|error| format!("a thread cannot be started: {error}"))
+}
+
+/// Tells the workers once a second. They have no timer of their own where nothing is waited for: with one, each of their
+/// waits for sockets would have to arm it in the kernel.
+async fn beat(tick: watch::Sender<()>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tick.send_replace(());
+    }
 }
 
 struct Served {

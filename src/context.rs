@@ -329,6 +329,7 @@ pub struct Context {
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
+    moment: Cell<Moment>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
     /// Looks at requests behind the one that is dealt with.
     pub ahead: RefCell<RequestParser>,
@@ -358,10 +359,12 @@ impl Context {
             standing: Standing::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
+            moment: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
         };
+        context.tick();
         context.set_commands(commands);
         context.set_rules(rules);
         Rc::new(context)
@@ -460,7 +463,7 @@ impl Context {
     /// The time in milliseconds since the process started, as of the last event of this thread.
     #[inline]
     pub fn moment(&self) -> Moment {
-        self.process.moment_of(self.now.get())
+        self.moment.get()
     }
 
     /// The time, as of the last event of this thread.
@@ -470,7 +473,9 @@ impl Context {
 
     /// Reads the clock: once per event, not once per command.
     pub fn tick(&self) {
-        self.now.set(Instant::now());
+        let now = Instant::now();
+        self.now.set(now);
+        self.moment.set(self.process.moment_of(now));
     }
 
     /// Remembers that `outbox` has bytes to write.

@@ -315,12 +315,18 @@ impl Conn {
     /// Whether another request may be queued, or nothing can be any more. If not, the client is woken once there
     /// is room.
     pub fn has_room(&self, client: &Rc<Outbox>) -> bool {
-        let unsent = self.out.borrow().len() + self.behind.borrow().len();
-        if !self.is_alive() || (unsent < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED) {
+        if !self.is_alive() || !self.is_full() {
             return true;
         }
         self.waiting.borrow_mut().push(Rc::clone(client));
         false
+    }
+
+    /// Whether so much is under way that nothing should be added.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        let unsent = self.out.borrow().len() + self.behind.borrow().len();
+        unsent >= MOST_UNSENT || self.queue.borrow().len() >= MOST_EXPECTED
     }
 
     /// Whether it still can carry requests.
@@ -609,7 +615,7 @@ impl Conn {
             return false;
         }
         let queue = self.queue.borrow();
-        let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.hold);
+        let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.is_held());
         // Nor where it may wait until all its requests are taken before it reads.
         queue.len() < MOST_EXPECTED / 4 && !queue.iter().any(held)
     }

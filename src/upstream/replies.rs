@@ -9,9 +9,9 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::conn::Conn;
-use super::expected::{Expected, Pending, Setup};
+use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
-use crate::accounting::{Reader, Seen};
+use crate::accounting::{Account, Reader, Seen};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -126,11 +126,11 @@ impl Incoming {
         self.length = 0;
         if let (Current::Reply, Some(Expected::Client(pending))) = (current, conn.queue.borrow().front()) {
             self.reader.begin(&pending.account);
-            if pending.hold {
+            if pending.is_held() {
                 pending.client.hold();
             }
         } else {
-            self.reader.begin(&crate::accounting::Account::Nothing);
+            self.reader.begin(&Account::Nothing);
         }
     }
 
@@ -143,7 +143,7 @@ impl Incoming {
             Some(Expected::Client(pending)) if self.current == Current::Reply => {
                 let account = &pending.account;
                 let mut count = |key, hit| conn.context.count_read(&pending.client, key, hit);
-                self.framer.advance(buf, |depth, head| reader.on(depth, head, account, &mut count))
+                self.framer.advance(buf, |depth, head| reader.on_reply(depth, head, account, &mut count))
             }
             Some(Expected::Setup(_)) if self.current == Current::Reply => {
                 self.framer.advance(buf, |depth, head| match (depth, head) {
@@ -156,7 +156,7 @@ impl Incoming {
             }
             None if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
             _ => {
-                let (nothing, mut ignore) = (crate::accounting::Account::Nothing, |_, _| {});
+                let (nothing, mut ignore) = (Account::Nothing, |_, _| {});
                 self.framer.advance(buf, |depth, head| reader.on(depth, head, &nothing, &mut ignore))
             }
         }
@@ -166,9 +166,9 @@ impl Incoming {
         conn.big_reply.set(self.length >= BIG && !progress.done);
         match (self.current, front) {
             (Current::Reply, Some(Expected::Client(pending))) => {
-                if pending.capture {
+                if pending.is_captured() {
                     pending.client.capture(chunk);
-                } else if !pending.silent && pending.instead.is_none() {
+                } else if pending.is_passed_on() {
                     pending.client.push_reply(chunk, self.length);
                     conn.context.mark_dirty(&pending.client);
                 }
@@ -243,8 +243,28 @@ impl Incoming {
         Ok(())
     }
 
+    /// As most replies are: hits and misses to be counted, and nothing else.
+    fn answered_plainly(&mut self, conn: &Conn, pending: Pending) {
+        let Pending { client, metric, started, account, .. } = pending;
+        let (context, head) = (&conn.context, self.reader.head());
+        if let Account::Read(reading) = &account {
+            self.reader.settle(reading, |key, seen| context.count_read(&client, key, seen));
+            if let Some(fetched) = account.fetched(&head) {
+                context.fetched(&client, fetched);
+            }
+        }
+        let error = head.is_error();
+        context.command_done(metric, started, error);
+        conn.failed.set(error);
+        client.arrived(self.length);
+    }
+
     fn answered(&mut self, conn: &Conn, pending: Pending) {
+        if pending.special.is_none() && matches!(pending.account, Account::Nothing | Account::Read(_)) {
+            return self.answered_plainly(conn, pending);
+        }
         let context = &conn.context;
+        let special = pending.special.map_or_else(Special::default, |special| *special);
         let client = Rc::clone(&pending.client);
         let mut count = |key, hit| context.count_read(&client, key, hit);
         let head = self.reader.head();
@@ -253,33 +273,33 @@ impl Incoming {
         if let Some(fetched) = fetched {
             context.fetched(&client, fetched);
         }
-        if let Some(settled) = pending.settled {
+        if let Some(settled) = special.settled {
             context.settled(&settled, &head);
         }
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
-        if let Some(fills) = pending.fills
+        if let Some(fills) = special.fills
             && (!fills.condition.fired(&head) || verdict.has_failures)
         {
             context.give_back(&client, &fills.of);
         }
-        if let Some(keys) = pending.retimed {
+        if let Some(keys) = special.retimed {
             context.process.fanout.order(Order::Retimed(*keys));
         }
-        if let Some(text) = pending.instead.as_ref().filter(|_| !pending.silent) {
+        if let Some(text) = special.instead.as_ref().filter(|_| !special.silent) {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);
         }
-        let changes = pending.effect.is_some();
-        if let Some(effect) = pending.effect {
-            apply(conn, &client, *effect, &head);
+        let changes = special.effect.is_some();
+        if let Some(effect) = special.effect {
+            apply(conn, &client, effect, &head);
         }
         for effect in verdict.effects.drain(..) {
             let mut session = client.session.borrow_mut();
             session.ran(effect.clone());
             conn.follow(&effect, &session);
         }
-        if pending.hold || pending.capture {
+        if special.hold || special.capture {
             client.judge(verdict);
         } else if !verdict.fired.is_empty() {
             // Queued commands that ran at once: MULTI must have failed.
@@ -298,8 +318,8 @@ impl Incoming {
         let mut queue = conn.queue.borrow_mut();
         let mut session = owner.session.borrow_mut();
         let expected = match queue.front_mut() {
-            Some(Expected::Client(Pending { effect: Some(effect), .. })) => match effect.as_mut() {
-                Effect::Subscription { kind: waited, confirms } if *waited == kind => {
+            Some(Expected::Client(pending)) => match pending.effect_mut() {
+                Some(Effect::Subscription { kind: waited, confirms }) if *waited == kind => {
                     let left = confirms.unwrap_or_else(|| session.confirmations(kind)) - 1;
                     *confirms = Some(left);
                     left == 0
@@ -375,7 +395,7 @@ fn may_be_message(conn: &Conn) -> bool {
         && (session.has_subscriptions()
             || match conn.queue.borrow().front() {
                 Some(Expected::Client(pending)) => {
-                    matches!(pending.effect.as_deref(), Some(Effect::Subscription { .. }))
+                    matches!(pending.effect(), Some(Effect::Subscription { .. }))
                 }
                 _ => false,
             })
