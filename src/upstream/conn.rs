@@ -1,6 +1,6 @@
 //! One connection to Redis: an output buffer, and the queue of the replies that are expected on it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -71,6 +71,7 @@ pub struct Conn {
     /// The proxy knows what state it is in.
     known: Cell<bool>,
     incoming: RefCell<Incoming>,
+    writer: OnceCell<WriteHalf>,
     pub(super) out: RefCell<BytesMut>,
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
@@ -121,6 +122,7 @@ impl Conn {
             raw: Cell::new(false),
             known: Cell::new(true),
             incoming: RefCell::default(),
+            writer: OnceCell::new(),
             out: RefCell::default(),
             phase: RefCell::new(Phase::Starting),
             mode: Cell::new(mode),
@@ -289,6 +291,20 @@ impl Conn {
         }
         if idle {
             self.wake();
+        }
+    }
+
+    /// Passes on a part of a big request: at once and uncopied, as far as nothing has to go before it and the kernel takes
+    /// it.
+    pub fn pass(&self, part: &[u8]) {
+        let is_free = self.is_usable() && self.is_alive() && self.out.borrow().is_empty();
+        // What is wrong with the socket shows when the rest is written.
+        let written = match self.writer.get().filter(|_| is_free) {
+            Some(writer) => writer.try_write(part).unwrap_or(0),
+            None => 0,
+        };
+        if written < part.len() {
+            self.send(&part[written..], None);
         }
     }
 
@@ -502,7 +518,8 @@ impl Conn {
 
     /// Moves bytes until the connection ends; resolves with the reason.
     pub(super) async fn drive(&self, mut read: ReadHalf, write: WriteHalf) -> String {
-        std::future::poll_fn(|cx| self.poll(cx, &mut read, &write)).await
+        let write = self.writer.get_or_init(|| write);
+        std::future::poll_fn(|cx| self.poll(cx, &mut read, write)).await
     }
 
     fn poll(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf, write: &WriteHalf) -> Poll<String> {

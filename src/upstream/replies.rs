@@ -1,5 +1,6 @@
 //! From the bytes of a connection to the clients: framing, matching with what is expected, delivering.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,9 @@ use crate::session::{Effect, Identity, SubscriptionKind};
 
 /// A reply that is longer than this, and not yet whole, is one that others should not wait behind.
 const BIG: usize = 256 * 1024;
+/// So many bytes for one client are written from where they have been read to, if its socket takes them. Fewer are copied,
+/// so that one write carries all that it gets in a turn.
+const UNCOPIED: usize = 4 * 1024;
 
 /// What the value that is being read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,21 @@ pub(super) struct Incoming {
     setup_reply: i64,
     /// What Redis says about itself.
     setup_text: Vec<u8>,
+}
+
+/// Whole replies, and parts of one, that lie side by side and go to the same client.
+struct Run {
+    client: Rc<Outbox>,
+    start: usize,
+    end: usize,
+    /// Bytes of its last reply so far.
+    length: usize,
+}
+
+/// The bytes that have been read, and what of them is still to be given to a client.
+struct Read<'a> {
+    buf: &'a [u8],
+    run: Option<Run>,
 }
 
 impl Default for Incoming {
@@ -93,19 +112,27 @@ impl Incoming {
 
     /// Passes on the replies in `buf`. The error is why the connection cannot be used any longer.
     pub fn process(&mut self, conn: &Conn, buf: &[u8]) -> Result<(), String> {
-        let mut at = 0;
+        let mut read = Read { buf, run: None };
+        let result = self.process_all(conn, &mut read);
+        read.deliver(conn);
+        result
+    }
+
+    fn process_all(&mut self, conn: &Conn, read: &mut Read<'_>) -> Result<(), String> {
+        let (mut at, buf) = (0, read.buf);
         while at < buf.len() {
             if conn.raw.get() && conn.queue.borrow().is_empty() {
+                read.deliver(conn);
                 pass_on(conn, &buf[at..]);
                 return Ok(());
             }
             if self.current == Current::Unknown {
                 match classify(conn, &buf[at..]) {
-                    Some(current) => self.begin(conn, current),
+                    Some(current) => self.begin(conn, current, read),
                     None => break,
                 }
             }
-            let progress = self.advance(conn, &buf[at..])?;
+            let progress = self.advance(conn, read, at)?;
             at += progress.consumed;
             if !progress.done && at < buf.len() {
                 // Only a header line whose end is missing is left over.
@@ -116,7 +143,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn begin(&mut self, conn: &Conn, mut current: Current) {
+    fn begin(&mut self, conn: &Conn, mut current: Current, read: &mut Read<'_>) {
         if current == Current::Reply && conn.is_pinned() && conn.is_idle() {
             // EXEC may say less than it sends: pushes count among its elements. The client shall have it all.
             conn.set_unknown();
@@ -127,6 +154,7 @@ impl Incoming {
         if let (Current::Reply, Some(Expected::Client(pending))) = (current, conn.queue.borrow().front()) {
             self.reader.begin(&pending.account);
             if pending.is_held() {
+                read.deliver(conn);
                 pending.client.hold();
             }
         } else {
@@ -134,7 +162,13 @@ impl Incoming {
         }
     }
 
-    fn advance(&mut self, conn: &Conn, buf: &[u8]) -> Result<crate::resp::Progress, String> {
+    fn advance(
+        &mut self,
+        conn: &Conn,
+        read: &mut Read<'_>,
+        at: usize,
+    ) -> Result<crate::resp::Progress, String> {
+        let buf = &read.buf[at..];
         let queue = conn.queue.borrow();
         let front = queue.front();
         let (reader, setup_error) = (&mut self.reader, &mut self.setup_error);
@@ -165,7 +199,11 @@ impl Incoming {
         self.length += chunk.len();
         conn.big_reply.set(self.length >= BIG && !progress.done);
         match (self.current, front) {
+            (Current::Reply, Some(Expected::Client(pending))) if pending.special.is_none() => {
+                read.add(conn, &pending.client, at..at + chunk.len(), self.length);
+            }
             (Current::Reply, Some(Expected::Client(pending))) => {
+                read.deliver(conn);
                 if pending.is_captured() {
                     pending.client.capture(chunk);
                 } else if pending.is_passed_on() {
@@ -175,7 +213,10 @@ impl Incoming {
             }
             (Current::Reply, Some(Expected::Setup(Setup::Run))) => self.setup_text.extend_from_slice(chunk),
             (Current::Reply, _) => {}
-            _ => pass_on(conn, chunk),
+            _ => {
+                read.deliver(conn);
+                pass_on(conn, chunk);
+            }
         }
         drop(queue);
         if progress.done {
@@ -335,6 +376,38 @@ impl Incoming {
             if let Some(Expected::Client(pending)) = expected {
                 self.answered(conn, pending);
             }
+        }
+    }
+}
+
+impl Read<'_> {
+    /// Bytes `at` are for the client.
+    #[inline]
+    fn add(&mut self, conn: &Conn, client: &Rc<Outbox>, at: Range<usize>, length: usize) {
+        match &mut self.run {
+            Some(run) if run.end == at.start && Rc::ptr_eq(&run.client, client) => {
+                (run.end, run.length) = (at.end, length);
+            }
+            _ => {
+                self.deliver(conn);
+                self.run = Some(Run { client: Rc::clone(client), start: at.start, end: at.end, length });
+            }
+        }
+    }
+
+    /// Nothing of what comes next may be given to a client before this has been called.
+    #[inline]
+    fn deliver(&mut self, conn: &Conn) {
+        let Some(Run { client, start, end, length }) = self.run.take() else { return };
+        let mut bytes = &self.buf[start..end];
+        if bytes.len() >= UNCOPIED {
+            let written = client.write_past(bytes);
+            conn.context.metrics.bytes_out(written as u64);
+            bytes = &bytes[written..];
+        }
+        if !bytes.is_empty() {
+            client.push_reply(bytes, length);
+            conn.context.mark_dirty(&client);
         }
     }
 }
