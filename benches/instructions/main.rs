@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a case does as many times as it is told.
 type Case = fn(u64);
 
-const CASES: [(&str, Case); 14] = [
+const CASES: [(&str, Case); 17] = [
     ("frame request: GET", |n| frame_request(&request(&["GET", KEY]), n)),
     ("frame request: SET of 100 bytes", |n| frame_request(&request(&["SET", KEY, VALUE]), n)),
     ("frame reply: 100 bytes", |n| frame_reply(&bulk(VALUE), n)),
@@ -34,8 +34,18 @@ const CASES: [(&str, Case); 14] = [
     ("relay: GET, one at a time", |n| relay::run(&request(&["GET", KEY]), &bulk(VALUE), 1, n)),
     ("relay: GET, 16 at once", |n| relay::run(&request(&["GET", KEY]), &bulk(VALUE), 16, n)),
     ("relay: GET of nothing, 16 at once", |n| relay::run(&request(&["GET", KEY]), b"$-1\r\n", 16, n)),
+    ("relay: GET of an untagged key, 16 at once", |n| {
+        relay::run(&request(&["GET", OTHER_KEY]), &bulk(VALUE), 16, n);
+    }),
     ("relay: SET, one at a time", |n| relay::run(&request(&["SET", KEY, VALUE]), b"+OK\r\n", 1, n)),
     ("relay: SET, 16 at once", |n| relay::run(&request(&["SET", KEY, VALUE]), b"+OK\r\n", 16, n)),
+    ("relay: SET of an untagged key, 16 at once", |n| {
+        relay::run(&request(&["SET", OTHER_KEY, VALUE]), b"+OK\r\n", 16, n);
+    }),
+    ("relay: MSET of 10, 16 at once", |n| {
+        let pairs = [[OTHER_KEY, VALUE]; 10].concat();
+        relay::run(&request(&[&["MSET"], &*pairs].concat()), b"+OK\r\n", 16, n);
+    }),
     ("relay: LRANGE of 100, 16 at once", |n| {
         relay::run(&request(&["LRANGE", KEY, "0", "99"]), &elements(), 16, n);
     }),
@@ -43,6 +53,8 @@ const CASES: [(&str, Case); 14] = [
 
 /// Of a family with a tag in all rules below.
 const KEY: &str = "app:1:page5_data_0123456789abcdef";
+/// Of no family.
+const OTHER_KEY: &str = "key:000000012345";
 const VALUE: &str =
     "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
 

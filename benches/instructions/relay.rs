@@ -14,6 +14,7 @@ use rescind::journal::Journal;
 use rescind::metrics::Metrics;
 use rescind::net::{Address, ReadHalf, WriteHalf};
 use rescind::outbox::Outbox;
+use rescind::relay::Relay;
 use rescind::resp::{Limits, Parsed, RequestParser};
 use rescind::upstream::Pool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,7 +54,8 @@ fn connect(redis: &std::path::Path) -> UnixStream {
     let process = Process::new(Address::Unix(redis.to_owned()), Metrics::new(), journal, handle);
     // As on a Redis that the control thread has looked at.
     process.labels_known.store(true, Ordering::Release);
-    let context = Context::new(Arc::new(process), Arc::new(Commands::builtin()), &super::rules(10));
+    let context =
+        Context::new(Arc::new(process), Arc::new(Commands::builtin()), &super::rules(10), Relay::new().0);
     let pool = Pool::new(Rc::clone(&context));
     let (near, far) = UnixStream::pair().unwrap();
     let (read, write) = far.into_split();

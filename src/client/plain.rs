@@ -61,10 +61,9 @@ impl Client {
 /// Whether the command, and what is going on in the proxy, leave it at sending the request.
 #[inline]
 fn is_plain(context: &Context, command: &Command, args: Args<'_>) -> bool {
-    matches!(command.kind, Kind::Plain | Kind::Ping)
+    let is_simple = matches!(command.kind, Kind::Plain | Kind::Ping)
         && !command.carries
-        && !context.coalesces()
-        && !context.process.doubt.any()
-        && !(command.is_write() && context.may_fill())
-        && !is_attack(Some(command), args)
+        && !is_attack(Some(command), args);
+    let nothing_waits = !context.coalesces() && !context.process.doubt.any();
+    is_simple && nothing_waits && (!command.is_write() || !context.may_fill())
 }
