@@ -17,7 +17,7 @@ SECONDS := 120
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lint build cargo-test doc django clients soak soak-quick docker bench bench-quick fuzz clean
+.PHONY: help run test check format lint build cargo-test doc instructions django clients soak soak-quick docker bench bench-quick fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ help: ## this list
 run: ## the proxy with a private Redis; Ctrl-C ends both
 	@scripts/run
 
-test: format lint cargo-test doc django clients soak-quick docker ## everything CI checks
+test: format lint cargo-test doc instructions django clients soak-quick docker ## everything CI checks
 	@echo "== all checks passed"
 
 check: format lint ## quick: formatting, lints and unit tests
@@ -46,6 +46,10 @@ cargo-test: ## unit, property and integration tests
 
 doc: ## the documentation builds without warnings
 	RUSTDOCFLAGS=-Dwarnings $(BOUND) 300 cargo doc --locked --no-deps
+
+instructions: ## does the hot path take more instructions than noted? UPDATE=1 notes them
+	@scripts/need valgrind
+	$(BOUND) 900 python3 benches/instructions.py $(if $(UPDATE),--update)
 
 django: build $(PYTHON) ## the tests of examples/django, through the proxy
 	@scripts/need redis-server

@@ -4,7 +4,7 @@
 
 use smallvec::SmallVec;
 
-use crate::command::{FireCondition, Outcome, Reads, Tally};
+use crate::command::{FireCondition, Outcome, Reads, Tally, reads_need_elements};
 use crate::lease::KeyHash;
 use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
@@ -44,7 +44,7 @@ pub enum Seen {
 }
 
 /// The keys that a read names, in order.
-pub type ReadKeys = SmallVec<[ReadKey; 2]>;
+pub type ReadKeys = SmallVec<[ReadKey; 1]>;
 
 /// A read whose reply shows hits and misses.
 #[derive(Clone, Debug)]
@@ -289,6 +289,8 @@ pub struct Reader {
     /// The last number at depth 1.
     number: i64,
     tally: Option<Tally>,
+    /// What is inside the reply matters, too.
+    looks_inside: bool,
     /// Within EXEC: the element, counted from 1.
     element: usize,
     /// The elements that fired, counted from 0, in ascending order.
@@ -343,11 +345,27 @@ impl Verdict {
 impl Reader {
     /// Starts with a new reply.
     pub fn begin(&mut self, account: &Account) {
-        let tally = match account {
-            Account::Read(reading) => Some(reading.tally()),
-            _ => None,
+        let (tally, looks_inside) = match account {
+            Account::Read(reading) => (Some(reading.tally()), reads_need_elements(reading.reads)),
+            Account::Exec(_) => (None, true),
+            _ => (None, false),
         };
-        *self = Reader { tally, ..Reader::default() };
+        *self = Reader { tally, looks_inside, ..Reader::default() };
+    }
+
+    /// Takes one head of the reply to a client's request.
+    #[inline]
+    pub fn on_reply(
+        &mut self,
+        depth: u32,
+        head: &Head<'_>,
+        account: &Account,
+        count: &mut impl FnMut(ReadKey, Seen),
+    ) {
+        // The elements of a long array say nothing to most.
+        if depth == 0 || self.looks_inside {
+            self.on(depth, head, account, count);
+        }
     }
 
     /// The head of the reply itself, as far as later decisions need it: its text is left out.
@@ -440,17 +458,21 @@ impl Reader {
         }
     }
 
+    /// The reply to a read outside MULTI is complete.
+    #[inline]
+    pub fn settle(&self, reading: &Reading, count: impl FnMut(ReadKey, Seen)) {
+        if let Some(tally) = &self.tally {
+            reading.settle(tally, count);
+        }
+    }
+
     /// The reply is complete.
     pub fn finish(&mut self, account: Account, count: &mut impl FnMut(ReadKey, Seen)) -> Verdict {
         let head = self.head();
         let mut verdict = Verdict::of(head);
         match account {
             Account::Nothing => {}
-            Account::Read(reading) => {
-                if let Some(tally) = &self.tally {
-                    reading.settle(tally, count);
-                }
-            }
+            Account::Read(reading) => self.settle(&reading, count),
             Account::Write(firing) => {
                 let fired = firing.condition.fired(&head);
                 if fired { verdict.fired.push(*firing) } else { verdict.idle.push(*firing) }

@@ -2,8 +2,8 @@
 //!
 //! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,7 @@ impl App {
         let (knowledge, known) = watch::channel(Knowledge { rules: Arc::clone(&self.rules), commands });
         let (drain, draining) = watch::channel(false);
         let (reload_to, reloads) = mpsc::unbounded_channel();
+        let (tick, ticks) = watch::channel(());
         self.announce();
         let mut threads = vec![];
         for (number, sockets) in self.sockets.into_iter().enumerate() {
@@ -118,6 +119,7 @@ impl App {
                 sockets,
                 knowledge: known.clone(),
                 drain: draining.clone(),
+                ticks: ticks.clone(),
             };
             threads.push(start(&format!("worker-{number}"), move || worker::run(parts, DRAIN))?);
         }
@@ -148,6 +150,7 @@ impl App {
             .map_err(|error| format!("the runtime cannot be made: {error}"))?;
         runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
+            tokio::task::spawn_local(beat(tick));
             serve(served, drain, threads).await
         })?;
         drop(self.spawned);
@@ -163,45 +166,15 @@ impl App {
         let index = SharedIndex::default();
         index.set_incomplete("the proxy has just started");
         Process {
-            upstream: self.address.clone(),
             max_clients: self.config.listen.max_clients,
-            clients: Default::default(),
-            pinned: Default::default(),
             max_pinned: self.config.upstream.max_pinned,
             tcp_keepalive: self.config.listen.tcp_keepalive,
             output_limit: self.config.listen.client_output_limit,
             idle_timeout: self.config.listen.idle_timeout,
-            metrics,
             dry_run: self.dry_run,
-            born: Instant::now(),
-            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
-            has_peers: AtomicBool::new(false),
-            had_others: AtomicBool::new(false),
-            lifelines: RwLock::new(Arc::new([])),
-            leases: Default::default(),
-            computations: Default::default(),
-            epochs: Default::default(),
-            journal: self.journal.clone(),
             replay_window: self.config.journal.replay_window,
-            doubt: Default::default(),
-            redis_doubted: Default::default(),
-            doubts_untagged: AtomicBool::new(false),
-            run: Default::default(),
-            is_known: AtomicBool::new(false),
-            labels_used: AtomicBool::new(false),
             index,
-            labels_known: AtomicBool::new(false),
-            hears_labels: AtomicBool::new(false),
-            number: fastrand::u64(..),
-            others: AtomicBool::new(true),
-            own_writes: AtomicBool::new(false),
-            auth_required: AtomicBool::new(false),
-            own_triggers: Default::default(),
-            log: Default::default(),
-            fanout,
-            silence: Default::default(),
-            warmed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            ..Process::new(self.address.clone(), metrics, self.journal.clone(), fanout)
         }
     }
 
@@ -342,6 +315,15 @@ fn start(
 ) -> Result<JoinHandle<std::io::Result<()>>, String> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|error| format!("a thread cannot be started: {error}"))
+}
+
+/// Tells the workers once a second. They have no timer of their own where nothing is waited for: with one, each of their
+/// waits for sockets would have to arm it in the kernel.
+async fn beat(tick: watch::Sender<()>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tick.send_replace(());
+    }
 }
 
 struct Served {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::accounting::{Firing, IntentId, ReadKey, Seen, Watch};
 use crate::command::Commands;
+use crate::config;
 use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
@@ -124,6 +125,52 @@ pub struct Process {
 }
 
 impl Process {
+    /// One that knows nothing yet, with the defaults of the configuration.
+    pub fn new(upstream: Address, metrics: Arc<Metrics>, journal: Journal, fanout: fanout::Handle) -> Self {
+        let (listen, upstream_defaults) = (config::Listen::default(), config::Upstream::default());
+        Self {
+            upstream,
+            max_clients: listen.max_clients,
+            clients: AtomicUsize::new(0),
+            pinned: AtomicUsize::new(0),
+            max_pinned: upstream_defaults.max_pinned,
+            tcp_keepalive: listen.tcp_keepalive,
+            output_limit: listen.client_output_limit,
+            idle_timeout: listen.idle_timeout,
+            metrics,
+            dry_run: false,
+            born: Instant::now(),
+            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
+            has_peers: AtomicBool::new(false),
+            had_others: AtomicBool::new(false),
+            lifelines: RwLock::new(Arc::new([])),
+            leases: Leases::default(),
+            computations: Computations::default(),
+            epochs: Epochs::default(),
+            journal,
+            replay_window: config::Journal::default().replay_window,
+            doubt: Arc::default(),
+            redis_doubted: Mutex::default(),
+            doubts_untagged: AtomicBool::new(false),
+            run: RwLock::default(),
+            is_known: AtomicBool::new(false),
+            labels_used: AtomicBool::new(false),
+            index: SharedIndex::default(),
+            labels_known: AtomicBool::new(false),
+            hears_labels: AtomicBool::new(false),
+            number: fastrand::u64(..),
+            others: AtomicBool::new(true),
+            own_writes: AtomicBool::new(false),
+            auth_required: AtomicBool::new(false),
+            own_triggers: fanout::OwnTriggers::default(),
+            log: Arc::default(),
+            fanout,
+            silence: Mutex::default(),
+            warmed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
     /// Redis answers nothing, or does so again.
     pub fn set_silent(&self, silent: bool) {
         let mut since = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
@@ -290,6 +337,7 @@ pub struct Context {
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
+    moment: Cell<Moment>,
     /// Until when `may_retime` has used up what it grants.
     retimed_until: Cell<Moment>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
@@ -328,11 +376,13 @@ impl Context {
             turn: Notify::new(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
+            moment: Cell::new(0),
             retimed_until: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
         };
+        context.tick();
         context.set_commands(commands);
         context.set_rules(rules);
         Rc::new(context)
@@ -431,7 +481,7 @@ impl Context {
     /// The time in milliseconds since the process started, as of the last event of this thread.
     #[inline]
     pub fn moment(&self) -> Moment {
-        self.process.moment_of(self.now.get())
+        self.moment.get()
     }
 
     /// The time, as of the last event of this thread.
@@ -472,7 +522,9 @@ impl Context {
 
     /// Reads the clock: once per event, not once per command.
     pub fn tick(&self) {
-        self.now.set(Instant::now());
+        let now = Instant::now();
+        self.now.set(now);
+        self.moment.set(self.process.moment_of(now));
     }
 
     /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many

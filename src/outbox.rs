@@ -128,6 +128,17 @@ impl Outbox {
         self.with_buffer(|out| out.extend_from_slice(bytes));
     }
 
+    /// Writes bytes of a reply at once, if nothing has to go before them and the kernel takes them; returns how many. The
+    /// others are to be pushed.
+    pub fn write_past(&self, bytes: &[u8]) -> usize {
+        let is_free = self.free.get().is_none() && !self.closing.get() && !self.muted.get();
+        if !is_free || !self.out.borrow().is_empty() {
+            return 0;
+        }
+        // What is wrong with the socket shows when the bytes are flushed.
+        self.writer.try_write(bytes).unwrap_or(0)
+    }
+
     /// Lets `write` append to what the client is to get.
     pub fn with_buffer(&self, write: impl FnOnce(&mut BytesMut)) {
         if !self.closing.get() && !self.muted.get() {

@@ -36,6 +36,8 @@ pub struct Parts {
     pub knowledge: watch::Receiver<Knowledge>,
     /// Becomes true when the worker shall let its clients go.
     pub drain: watch::Receiver<bool>,
+    /// Something comes once a second.
+    pub ticks: watch::Receiver<()>,
 }
 
 struct Worker {
@@ -52,7 +54,7 @@ pub fn run(parts: Parts, patience: Duration) -> io::Result<()> {
 }
 
 async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
-    let Parts { process, sockets, mut knowledge, mut drain } = parts;
+    let Parts { process, sockets, mut knowledge, mut drain, ticks } = parts;
     let (relay, woken) = Relay::new();
     tokio::task::spawn_local(relay::run(woken));
     let context = {
@@ -73,7 +75,7 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
             context.set_commands(known.commands);
         }
     });
-    tokio::task::spawn_local(tend(Rc::clone(&worker)));
+    tokio::task::spawn_local(tend(Rc::clone(&worker), ticks));
     // An error means that the assembly has gone, which ends the worker as well.
     let _ = drain.wait_for(|drain| *drain).await;
     accepting.iter().for_each(|task| task.abort());
@@ -83,9 +85,8 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
 
 /// Once a second: gives back what nobody needs, and ends connections to a Redis that answers nobody, so that clients get
 /// an error instead of waiting for ever.
-async fn tend(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+async fn tend(worker: Rc<Worker>, mut ticks: watch::Receiver<()>) {
+    while ticks.changed().await.is_ok() {
         worker.pool.trim();
         worker.context.clients.borrow().values().for_each(|client| client.shrink());
         if worker.context.process.silent_for() >= SILENCE {

@@ -101,7 +101,7 @@ impl Client {
         effect: &Effect,
         queued: bool,
     ) -> Option<Box<Settled>> {
-        let (condition, keys) = if *effect == Effect::Exec {
+        let (condition, keys) = if matches!(effect, Effect::Exec) {
             (FireCondition::NotNil, std::mem::take(&mut self.settled_queued))
         } else {
             let command = command.filter(|command| command.is_write())?;

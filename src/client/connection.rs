@@ -27,9 +27,9 @@ impl Client {
     /// nothing of its own under way, the client changes to another connection, which overtakes nothing, or waits for one.
     pub(super) fn blocked_way(&mut self) -> Option<Step> {
         let second_best = |conn: &Rc<Conn>| conn.is_alive() && conn.is_second_best();
-        if !self.shared.as_ref().is_some_and(second_best)
+        if self.outbox.pending() > 0
             || self.pinned.is_some()
-            || self.outbox.pending() > 0
+            || !self.shared.as_ref().is_some_and(second_best)
         {
             return None;
         }

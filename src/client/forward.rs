@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::lease::script::{Check, Wrapping};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route, Session};
-use crate::upstream::{Conn, Fills, Pending, Retimed};
+use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
@@ -63,6 +63,9 @@ impl Client {
         let context = Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let command = commands.find(args);
+        if !bursting && self.sent_plainly(&context, command, args, raw) {
+            return Step::Done;
+        }
         let Some((args, labels)) = self.labelled(&commands, command, args) else {
             return self.dispatch(&context, command, args, raw, Labels::default());
         };
@@ -318,7 +321,7 @@ impl Client {
                 }
             },
         };
-        if forward.at_exec != Effect::None
+        if !forward.at_exec.is_none()
             && let Some(entry) = self.outbox.queued.borrow_mut().last_mut()
         {
             entry.effect = Some(Box::new(forward.at_exec));
@@ -353,14 +356,17 @@ impl Client {
             metric: Some(command.map_or(UNKNOWN, |c| c.metric)),
             started: context.now(),
             account,
-            effect: (forward.effect != Effect::None).then(|| Box::new(forward.effect)),
-            hold,
-            silent: forward.silent,
-            capture: false,
-            instead: None,
-            fills,
-            retimed: self.retimed(forward.queued, extra.retimed),
-            settled,
+            special: Special {
+                effect: Some(forward.effect).filter(|effect| !effect.is_none()),
+                hold,
+                silent: forward.silent,
+                capture: false,
+                instead: None,
+                fills,
+                retimed: self.retimed(forward.queued, extra.retimed),
+                settled,
+            }
+            .boxed(),
         };
         match raw {
             _ if !extra.hidden.is_empty() && !extra.partial => {
@@ -407,7 +413,9 @@ impl Client {
             Effect::Exec => (std::mem::take(&mut self.fills_queued), FireCondition::NotNil),
             _ => (self.fills[before..].to_vec(), command?.fire_condition(args)),
         };
-        self.fills.extend(of.iter().filter(|_| *effect == Effect::Exec));
+        if matches!(effect, Effect::Exec) {
+            self.fills.extend(&of);
+        }
         (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
     }
 
@@ -548,7 +556,7 @@ pub(super) fn may_pin(kind: Kind, blocks: bool) -> bool {
 
 /// HTTP that a browser was tricked into sending. Redis hangs up on it, which on a shared connection would hit
 /// other clients.
-fn is_attack(command: Option<&Command>, args: Args<'_>) -> bool {
+pub(super) fn is_attack(command: Option<&Command>, args: Args<'_>) -> bool {
     command.is_none_or(|c| matches!(&*c.name, "post" | "host:"))
         && args
             .get(0)

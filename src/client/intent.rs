@@ -11,7 +11,6 @@ use crate::doubt::Scope;
 use crate::resp::{Args, OwnedArgs};
 use crate::rules::Tag;
 use crate::session::Route;
-use crate::upstream::Pending;
 
 impl Client {
     /// Whether the request must wait for the journal before anything is done about it. `None`: it may go on, and
@@ -50,11 +49,10 @@ impl Client {
         self.not_executed();
         self.swap_queued = false;
         self.outbox.queued.borrow_mut().clear();
-        let pending = Pending {
-            effect: Some(Box::new(forward.effect)),
-            silent: forward.silent,
-            ..super::tag::pending_of(self, Some(error))
-        };
+        let mut pending = super::tag::pending_of(self, Some(error));
+        if let Some(special) = &mut pending.special {
+            (special.effect, special.silent) = (Some(forward.effect), forward.silent);
+        }
         self.conn().send(&super::forward::encoded(discard.as_args()), Some(pending));
         Step::Done
     }

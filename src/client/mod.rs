@@ -1,6 +1,7 @@
 //! One client's task: reads requests, forwards them, waits where a request demands it.
 //!
-//! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
+//! `input` keeps what has been read and not used, `forward` sends requests upstream, `plain` those about which nothing is
+//! remarkable, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `with` those that label what they
 //! write, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
@@ -15,6 +16,7 @@ mod input;
 mod intent;
 mod labels;
 mod outcome;
+mod plain;
 mod stream;
 mod tag;
 mod transaction;

@@ -46,7 +46,7 @@ impl Client {
             return Some(Pause::Room);
         }
         let stream = Streamed::begin(&self.input.parser, rest)?;
-        conn.send(rest, None);
+        conn.pass(rest);
         self.input.advance(rest.len());
         self.input.parser = RequestParser::default();
         self.passing = Some(stream);
@@ -82,7 +82,7 @@ impl Client {
         }
         match stream.advance(bytes, &self.limits()) {
             Ok((used, false)) => {
-                conn.send(&bytes[..used], None);
+                conn.pass(&bytes[..used]);
                 self.input.advance(used);
                 self.passing = Some(stream);
                 None

@@ -22,7 +22,7 @@ use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
-use crate::upstream::{Key, Pending};
+use crate::upstream::{Key, Pending, Special};
 
 /// An error reply, with or without its `-` and CRLF: the client gets it.
 pub(super) struct Refusal(Vec<u8>);
@@ -107,14 +107,12 @@ pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
         metric: None,
         started: client.context.now(),
         account: Account::Nothing,
-        effect: None,
-        hold: false,
-        silent: client.outbox.is_muted(),
-        fills: None,
-        capture: instead.is_none(),
-        instead: instead.map(Into::into),
-        retimed: None,
-        settled: None,
+        special: Some(Box::new(Special {
+            silent: client.outbox.is_muted(),
+            capture: instead.is_none(),
+            instead: instead.map(Into::into),
+            ..Special::default()
+        })),
     }
 }
 
@@ -202,7 +200,9 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let unwatch: OwnedArgs = ["UNWATCH"].into_iter().collect();
         client.outbox.queued.borrow_mut().push(Queued::default());
         let conn = client.conn();
-        conn.send(&encoded(unwatch.as_args()), Some(Pending { capture: false, ..pending_of(client, None) }));
+        let mut pending = pending_of(client, None);
+        pending.special.iter_mut().for_each(|special| special.capture = false);
+        conn.send(&encoded(unwatch.as_args()), Some(pending));
     } else {
         client.outbox.with_buffer(|out| encode::simple(out, "OK"));
     }

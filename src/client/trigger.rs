@@ -59,6 +59,49 @@ pub(super) fn account(
     }
 }
 
+/// As [`account`] for a request outside MULTI, if nothing is to be looked for but hits and misses. `None`: ask
+/// [`account`].
+#[inline]
+pub(super) fn account_plainly(
+    context: &Context,
+    outbox: &Outbox,
+    command: &Command,
+    args: Args<'_>,
+) -> Option<Account> {
+    if !command.has_keys() {
+        return Some(Account::Nothing);
+    }
+    let db = outbox.session.borrow().current_db();
+    if command.is_write() && !writes_plainly(context, db, command, args) {
+        return None;
+    }
+    if command.reads == Reads::Uncounted {
+        return Some(Account::Nothing);
+    }
+    let reading = reading(context, db, command, args);
+    (!reading.is_ambiguous()).then_some(Account::Read(reading))
+}
+
+/// Whether writing the keys of the request fires nothing and is nothing that the index must be told.
+#[inline]
+fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>) -> bool {
+    let process = &context.process;
+    if process.index.has_labels() || process.own_writes() {
+        return false;
+    }
+    let mut matcher = context.matcher.borrow_mut();
+    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied());
+    let mut plainly = true;
+    command.keys(args, |used| {
+        if used.writes {
+            plainly &= !matcher.classify(db, used.key).has_triggers;
+            plainly &= feed_db.is_none_or(|db| !matcher.classify(db, used.key).has_triggers);
+            plainly &= !(used.deletes && process.index.expects_labels(db, used.key, context.moment()));
+        }
+    });
+    plainly
+}
+
 fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Reading {
     let mut matcher = context.matcher.borrow_mut();
     let mut keys = ReadKeys::new();

@@ -1,7 +1,7 @@
 //! Framing of what Redis answers: finds where a reply ends while its bytes pass through.
 
 use super::head::Head;
-use super::request::number;
+use super::request::{number, short_number};
 
 /// Longest line that is looked at as a whole. Lengths and numbers are far shorter; the text of a status or an error,
 /// which scripts may make as long as they like, passes in portions beyond this.
@@ -68,18 +68,31 @@ impl ReplyFramer {
                 }
                 continue;
             }
-            if let Some(head) = long_text(&buf[at..]) {
-                on(self.open.len() as u32, &head);
-                (self.started, self.text) = (true, true);
-                continue;
-            }
-            let Some((head, length)) = read_head(&buf[at..])? else {
-                return Ok(Progress { consumed: at, done: false });
+            let (head, length) = match usual_head(&buf[at..]) {
+                Some(found) => found,
+                None => {
+                    if let Some(head) = long_text(&buf[at..]) {
+                        on(self.open.len() as u32, &head);
+                        (self.started, self.text) = (true, true);
+                        continue;
+                    }
+                    let Some(found) = read_head(&buf[at..])? else {
+                        return Ok(Progress { consumed: at, done: false });
+                    };
+                    found
+                }
             };
             on(self.open.len() as u32, &head);
             self.started = true;
             at += length;
             match head {
+                Head::Bulk(n) if (buf.len() - at) as u64 >= n + 2 => {
+                    at += n as usize + 2;
+                    if self.close() {
+                        return Ok(Progress { consumed: at, done: true });
+                    }
+                    continue;
+                }
                 Head::Bulk(n) | Head::BlobError(n) | Head::Verbatim(n) => self.body = n + 2,
                 Head::Array(n) | Head::Set(n) | Head::Push(n) => self.descend(n)?,
                 Head::Map(n) => self.descend(n * 2)?,
@@ -125,9 +138,15 @@ impl ReplyFramer {
     }
 
     /// A value has ended: does the reply end with it?
+    #[inline]
     fn close(&mut self) -> bool {
-        if let Some(left) = self.open.last_mut() {
-            *left -= 1;
+        match self.open.last_mut() {
+            Some(left) if *left > 1 => {
+                *left -= 1;
+                return false;
+            }
+            Some(left) => *left -= 1,
+            None => {}
         }
         self.end_of_aggregates()
     }
@@ -158,6 +177,31 @@ fn long_text(buf: &[u8]) -> Option<Head<'_>> {
         b'-' => Head::Error(&start[1..]),
         _ => Head::BigNumber,
     })
+}
+
+/// The head at the start of `buf` if it is one of the frequent ones and there whole, and the length of its line.
+#[inline]
+fn usual_head(buf: &[u8]) -> Option<(Head<'_>, usize)> {
+    let kind = *buf.first()?;
+    if kind == b'+' {
+        return (buf.first_chunk() == Some(b"+OK\r\n")).then(|| (Head::Simple(&buf[1..3]), 5));
+    }
+    if !matches!(kind, b'$' | b'*' | b':') {
+        return None;
+    }
+    if buf.get(1) == Some(&b'-') {
+        return (buf.first_chunk() == Some(b"$-1\r\n")).then_some((Head::Null, 5));
+    }
+    let (n, cr) = short_number(buf, 1)?;
+    if buf.get(cr + 1) != Some(&b'\n') {
+        return None;
+    }
+    let head = match kind {
+        b'$' => Head::Bulk(n as u64),
+        b'*' => Head::Array(n as u64),
+        _ => Head::Int(n as i64),
+    };
+    Some((head, cr + 2))
 }
 
 /// Reads the header line at the start of `buf`: the head and the length of the line with its CRLF.

@@ -188,7 +188,15 @@ impl RequestParser {
     }
 
     /// Reads the `*count` line. `Some`: nothing more to do now.
+    #[inline]
     fn count(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Parsed>, ProtocolError> {
+        if let Some((count @ 1.., cr)) = short_number(buf, 1)
+            && buf.len() > cr + 1
+            && count as i64 <= limits.max_args
+        {
+            (self.pos, self.stage) = (cr + 2, Stage::Header(count as u32));
+            return Ok(None);
+        }
         let Some((line, next)) = header(buf, 1).map_err(|()| ProtocolError::CountTooLong)? else {
             return Ok(Some(Parsed::Incomplete));
         };
@@ -208,6 +216,12 @@ impl RequestParser {
         loop {
             match self.stage {
                 Stage::Header(left) => {
+                    let left = self.usual_arguments(buf, limits, left);
+                    if left == 0 {
+                        self.stage = Stage::Start;
+                        return Ok(Parsed::Request { len: self.pos, inline: false });
+                    }
+                    self.stage = Stage::Header(left);
                     let Some((length, next)) = bulk_header(buf, self.pos, limits)? else {
                         return Ok(Parsed::Incomplete);
                     };
@@ -232,6 +246,24 @@ impl RequestParser {
         }
     }
 
+    /// Takes arguments as long as they are there whole and nothing about them is remarkable; how many are left.
+    #[inline]
+    fn usual_arguments(&mut self, buf: &[u8], limits: &Limits, mut left: u32) -> u32 {
+        let mut pos = self.pos;
+        while left > 0 && buf.get(pos) == Some(&b'$') {
+            let Some((length, cr)) = short_number(buf, pos + 1) else { break };
+            let (start, end) = (cr + 2, cr + 2 + length);
+            if buf.len() < end + 2 || length as i64 > limits.max_bulk || end + 2 > u32::MAX as usize {
+                break;
+            }
+            self.spans.push(Span { start: start as u32, end: end as u32 });
+            pos = end + 2;
+            left -= 1;
+        }
+        self.pos = pos;
+        left
+    }
+
     fn parse_inline(&mut self, buf: &[u8]) -> Parsed {
         let window = &buf[..buf.len().min(MAX_LINE + 1)];
         // Redis looks for the end of the line in a C string: not behind a NUL.
@@ -248,6 +280,23 @@ impl RequestParser {
         let len = newline + 1;
         if self.spans.is_empty() { Parsed::Nothing { len } } else { Parsed::Request { len, inline: true } }
     }
+}
+
+/// A number of at most seven digits with a CR behind it, as nearly all are: it, and where the CR is. `None` tells
+/// nothing about what is there.
+#[inline]
+pub(super) fn short_number(buf: &[u8], at: usize) -> Option<(usize, usize)> {
+    let text = buf.get(at..)?;
+    let mut value = 0;
+    for (length, byte) in text.iter().enumerate().take(8) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let is_plain = length > 0 && *byte == b'\r' && (length == 1 || text[0] != b'0');
+            return is_plain.then_some((value, at + length));
+        }
+        value = value * 10 + usize::from(digit);
+    }
+    None
 }
 
 /// The bytes between `from` and the next CR, and the offset behind its LF. `None`: not there yet.

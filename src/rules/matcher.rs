@@ -43,7 +43,7 @@ pub struct Matcher {
 
 impl Matcher {
     pub(super) fn new(rules: Arc<Rules>) -> Matcher {
-        let cache = rules.automaton.as_ref().map(|automaton| automaton.create_cache());
+        let cache = rules.automaton.as_ref().and_then(|automaton| automaton.create_cache());
         Matcher { rules, cache, hits: Vec::new(), spans: Spans::new(), name: Vec::new() }
     }
 
@@ -56,7 +56,7 @@ impl Matcher {
     #[inline]
     pub fn classify(&mut self, db: u32, key: &[u8]) -> KeyClass {
         let mut class = KeyClass { family: self.rules.other(), has_tags: false, has_triggers: false };
-        if self.cache.is_none() || !self.rules.applies_to(db) {
+        if self.rules.automaton.is_none() || !self.rules.applies_to(db) {
             return class;
         }
         self.find(key);
@@ -123,8 +123,8 @@ impl Matcher {
     #[inline]
     fn find(&mut self, key: &[u8]) {
         self.hits.clear();
-        let (Some(automaton), Some(cache)) = (&self.rules.automaton, &mut self.cache) else { return };
-        if automaton.search(cache, key, &mut self.hits).is_err() {
+        let Some(automaton) = &self.rules.automaton else { return };
+        if automaton.search(&mut self.cache, key, &mut self.hits).is_err() {
             self.find_one_by_one(key);
         }
     }

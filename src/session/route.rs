@@ -87,6 +87,14 @@ pub enum Effect {
     Unblocked,
 }
 
+impl Effect {
+    /// Whether it is no effect at all.
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        matches!(self, Effect::None)
+    }
+}
+
 /// The three lists of subscriptions of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionKind {

@@ -1,6 +1,6 @@
 //! One connection to Redis: an output buffer, and the queue of the replies that are expected on it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -71,6 +71,7 @@ pub struct Conn {
     /// The proxy knows what state it is in.
     known: Cell<bool>,
     incoming: RefCell<Incoming>,
+    writer: OnceCell<WriteHalf>,
     pub(super) out: RefCell<BytesMut>,
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
@@ -121,6 +122,7 @@ impl Conn {
             raw: Cell::new(false),
             known: Cell::new(true),
             incoming: RefCell::default(),
+            writer: OnceCell::new(),
             out: RefCell::default(),
             phase: RefCell::new(Phase::Starting),
             mode: Cell::new(mode),
@@ -292,6 +294,20 @@ impl Conn {
         }
     }
 
+    /// Passes on a part of a big request: at once and uncopied, as far as nothing has to go before it and the kernel takes
+    /// it.
+    pub fn pass(&self, part: &[u8]) {
+        let is_free = self.is_usable() && self.is_alive() && self.out.borrow().is_empty();
+        // What is wrong with the socket shows when the rest is written.
+        let written = match self.writer.get().filter(|_| is_free) {
+            Some(writer) => writer.try_write(part).unwrap_or(0),
+            None => 0,
+        };
+        if written < part.len() {
+            self.send(&part[written..], None);
+        }
+    }
+
     /// Asks whether `key` exists, for the count of hits and misses of its family; nobody gets the reply.
     pub fn probe(&self, client: &Rc<Outbox>, read: ReadKey, key: &[u8]) {
         let mut request = BytesMut::new();
@@ -315,12 +331,18 @@ impl Conn {
     /// Whether another request may be queued, or nothing can be any more. If not, the client is woken once there
     /// is room.
     pub fn has_room(&self, client: &Rc<Outbox>) -> bool {
-        let unsent = self.out.borrow().len() + self.behind.borrow().len();
-        if !self.is_alive() || (unsent < MOST_UNSENT && self.queue.borrow().len() < MOST_EXPECTED) {
+        if !self.is_alive() || !self.is_full() {
             return true;
         }
         self.waiting.borrow_mut().push(Rc::clone(client));
         false
+    }
+
+    /// Whether so much is under way that nothing should be added.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        let unsent = self.out.borrow().len() + self.behind.borrow().len();
+        unsent >= MOST_UNSENT || self.queue.borrow().len() >= MOST_EXPECTED
     }
 
     /// Whether it still can carry requests.
@@ -496,7 +518,8 @@ impl Conn {
 
     /// Moves bytes until the connection ends; resolves with the reason.
     pub(super) async fn drive(&self, mut read: ReadHalf, write: WriteHalf) -> String {
-        std::future::poll_fn(|cx| self.poll(cx, &mut read, &write)).await
+        let write = self.writer.get_or_init(|| write);
+        std::future::poll_fn(|cx| self.poll(cx, &mut read, write)).await
     }
 
     fn poll(&self, cx: &mut TaskContext<'_>, read: &mut ReadHalf, write: &WriteHalf) -> Poll<String> {
@@ -609,7 +632,7 @@ impl Conn {
             return false;
         }
         let queue = self.queue.borrow();
-        let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.hold);
+        let held = |expected: &Expected| matches!(expected, Expected::Client(pending) if pending.is_held());
         // Nor where it may wait until all its requests are taken before it reads.
         queue.len() < MOST_EXPECTED / 4 && !queue.iter().any(held)
     }

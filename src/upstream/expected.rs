@@ -29,8 +29,15 @@ pub struct Pending {
     pub started: Instant,
     /// What to look for in it.
     pub account: Account,
+    /// What else is to be done with it: with most, nothing.
+    pub special: Option<Box<Special>>,
+}
+
+/// What is special about a reply that a client is to get.
+#[derive(Debug, Default)]
+pub struct Special {
     /// What it changes in the client's session, if anything.
-    pub effect: Option<Box<Effect>>,
+    pub effect: Option<Effect>,
     /// What it fills, if it fills something.
     pub fills: Option<Box<Fills>>,
     /// It is kept back until the client's task has dealt with the verdict.
@@ -45,6 +52,46 @@ pub struct Pending {
     pub retimed: Option<Box<Retimed>>,
     /// Keys that others may wait for, unless it is held.
     pub settled: Option<Box<Settled>>,
+}
+
+impl Pending {
+    /// Whether it is kept back.
+    pub fn is_held(&self) -> bool {
+        self.special.as_ref().is_some_and(|special| special.hold)
+    }
+
+    /// Whether it is for the client's task.
+    pub fn is_captured(&self) -> bool {
+        self.special.as_ref().is_some_and(|special| special.capture)
+    }
+
+    /// What it changes in the client's session, if anything.
+    pub fn effect(&self) -> Option<&Effect> {
+        self.special.as_ref()?.effect.as_ref()
+    }
+
+    /// Likewise, to be changed itself.
+    pub fn effect_mut(&mut self) -> Option<&mut Effect> {
+        self.special.as_mut()?.effect.as_mut()
+    }
+
+    /// Whether the client gets its bytes as they are.
+    pub fn is_passed_on(&self) -> bool {
+        self.special.as_ref().is_none_or(|special| !special.silent && special.instead.is_none())
+    }
+}
+
+impl Special {
+    /// `None` if there is nothing special about it.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        let Self { effect, fills, hold, silent, capture, instead, retimed, settled } = &self;
+        let any = effect.is_some()
+            || fills.is_some()
+            || instead.is_some()
+            || retimed.is_some()
+            || settled.is_some();
+        (any || *hold || *silent || *capture).then(|| Box::new(self))
+    }
 }
 
 /// Databases and keys.

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::conn::{Conn, Phase};
-use super::expected::{Expected, Pending, Setup};
+use super::expected::{Expected, Pending, Setup, Special};
 use crate::accounting::Verdict;
 use crate::resp::{Head, encode};
 use crate::session::Identity;
@@ -43,15 +43,16 @@ impl Conn {
     }
 
     fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
-        let client = pending.client;
-        if pending.hold && !sent {
+        let Pending { client, metric, started, account, special } = pending;
+        let special = special.map_or_else(Special::default, |special| *special);
+        if special.hold && !sent {
             client.hold();
         }
         let mut verdict = Verdict::failed();
         if sent {
             // It may have run: a fan-out too many is harmless.
-            let fired = pending.account.may_have_fired();
-            if self.stalled.get() && !pending.silent {
+            let fired = account.may_have_fired();
+            if self.stalled.get() && !special.silent {
                 client.with_buffer(|out| {
                     encode::error(out, "ERR upstream does not answer; what was sent may or may not run");
                 });
@@ -59,12 +60,12 @@ impl Conn {
             client.close();
             self.context.fan_out_detached(&client.peer, fired);
         } else {
-            if let Some(fills) = &pending.fills {
+            if let Some(fills) = &special.fills {
                 self.context.give_back(&client, &fills.of);
             }
             let mut error = BytesMut::new();
             encode::error(&mut error, error_text(reason));
-            if pending.capture {
+            if special.capture {
                 client.capture(&error)
             } else {
                 client.push(&error)
@@ -75,14 +76,14 @@ impl Conn {
                 session.identity = Identity::Nobody;
             }
             drop(session);
-            self.context.command_done(pending.metric, pending.started, true);
-            if let Some(effect) = pending.effect {
-                client.session.borrow_mut().replied(*effect, &Head::Error(b""));
+            self.context.command_done(metric, started, true);
+            if let Some(effect) = special.effect {
+                client.session.borrow_mut().replied(effect, &Head::Error(b""));
             }
-            verdict.idle = pending.account.may_have_fired();
+            verdict.idle = account.may_have_fired();
             self.context.mark_dirty(&client);
         }
-        if pending.hold || pending.capture {
+        if special.hold || special.capture {
             client.judge(verdict);
         }
         client.arrived(0);

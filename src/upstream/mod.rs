@@ -16,7 +16,7 @@ mod pubsub;
 mod replies;
 
 pub use conn::Conn;
-pub use expected::{Expected, Fills, Pending, Retimed, Setup};
+pub use expected::{Expected, Fills, Pending, Retimed, Setup, Special};
 pub use pool::{Pool, Way};
 
 use std::rc::Rc;

@@ -1,5 +1,6 @@
 //! From the bytes of a connection to the clients: framing, matching with what is expected, delivering.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -9,9 +10,9 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::conn::Conn;
-use super::expected::{Expected, Pending, Setup};
+use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
-use crate::accounting::{Reader, Seen};
+use crate::accounting::{Account, Reader, Seen};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -20,6 +21,9 @@ use crate::session::{Effect, Identity, SubscriptionKind};
 
 /// A reply that is longer than this, and not yet whole, is one that others should not wait behind.
 const BIG: usize = 256 * 1024;
+/// So many bytes for one client are written from where they have been read to, if its socket takes them. Fewer are copied,
+/// so that one write carries all that it gets in a turn.
+const UNCOPIED: usize = 4 * 1024;
 
 /// What the value that is being read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,21 @@ pub(super) struct Incoming {
     setup_reply: i64,
     /// What Redis says about itself.
     setup_text: Vec<u8>,
+}
+
+/// Whole replies, and parts of one, that lie side by side and go to the same client.
+struct Run {
+    client: Rc<Outbox>,
+    start: usize,
+    end: usize,
+    /// Bytes of its last reply so far.
+    length: usize,
+}
+
+/// The bytes that have been read, and what of them is still to be given to a client.
+struct Read<'a> {
+    buf: &'a [u8],
+    run: Option<Run>,
 }
 
 impl Default for Incoming {
@@ -93,19 +112,27 @@ impl Incoming {
 
     /// Passes on the replies in `buf`. The error is why the connection cannot be used any longer.
     pub fn process(&mut self, conn: &Conn, buf: &[u8]) -> Result<(), String> {
-        let mut at = 0;
+        let mut read = Read { buf, run: None };
+        let result = self.process_all(conn, &mut read);
+        read.deliver(conn);
+        result
+    }
+
+    fn process_all(&mut self, conn: &Conn, read: &mut Read<'_>) -> Result<(), String> {
+        let (mut at, buf) = (0, read.buf);
         while at < buf.len() {
             if conn.raw.get() && conn.queue.borrow().is_empty() {
+                read.deliver(conn);
                 pass_on(conn, &buf[at..]);
                 return Ok(());
             }
             if self.current == Current::Unknown {
                 match classify(conn, &buf[at..]) {
-                    Some(current) => self.begin(conn, current),
+                    Some(current) => self.begin(conn, current, read),
                     None => break,
                 }
             }
-            let progress = self.advance(conn, &buf[at..])?;
+            let progress = self.advance(conn, read, at)?;
             at += progress.consumed;
             if !progress.done && at < buf.len() {
                 // Only a header line whose end is missing is left over.
@@ -116,7 +143,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn begin(&mut self, conn: &Conn, mut current: Current) {
+    fn begin(&mut self, conn: &Conn, mut current: Current, read: &mut Read<'_>) {
         if current == Current::Reply && conn.is_pinned() && conn.is_idle() {
             // EXEC may say less than it sends: pushes count among its elements. The client shall have it all.
             conn.set_unknown();
@@ -126,15 +153,22 @@ impl Incoming {
         self.length = 0;
         if let (Current::Reply, Some(Expected::Client(pending))) = (current, conn.queue.borrow().front()) {
             self.reader.begin(&pending.account);
-            if pending.hold {
+            if pending.is_held() {
+                read.deliver(conn);
                 pending.client.hold();
             }
         } else {
-            self.reader.begin(&crate::accounting::Account::Nothing);
+            self.reader.begin(&Account::Nothing);
         }
     }
 
-    fn advance(&mut self, conn: &Conn, buf: &[u8]) -> Result<crate::resp::Progress, String> {
+    fn advance(
+        &mut self,
+        conn: &Conn,
+        read: &mut Read<'_>,
+        at: usize,
+    ) -> Result<crate::resp::Progress, String> {
+        let buf = &read.buf[at..];
         let queue = conn.queue.borrow();
         let front = queue.front();
         let (reader, setup_error) = (&mut self.reader, &mut self.setup_error);
@@ -143,7 +177,7 @@ impl Incoming {
             Some(Expected::Client(pending)) if self.current == Current::Reply => {
                 let account = &pending.account;
                 let mut count = |key, hit| conn.context.count_read(&pending.client, key, hit);
-                self.framer.advance(buf, |depth, head| reader.on(depth, head, account, &mut count))
+                self.framer.advance(buf, |depth, head| reader.on_reply(depth, head, account, &mut count))
             }
             Some(Expected::Setup(_)) if self.current == Current::Reply => {
                 self.framer.advance(buf, |depth, head| match (depth, head) {
@@ -156,7 +190,7 @@ impl Incoming {
             }
             None if self.current == Current::Reply => return Err("an unexpected reply".to_owned()),
             _ => {
-                let (nothing, mut ignore) = (crate::accounting::Account::Nothing, |_, _| {});
+                let (nothing, mut ignore) = (Account::Nothing, |_, _| {});
                 self.framer.advance(buf, |depth, head| reader.on(depth, head, &nothing, &mut ignore))
             }
         }
@@ -165,17 +199,24 @@ impl Incoming {
         self.length += chunk.len();
         conn.big_reply.set(self.length >= BIG && !progress.done);
         match (self.current, front) {
+            (Current::Reply, Some(Expected::Client(pending))) if pending.special.is_none() => {
+                read.add(conn, &pending.client, at..at + chunk.len(), self.length);
+            }
             (Current::Reply, Some(Expected::Client(pending))) => {
-                if pending.capture {
+                read.deliver(conn);
+                if pending.is_captured() {
                     pending.client.capture(chunk);
-                } else if !pending.silent && pending.instead.is_none() {
+                } else if pending.is_passed_on() {
                     pending.client.push_reply(chunk, self.length);
                     conn.context.mark_dirty(&pending.client);
                 }
             }
             (Current::Reply, Some(Expected::Setup(Setup::Run))) => self.setup_text.extend_from_slice(chunk),
             (Current::Reply, _) => {}
-            _ => pass_on(conn, chunk),
+            _ => {
+                read.deliver(conn);
+                pass_on(conn, chunk);
+            }
         }
         drop(queue);
         if progress.done {
@@ -243,8 +284,28 @@ impl Incoming {
         Ok(())
     }
 
+    /// As most replies are: hits and misses to be counted, and nothing else.
+    fn answered_plainly(&mut self, conn: &Conn, pending: Pending) {
+        let Pending { client, metric, started, account, .. } = pending;
+        let (context, head) = (&conn.context, self.reader.head());
+        if let Account::Read(reading) = &account {
+            self.reader.settle(reading, |key, seen| context.count_read(&client, key, seen));
+            if let Some(fetched) = account.fetched(&head) {
+                context.fetched(&client, fetched);
+            }
+        }
+        let error = head.is_error();
+        context.command_done(metric, started, error);
+        conn.failed.set(error);
+        client.arrived(self.length);
+    }
+
     fn answered(&mut self, conn: &Conn, pending: Pending) {
+        if pending.special.is_none() && matches!(pending.account, Account::Nothing | Account::Read(_)) {
+            return self.answered_plainly(conn, pending);
+        }
         let context = &conn.context;
+        let special = pending.special.map_or_else(Special::default, |special| *special);
         let client = Rc::clone(&pending.client);
         let mut count = |key, hit| context.count_read(&client, key, hit);
         let head = self.reader.head();
@@ -253,33 +314,33 @@ impl Incoming {
         if let Some(fetched) = fetched {
             context.fetched(&client, fetched);
         }
-        if let Some(settled) = pending.settled {
+        if let Some(settled) = special.settled {
             context.settled(&settled, &head);
         }
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
-        if let Some(fills) = pending.fills
+        if let Some(fills) = special.fills
             && (!fills.condition.fired(&head) || verdict.has_failures)
         {
             context.give_back(&client, &fills.of);
         }
-        if let Some(keys) = pending.retimed {
+        if let Some(keys) = special.retimed {
             context.process.fanout.order(Order::Retimed(*keys));
         }
-        if let Some(text) = pending.instead.as_ref().filter(|_| !pending.silent) {
+        if let Some(text) = special.instead.as_ref().filter(|_| !special.silent) {
             client.with_buffer(|out| encode::error(out, text.as_bytes()));
             context.mark_dirty(&client);
         }
-        let changes = pending.effect.is_some();
-        if let Some(effect) = pending.effect {
-            apply(conn, &client, *effect, &head);
+        let changes = special.effect.is_some();
+        if let Some(effect) = special.effect {
+            apply(conn, &client, effect, &head);
         }
         for effect in verdict.effects.drain(..) {
             let mut session = client.session.borrow_mut();
             session.ran(effect.clone());
             conn.follow(&effect, &session);
         }
-        if pending.hold || pending.capture {
+        if special.hold || special.capture {
             client.judge(verdict);
         } else if !verdict.fired.is_empty() {
             // Queued commands that ran at once: MULTI must have failed.
@@ -298,8 +359,8 @@ impl Incoming {
         let mut queue = conn.queue.borrow_mut();
         let mut session = owner.session.borrow_mut();
         let expected = match queue.front_mut() {
-            Some(Expected::Client(Pending { effect: Some(effect), .. })) => match effect.as_mut() {
-                Effect::Subscription { kind: waited, confirms } if *waited == kind => {
+            Some(Expected::Client(pending)) => match pending.effect_mut() {
+                Some(Effect::Subscription { kind: waited, confirms }) if *waited == kind => {
                     let left = confirms.unwrap_or_else(|| session.confirmations(kind)) - 1;
                     *confirms = Some(left);
                     left == 0
@@ -315,6 +376,38 @@ impl Incoming {
             if let Some(Expected::Client(pending)) = expected {
                 self.answered(conn, pending);
             }
+        }
+    }
+}
+
+impl Read<'_> {
+    /// Bytes `at` are for the client.
+    #[inline]
+    fn add(&mut self, conn: &Conn, client: &Rc<Outbox>, at: Range<usize>, length: usize) {
+        match &mut self.run {
+            Some(run) if run.end == at.start && Rc::ptr_eq(&run.client, client) => {
+                (run.end, run.length) = (at.end, length);
+            }
+            _ => {
+                self.deliver(conn);
+                self.run = Some(Run { client: Rc::clone(client), start: at.start, end: at.end, length });
+            }
+        }
+    }
+
+    /// Nothing of what comes next may be given to a client before this has been called.
+    #[inline]
+    fn deliver(&mut self, conn: &Conn) {
+        let Some(Run { client, start, end, length }) = self.run.take() else { return };
+        let mut bytes = &self.buf[start..end];
+        if bytes.len() >= UNCOPIED {
+            let written = client.write_past(bytes);
+            conn.context.metrics.bytes_out(written as u64);
+            bytes = &bytes[written..];
+        }
+        if !bytes.is_empty() {
+            client.push_reply(bytes, length);
+            conn.context.mark_dirty(&client);
         }
     }
 }
@@ -375,7 +468,7 @@ fn may_be_message(conn: &Conn) -> bool {
         && (session.has_subscriptions()
             || match conn.queue.borrow().front() {
                 Some(Expected::Client(pending)) => {
-                    matches!(pending.effect.as_deref(), Some(Effect::Subscription { .. }))
+                    matches!(pending.effect(), Some(Effect::Subscription { .. }))
                 }
                 _ => false,
             })

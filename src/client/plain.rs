@@ -1,0 +1,69 @@
+//! Requests about which nothing is remarkable, as nearly all are: a shorter way to what `forward` does with them.
+
+use std::rc::Rc;
+
+use super::forward::is_attack;
+use super::{Client, trigger};
+use crate::command::{Command, Kind};
+use crate::context::Context;
+use crate::resp::Args;
+use crate::session::Session;
+use crate::upstream::{Conn, Pending};
+
+impl Client {
+    /// Sends the request, `raw`, if that is all there is to do about it. False: nothing has been done.
+    #[inline]
+    pub(super) fn sent_plainly(
+        &mut self,
+        context: &Rc<Context>,
+        command: Option<&Command>,
+        args: Args<'_>,
+        raw: Option<&[u8]>,
+    ) -> bool {
+        let (Some(command), Some(raw)) = (command, raw) else { return false };
+        if !is_plain(context, command, args) || self.has_concerns() {
+            return false;
+        }
+        let Some(conn) = self.shared.as_ref().filter(|conn| self.may_take(conn)) else { return false };
+        let Some(account) = trigger::account_plainly(context, &self.outbox, command, args) else {
+            return false;
+        };
+        let pending = Pending {
+            client: Rc::clone(&self.outbox),
+            metric: Some(command.metric),
+            started: context.now(),
+            account,
+            special: None,
+        };
+        conn.send(raw, Some(pending));
+        self.doubted = None;
+        true
+    }
+
+    /// Whether the state of the client makes any request remarkable.
+    #[inline]
+    fn has_concerns(&self) -> bool {
+        let is_plain = |session: &Session| session.has_standing() && session.is_plain();
+        self.pinned.is_some()
+            || !self.next.is_empty()
+            || !self.fills.is_empty()
+            || self.intent.is_some()
+            || !is_plain(&self.outbox.session.borrow())
+    }
+
+    /// Whether the client's next request may go to its shared connection at once.
+    #[inline]
+    fn may_take(&self, conn: &Conn) -> bool {
+        conn.is_alive() && !conn.is_full() && (self.outbox.pending() > 0 || !conn.is_second_best())
+    }
+}
+
+/// Whether the command, and what is going on in the proxy, leave it at sending the request.
+#[inline]
+fn is_plain(context: &Context, command: &Command, args: Args<'_>) -> bool {
+    let is_simple = matches!(command.kind, Kind::Plain | Kind::Ping)
+        && !command.carries
+        && !is_attack(Some(command), args);
+    let nothing_waits = !context.coalesces() && !context.process.doubt.any();
+    is_simple && nothing_waits && (!command.is_write() || !context.may_fill())
+}
