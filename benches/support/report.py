@@ -1,0 +1,92 @@
+"""Results as Markdown and JSON."""
+
+import os
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .cases import CASES, DIRECT, HAPROXY, Case
+from .judge import Verdict
+from .results import Results
+
+FLAGS = {"haproxy": "-v", "nutcracker": "-V", "redis-server": "--version", "redis-benchmark": "--version"}
+
+
+def provenance(*programs: str) -> dict:
+    """When, on what machine and with which versions a result was measured."""
+    cpu = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    present = [program for program in dict.fromkeys((*FLAGS, *programs)) if shutil.which(program)]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "cpu": cpu[0] if cpu else platform.machine(),
+            "load": os.getloadavg()[0],
+        },
+        "versions": {Path(program).name: _version(program) for program in present},
+    }
+
+
+def _version(program: str) -> str:
+    flags = FLAGS.get(program, "--version")
+    done = subprocess.run([program, flags], capture_output=True, text=True, timeout=20, check=False)
+    return (done.stdout + done.stderr).strip().partition("\n")[0].strip()
+
+
+def overview(results: Results, cases: list[Case]) -> str:
+    """A line for each target: rate over direct, and the proxy's CPU per command."""
+    measured = results.cases()
+    cases = [case for case in cases if case in measured]
+    lines = ["| | " + " | ".join(case.name for case in cases) + " |", "| --- |" + " ---: |" * len(cases)]
+    for target in results.targets():
+        if target == DIRECT or not any(results.median(case, target, "rate") for case in cases):
+            continue
+        cells = []
+        for case in cases:
+            rate, cpu = results.ratio(case, target, DIRECT, "rate"), results.median(case, target, "proxy_cpu")
+            cells.append("" if rate is None else f"{rate:.2f}, {number(cpu)} µs")
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table(results: Results) -> str:
+    """Everything, a line for each case and target."""
+    lines = [
+        "| case | target | commands/s | × direct | × haproxy | p50 ms | p99 ms | p99.9 ms | proxy µs CPU "
+        "| Redis µs CPU | proxy RSS MiB |",
+        "| --- | --- |" + " ---: |" * 9,
+    ]
+    for case in results.cases():
+        for target in results.targets(case):
+            columns = [case.name, target, f"{results.median(case, target, 'rate'):,.0f}"]
+            columns += [number(results.ratio(case, target, other, "rate")) for other in (DIRECT, HAPROXY)]
+            columns += [number(results.median(case, target, m), 3) for m in ("p50", "p99", "p999")]
+            columns += [number(results.median(case, target, m)) for m in ("proxy_cpu", "redis_cpu")]
+            rss = results.values(case, target, "rss_kib")
+            columns.append(number(max(rss) / 1024 if rss else None, 1))
+            lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+def verdicts_table(verdicts: list[Verdict]) -> str:
+    lines = ["| case | measure | target | value | over the rounds | met |", "| --- | --- | ---: | ---: | --- | --- |"]
+    for v in verdicts:
+        spread = f"{v.least:.2f} to {v.most:.2f}"
+        lines.append(f"| {v.case} | {v.what} | {v.limit} | {v.value:.2f} | {spread} | {'yes' if v.met else '**no**'} |")
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def main_cases() -> list[Case]:
+    """What the overview shows: one value size, 50 clients or more."""
+    return [case for case in CASES if case.size == 100 and not case.unix and not case.labelled]
