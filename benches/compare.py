@@ -5,8 +5,8 @@
 
 Every cell is one run of redis-benchmark; support/cases.py lists the cases. All keys exist. Rounds go over cases and
 targets in turn, forth and back, so a machine that slows down slows all of them; the tables show medians over the
-rounds, and ratios are the medians of each round's ratio. CPU is user plus system time of all threads of a process.
-RSS is the largest of a cell. Rescind runs with the sample proxy.toml (rules, metrics, feed and journal), and also with
+rounds, and ratios are the medians of each round's ratio. Only the half of the rounds counts in which other processes
+used less of the machine. CPU is user plus system time of all threads of a process. RSS is the largest of a cell. Rescind runs with the sample proxy.toml (rules, metrics, feed and journal), and also with
 1,000 patterns and with no rules; each of these has a Redis of its own: the others must not pay for its feed.
 
 Needs only the Python standard library, redis-server and redis-benchmark. A proxy that is not installed is left out,
@@ -15,25 +15,24 @@ with a note. Every process started here is stopped by its pid, also on Ctrl-C.
 
 import argparse
 import contextlib
-import json
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 
 from support import cases as known
 from support import report
 from support.cases import CASES, QUICK, TARGETS, Case
+from support.cell import Target, run
 from support.judge import judge
-from support.load import redis_benchmark
 from support.process import Address, Daemon, free_port, note
-from support.results import Cell, Results
+from support.results import Results
 from support.servers import (
+    ROOT,
     start_envoy,
     start_haproxy,
     start_nutcracker,
@@ -42,18 +41,7 @@ from support.servers import (
     start_rescind,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 MANY_PATTERNS = 1000
-
-
-@dataclass
-class Target:
-    """Where redis-benchmark goes, the proxy that is there if any, and its Redis."""
-
-    name: str
-    address: Address
-    redis: Daemon
-    proxy: Daemon | None = None
 
 
 # --- the run ------------------------------------------------------------------
@@ -93,7 +81,9 @@ def measure(targets: dict[bool, list[Target]], options: argparse.Namespace) -> R
             if (requests := sizes.get((case, target.name))) is None:
                 continue
             try:
-                cell = run_cell(case, target, requests)
+                cell = run(
+                    target, case.words(), case.pipeline, requests, case.clients, keys=case.keys, value=case.value()
+                )
             except SystemExit as failure:
                 if target.name.startswith(known.RESCIND):
                     raise
@@ -105,26 +95,6 @@ def measure(targets: dict[bool, list[Target]], options: argparse.Namespace) -> R
                 results.add(case, target.name, cell)
         slowest = max(slowest, time.monotonic() - round_begun)
     return results
-
-
-def run_cell(case: Case, target: Target, requests: int) -> Cell:
-    proxy, redis = target.proxy, target.redis
-    if proxy:
-        proxy.reset_peak()
-    before = redis.cpu_seconds(), proxy.cpu_seconds() if proxy else 0
-    load = redis_benchmark(
-        target.address, case.words(), case.pipeline, requests, case.clients, keys=case.keys, value=case.value()
-    )
-    (proxy or redis).settle(1)
-    return Cell(
-        rate=load.rate,
-        p50=load.p50,
-        p99=load.p99,
-        p999=load.p999,
-        redis_cpu=(redis.cpu_seconds() - before[0]) / requests * 1e6,
-        proxy_cpu=(proxy.cpu_seconds() - before[1]) / requests * 1e6 if proxy else None,
-        rss_kib=proxy.peak_kib() if proxy else None,
-    )
 
 
 # --- targets ------------------------------------------------------------------
@@ -213,8 +183,8 @@ def parse_options() -> argparse.Namespace:
     add("--cases", type=names, metavar="TEXT,...", help="only cases whose names contain one of these")
     add("--list", action="store_true", help="list the cases")
     add("--quick", action="store_true", help="fewer cases, less than a minute and a half, less exact")
-    add("--rounds", type=int, metavar="N", help="default 5, with --quick 2")
-    add("--seconds", type=float, metavar="S", help="of a cell; default 0.3, with --quick 0.2")
+    add("--rounds", type=int, metavar="N", help="default 8, with --quick 3")
+    add("--seconds", type=float, default=0.2, metavar="S", help="of a cell; default 0.2")
     add("--minutes", type=float, default=8, metavar="M", help="no round begins that would end later; default 8")
     add("--directory", type=Path, default=ROOT / "target", metavar="DIR", help="for journals; a disk; default: target/")
     add("--output", type=Path, metavar="DIR", help="where tables, plots and raw data go; default: nowhere")
@@ -228,8 +198,7 @@ def parse_options() -> argparse.Namespace:
     if options.list:
         print("\n".join(case.name for case in options.cases))
         sys.exit()
-    options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (0.2 if options.quick else 0.3)
+    options.rounds = options.rounds or (3 if options.quick else 8)
     envoy = options.envoy if shutil.which(options.envoy) else "envoy"
     options.programs = {
         known.HAPROXY: "haproxy", known.TWEMPROXY: "nutcracker", known.ENVOY: envoy, known.PREDIXY: options.predixy,
@@ -248,24 +217,16 @@ def names(text: str) -> list[str]:
 
 def write(results: Results, origin: dict, options: argparse.Namespace) -> None:
     verdicts = judge(results)
-    missed = sum(not verdict.met for verdict in verdicts)
-    texts = [
-        "## Overview: rate over direct, µs CPU of the proxy per command",
-        report.overview(results, report.main_cases()),
-        f"## Targets: {len(verdicts) - missed} met, {missed} not",
-        report.verdicts_table(verdicts),
-        "## Everything",
-        report.table(results),
-    ]
-    text = "\n\n".join(texts) + "\n"
+    text = report.markdown(results, verdicts, origin)
     print(text)
     if not options.output:
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    (options.output / "compare.md").write_text(f"# Beside others, {today}\n\n{text}")
-    data = {**origin, "verdicts": [asdict(v) for v in verdicts], "cells": results.raw()}
-    (options.output / "compare.json").write_text(json.dumps(data, indent=1) + "\n")
+    (options.output / "compare.md").write_text(text)
+    data = {**origin, "seconds": options.seconds, "verdicts": [asdict(v) for v in verdicts], "cells": results.raw()}
+    (options.output / "compare.json").write_text(report.compact_json(data))
+    for name, plot in report.plots(results).items():
+        (options.output / f"{name}.svg").write_text(plot)
     note(f"results: {options.output}")
 
 

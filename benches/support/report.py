@@ -1,5 +1,6 @@
-"""Results as Markdown and JSON."""
+"""Results as Markdown, JSON and plots."""
 
+import json
 import os
 import platform
 import shutil
@@ -7,7 +8,8 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .cases import CASES, DIRECT, HAPROXY, Case
+from .cases import CASES, DIRECT, HAPROXY, VALUE_BYTES, Case
+from .charts import Group, bars
 from .judge import Verdict
 from .results import Results
 
@@ -37,7 +39,52 @@ def provenance(*programs: str) -> dict:
 def _version(program: str) -> str:
     flags = FLAGS.get(program, "--version")
     done = subprocess.run([program, flags], capture_output=True, text=True, timeout=20, check=False)
-    return (done.stdout + done.stderr).strip().partition("\n")[0].strip()
+    lines = (done.stdout + done.stderr).strip().splitlines() or [""]
+    return lines[0].replace(program, Path(program).name).strip()
+
+
+def markdown(results: Results, verdicts: list[Verdict], origin: dict) -> str:
+    machine, versions = origin["machine"], origin["versions"]
+    met = sum(verdict.met for verdict in verdicts)
+    parts = [
+        f"# Beside others, {origin['date'][:10]}",
+        f"{machine['cores']} cores ({machine['cpu']}, Linux {machine['kernel']}). Other processes used "
+        f"{results.others():.0%} of the machine. {'; '.join(versions.values())}.",
+        "![rate](compare-rate.svg)",
+        "![CPU](compare-cpu.svg)",
+        "## Overview",
+        "Rate over that of a direct connection, and the proxy's CPU per command.",
+        overview(results, main_cases()),
+        f"## Targets: {met} of {len(verdicts)} are met",
+        verdicts_table(verdicts),
+        "## Everything",
+        table(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plots(results: Results) -> dict[str, str]:
+    measured = results.cases()
+    cases = [case for case in main_cases() if case.command in ("GET", "SET") and case in measured]
+    series = results.targets()
+    rates = [Group(c.name, {t: results.ratio(c, t, DIRECT, "rate") for t in series}) for c in cases]
+    cpus = [Group(c.name, {t: results.median(c, t, "proxy_cpu") for t in series if t != DIRECT}) for c in cases]
+    return {
+        "compare-rate": bars("Commands per second, relative to a direct connection", rates, series, line=1),
+        "compare-cpu": bars("µs CPU of the proxy per command", cpus, [t for t in series if t != DIRECT]),
+    }
+
+
+def compact_json(data: dict) -> str:
+    """One line for each entry of a list."""
+    lines = []
+    for name, value in data.items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            lines.append(f'"{name}": [\n{rows}\n ]')
+        else:
+            lines.append(f'"{name}": {json.dumps(value)}')
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 def overview(results: Results, cases: list[Case]) -> str:
@@ -69,8 +116,7 @@ def table(results: Results) -> str:
             columns += [number(results.ratio(case, target, other, "rate")) for other in (DIRECT, HAPROXY)]
             columns += [number(results.median(case, target, m), 3) for m in ("p50", "p99", "p999")]
             columns += [number(results.median(case, target, m)) for m in ("proxy_cpu", "redis_cpu")]
-            rss = results.values(case, target, "rss_kib")
-            columns.append(number(max(rss) / 1024 if rss else None, 1))
+            columns.append(number(results.peak_mib(case, target), 1))
             lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
 
@@ -89,4 +135,4 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def main_cases() -> list[Case]:
     """What the overview shows: one value size, 50 clients or more."""
-    return [case for case in CASES if case.size == 100 and not case.unix and not case.labelled]
+    return [case for case in CASES if case.size == VALUE_BYTES and not case.unix and not case.labelled]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from .process import Address, Daemon, clean_environment, free_port
 
+ROOT = Path(__file__).resolve().parents[2]
+
 HAPROXY = """
 global
     nbthread 1
