@@ -6,8 +6,9 @@
 Every cell is one run of redis-benchmark; support/cases.py lists the cases. All keys exist. Rounds go over cases and
 targets in turn, forth and back, so a machine that slows down slows all of them; the tables show medians over the
 rounds, and ratios are the medians of each round's ratio. Only the half of the rounds counts in which other processes
-used less of the machine. CPU is user plus system time of all threads of a process. RSS is the largest of a cell. Rescind runs with the sample proxy.toml (rules, metrics, feed and journal), and also with
-1,000 patterns and with no rules; each of these has a Redis of its own: the others must not pay for its feed.
+used less of the machine. CPU is user plus system time of all threads of a process. RSS is the largest of a cell.
+Rescind runs with the sample proxy.toml (rules, metrics, feed and journal), and also with 1,000 patterns and with no
+rules; each of these has a Redis of its own: the others must not pay for its feed.
 
 Needs only the Python standard library, redis-server and redis-benchmark. A proxy that is not installed is left out,
 with a note. Every process started here is stopped by its pid, also on Ctrl-C.
@@ -29,7 +30,7 @@ from support import report
 from support.cases import CASES, QUICK, TARGETS, Case
 from support.cell import Target, run
 from support.judge import judge
-from support.process import Address, Daemon, free_port, note
+from support.process import Address, Daemon, folder, free_port, note
 from support.results import Results
 from support.servers import (
     ROOT,
@@ -171,9 +172,7 @@ def with_many_patterns(rules: str) -> str:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rescind", default=str(ROOT / "target/release/rescind"), metavar="PATH", help="its binary")
     add("--config", type=Path, default=ROOT / "proxy.toml", metavar="FILE", help="the rules it runs with")
@@ -185,8 +184,14 @@ def parse_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="fewer cases, less than a minute and a half, less exact")
     add("--rounds", type=int, metavar="N", help="default 8, with --quick 3")
     add("--seconds", type=float, default=0.2, metavar="S", help="of a cell; default 0.2")
-    add("--minutes", type=float, default=8, metavar="M", help="no round begins that would end later; default 8")
-    add("--directory", type=Path, default=ROOT / "target", metavar="DIR", help="for journals; a disk; default: target/")
+    add("--minutes", type=float, default=6, metavar="M", help="no round begins that would end later; default 6")
+    add(
+        "--directory",
+        type=folder,
+        default=ROOT / "target",
+        metavar="DIR",
+        help="for journals; a disk; default: target/",
+    )
     add("--output", type=Path, metavar="DIR", help="where tables, plots and raw data go; default: nowhere")
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from support.load import CLIENTS, KEYS, RANDOM, redis_benchmark
-from support.process import Connection, Daemon, encode, note
+from support.process import Connection, Daemon, encode, folder, note
 from support.report import provenance
 from support.servers import ROOT, start_redis, start_rescind
 from invalidation import VALUE, fill, key, trigger_after_fill, unlink_after_fill
@@ -391,7 +391,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rescind", default=str(ROOT / "target/release/rescind"), metavar="PATH")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), metavar="PART,...")
     parser.add_argument("--quick", action="store_true", help="less than a minute, and less exact")
-    parser.add_argument("--directory", type=Path, default=ROOT / "target", metavar="DIR", help="default: target/")
+    parser.add_argument("--directory", type=folder, default=ROOT / "target", metavar="DIR", help="default: target/")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="store the results, the machine and the versions"
     )

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from support import charts
 from support.bench import Bench, Sweep
-from support.process import note
+from support.process import folder, note
 from support.report import compact_json, provenance
 from support.servers import ROOT
 from support.sweeps import SWEEPS
@@ -87,7 +87,13 @@ def parse_options() -> argparse.Namespace:
     add("--rounds", type=int, metavar="N", help="default 5, with --quick 1")
     add("--seconds", type=float, default=0.2, metavar="S", help="of a run; default 0.2")
     add("--minutes", type=float, default=1.2, metavar="M", help="no round of a sweep ends later; default 1.2")
-    add("--directory", type=Path, default=ROOT / "target", metavar="DIR", help="for journals; a disk; default: target/")
+    add(
+        "--directory",
+        type=folder,
+        default=ROOT / "target",
+        metavar="DIR",
+        help="for journals; a disk; default: target/",
+    )
     add("--output", type=Path, metavar="DIR", help="where charts and raw data go; default: nowhere")
     options = parser.parse_args()
     if unknown := set(options.only) - set(SWEEPS):

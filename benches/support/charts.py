@@ -116,7 +116,7 @@ def _panel(panel: Panel, series: list[str], left: float, top: float, width: floa
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(_text(left - 6, y + 4, short(mark), anchor="end", size=10))
     for x in _thinned(sorted(set(xs)), across):
-        parts.append(_text(across(x), top + height + 16, short(x), anchor="middle", size=10))
+        parts.append(_text(across(x), top + height + 16, short(x, panel.x), anchor="middle", size=10))
     parts.append(_text(left + width / 2, top + height + 34, panel.x, anchor="middle"))
     for name, line in panel.lines.items():
         tint = colour(name, series.index(name))
@@ -124,7 +124,7 @@ def _panel(panel: Panel, series: list[str], left: float, top: float, width: floa
         parts.append(f'<polyline points="{path}" fill="none" stroke="{tint}" stroke-width="2"/>')
         for x, y in line:
             parts.append(f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{tint}">'
-                         f"<title>{escape(name)}: {short(x)}, {y:.4g}</title></circle>")  # fmt: skip
+                         f"<title>{escape(name)}: {short(x, panel.x)}, {y:.4g}</title></circle>")  # fmt: skip
     return parts
 
 
@@ -147,11 +147,12 @@ def _step(least: float) -> float:
     return next(power * n for n in (1, 2, 5, 10) if power * n >= least)
 
 
-def short(value: float) -> str:
-    """1500000 as 1.5M."""
-    for size, sign in ((1e6, "M"), (1e3, "k")):
+def short(value: float, unit: str = "") -> str:
+    """1500000 as 1.5M, or 1.43Mi of bytes."""
+    thousand, sign = (1024, "i") if unit == "bytes" else (1000, "")
+    for size, letter in ((thousand**2, "M"), (thousand, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{sign}"
+            return f"{value / size:.3g}{letter}{sign}"
     return f"{value:.3g}"
 
 

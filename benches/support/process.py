@@ -85,7 +85,7 @@ class Daemon:
                 break
 
     def cpu_seconds(self) -> float:
-        """User and system time of all threads so far, by the CPU clock of the process: /proc counts in ticks of 10 ms."""
+        """User and system time of all threads so far, by the clock of the process: /proc counts in ticks of 10 ms."""
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def rss_kib(self, field: str = "VmRSS") -> int:
@@ -179,6 +179,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def folder(text: str) -> Path:
+    """As an option; what is started in another one finds it all the same."""
+    return Path(text).resolve()
 
 
 def note(text: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import fields
 from .cases import CASES, TARGETS, Case
 from .cell import Cell
 
-
 MEASURES = [field.name for field in fields(Cell)]
 
 

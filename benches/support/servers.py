@@ -108,7 +108,7 @@ def start_predixy(program: str, directory: Path, listen: Address, upstream: Addr
 def start_envoy(program: str, directory: Path, listen: Address, upstream: Address) -> Daemon:
     conf = directory / "envoy.yaml"
     conf.write_text(ENVOY.format(listen=_envoy_place(listen), upstream=_envoy_place(upstream)))
-    flags = "--concurrency 1 --disable-hot-restart --log-level error".split()
+    flags = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
     return Daemon("envoy", [program, "-c", str(conf), *flags], directory, listen)
 
 

@@ -2,18 +2,25 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from invalidation import key, trigger_after_fill, unlink_after_fill
-from invalidation import fill as fill_pages
+from invalidation import trigger_after_fill, unlink_after_fill
 
 from .bench import Bench, Sweep
 from .cell import Target
 from .charts import Panel
 from .load import RANDOM
-from .process import Connection
 
 KIB = 1024
+RULES = """
+[tags]
+Page = ["page:*"]
+Bulk = ["bulk:*"]
+
+[[trigger]]
+keys = ["model:{model}:*"]
+invalidate = ["{model}"]
+"""
 
 # --- clients, depth, size -------------------------------------------------------
 
@@ -51,9 +58,7 @@ def size(bench: Bench) -> Sweep:
             bench.fill(target, count, prefix, length)
             word = f"{prefix}{RANDOM}"
             points[f"{target.name}, GET", length] = bench.load(target, ("GET", word), keys=count)
-            points[f"{target.name}, SET", length] = bench.load(
-                target, ("SET", word), keys=count, value=b"x" * length
-            )
+            points[f"{target.name}, SET", length] = bench.load(target, ("SET", word), keys=count, value=b"x" * length)
     measured = bench.measure(points)
     panels = [
         Panel(f"{command}: {title}", "bytes", bench.lines(measured, measure, f", {command}"), log_y=True)
@@ -116,12 +121,11 @@ def patterns(bench: Bench) -> Sweep:
 def index(bench: Bench) -> Sweep:
     """A tag that all keys but 100 depend on, and one of those 100."""
     dependents = 100
-    rules = '[tags]\nBulk = ["bulk:*"]\nPage = ["page:*"]\n[[trigger]]\nkeys = ["model:{model}:*"]\ninvalidate = ["{model}"]\n'
     points, memory, start = {}, [], []
     for count in bench.points(*(10**n for n in range(3, 8 if bench.huge else 7))):
         redis = bench.redis(lambda redis, count=count: bench.fill_redis(redis, count, "bulk:"))
         begun = time.monotonic()
-        target = bench.rescind(redis, rules, f"index-{count}")
+        target = bench.rescind(redis, RULES, f"index-{count}")
         start.append((count, time.monotonic() - begun))
         memory.append((count, target.proxy.rss_kib() / KIB))
         load = bench.both(target, "bulk:", 16, count)
@@ -140,9 +144,8 @@ def index(bench: Bench) -> Sweep:
 
 def dependents(bench: Bench) -> Sweep:
     """A trigger, beside UNLINK of the same keys, known beforehand."""
-    rules = '[tags]\nPage = ["page:*"]\n[[trigger]]\nkeys = ["model:{model}:*"]\ninvalidate = ["{model}"]\n'
     redis = bench.redis(lambda redis: None)
-    target = bench.rescind(redis, rules, "dependents")
+    target = bench.rescind(redis, RULES, "dependents")
     alone = bench.redis(lambda redis: None)
     direct, client, other = map(bench.connection, (redis.port, target.address, alone.port))
     points = {}
@@ -163,10 +166,7 @@ def dependents(bench: Bench) -> Sweep:
 
 def proxies(bench: Bench) -> Sweep:
     """Load on one of them. No fsync: it would hide what the others cost."""
-    rules = (
-        '[tags]\nPage = ["page:*"]\n[[trigger]]\nkeys = ["model:{model}:*"]\ninvalidate = ["{model}"]\n'
-        '[journal]\nfsync = "never"\n'
-    )
+    rules = RULES + '[journal]\nfsync = "never"\n'
     points = {}
     for count in bench.points(1, 2, 3):
         redis = bench.redis(lambda redis: bench.fill_redis(redis, prefix="page:"))
