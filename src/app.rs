@@ -191,6 +191,8 @@ impl App {
             labels_used: AtomicBool::new(false),
             index,
             labels_known: AtomicBool::new(false),
+            hears_labels: AtomicBool::new(false),
+            number: fastrand::u64(..),
             others: AtomicBool::new(false),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),

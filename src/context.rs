@@ -59,6 +59,8 @@ pub struct Process {
     pub born: Instant,
     /// The name under which other proxies on the same Redis know it.
     pub id: peers::ProxyId,
+    /// By this number it knows its own news of labels again.
+    pub number: u64,
     /// There are other proxies on the same Redis.
     pub has_peers: AtomicBool,
     /// There were, before this process, and Redis has not been compared since.
@@ -92,6 +94,8 @@ pub struct Process {
     pub index: SharedIndex,
     /// The labels in Redis have been read into the index, and the feed has not been lost since.
     pub labels_known: AtomicBool,
+    /// The feed shows the news of labels, so that the index learns from there what scripts give.
+    pub hears_labels: AtomicBool,
     /// There are other proxies, which give labels that the feed tells of a moment later.
     pub others: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
@@ -232,13 +236,17 @@ impl Process {
     pub fn may_have_labels(&self) -> bool {
         use std::sync::atomic::Ordering::Acquire;
         let elsewhere = || self.index.has_had_labels() && self.others.load(Acquire);
-        self.index.has_labels() || elsewhere() || !self.labels_known.load(Acquire)
+        self.index.has_labels()
+            || elsewhere()
+            || !self.labels_known.load(Acquire)
+            || self.labels_used.load(Acquire)
     }
 
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
     pub fn knows_labels(&self) -> bool {
         use std::sync::atomic::Ordering::Acquire;
-        self.labels_known.load(Acquire) && !self.others.load(Acquire)
+        let told = self.others.load(Acquire) || self.labels_used.load(Acquire);
+        self.labels_known.load(Acquire) && !told
     }
 
     /// Whether the index learns of keys only from what is written through this proxy.

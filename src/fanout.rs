@@ -16,15 +16,8 @@ use crate::rules::Tag;
 
 /// The channel whose messages invalidate the tags in their payload.
 pub const CHANNEL: &[u8] = b"rescind:invalidate";
-/// What the names of the sets of explicit labels begin with.
-pub const LABEL_SETS: &[u8] = b"rescind:tag:";
 /// How many invalidations TAG.LOG remembers.
 const LOG_LENGTH: usize = 1000;
-
-/// The name of the set that holds the labelled keys of a tag.
-pub fn label_set(tag: &[u8]) -> Vec<u8> {
-    [LABEL_SETS, tag].concat()
-}
 
 /// The tags in the payload of a message on [`CHANNEL`]: separated by white space.
 pub fn tags_of_message(payload: &[u8]) -> Vec<Tag> {

@@ -13,6 +13,14 @@ use crate::rules::Tag;
 /// The channel.
 pub const NEWS: &[u8] = b"rescind:labels";
 
+/// What the names of the sets of explicit labels begin with.
+pub const LABEL_SETS: &[u8] = b"rescind:tag:";
+
+/// The name of the set that holds the labelled keys of a tag.
+pub fn label_set(tag: &[u8]) -> Vec<u8> {
+    [LABEL_SETS, tag].concat()
+}
+
 /// What has happened to the labels of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -20,6 +28,8 @@ pub enum Verb {
     Hello,
     /// The key has them.
     Given,
+    /// It was written with them, in the same step.
+    Written,
     /// They were taken away from it.
     Taken,
     /// They were taken out of Redis because their value is gone. Who knows better puts them back.
@@ -32,9 +42,10 @@ pub enum Verb {
     Stayed,
 }
 
-const WORDS: [(&[u8], Verb); 7] = [
+const WORDS: [(&[u8], Verb); 8] = [
     (b"hello", Verb::Hello),
     (b"given", Verb::Given),
+    (b"written", Verb::Written),
     (b"taken", Verb::Taken),
     (b"forgotten", Verb::Forgotten),
     (b"leaving", Verb::Leaving),

@@ -12,13 +12,13 @@ const ORDER: [&str; 33] = [
     "resp",
     "command",
     "rules",
+    "news",
     "doubt",
     "lease",
     "peers",
     "index",
     "session",
     "accounting",
-    "news",
     // How fan-outs are asked for.
     "fanout",
     // Pure as well; it quotes what `fanout` says about messages.

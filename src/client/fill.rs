@@ -20,7 +20,7 @@ pub(super) struct Unwrapped {
     pub checks: Vec<Check>,
 }
 
-/// What has to hold for the keys that the request writes not to become stale. Closes the misses that it fills, so it is
+/// What has to hold for the keys that the request writes, with `labels` besides their own tags, not to become stale. Closes the misses that it fills, so it is
 /// to be asked once for each request; `fills` gets what it has closed.
 #[inline]
 pub(super) fn checks(
@@ -29,9 +29,10 @@ pub(super) fn checks(
     fills: &mut Vec<(KeyHash, Clock)>,
     command: &Command,
     args: Args<'_>,
+    labels: &[Tag],
 ) -> Vec<Check> {
     let process = &context.process;
-    if !command.is_write() || !context.may_fill() || process.dry_run {
+    if !command.is_write() || (labels.is_empty() && !context.may_fill()) || process.dry_run {
         return vec![];
     }
     let Some(fill) = command.fill else { return vec![] };
@@ -43,7 +44,10 @@ pub(super) fn checks(
         if !used.writes || used.deletes {
             return;
         }
-        let (tags, family, labelled) = tags(context, db, used.key);
+        let (mut tags, family, labelled) = tags(context, db, used.key);
+        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
+        let labelled = labelled || !labels.is_empty();
+        tags.extend(new.into_iter().cloned());
         if tags.is_empty() || !context.protects(family) {
             return;
         }

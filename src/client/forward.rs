@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::{After, Client, Pause, Step, carry, fill, tag, trigger};
+use super::with::{Labels, with_of};
+use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
-use crate::lease::script::{self, Check};
+use crate::lease::script::{Check, Wrapping};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route, Session};
 use crate::upstream::{Conn, Fills, Pending, Retimed};
@@ -28,6 +29,8 @@ pub(super) struct Extra {
     pub partial: bool,
     /// Arguments that are keys in doubt: others that do not exist are asked for in their place.
     pub hidden: Vec<usize>,
+    /// What it writes gets these labels, as a script.
+    pub labels: Labels,
     /// Labelled keys whose expiry it may change.
     pub retimed: Vec<(u32, Box<[u8]>)>,
 }
@@ -60,9 +63,31 @@ impl Client {
         let context = Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let command = commands.find(args);
+        let Some((args, labels)) = self.labelled(&commands, command, args) else {
+            return self.dispatch(&context, command, args, raw, Labels::default());
+        };
+        let step = self.dispatch(&context, commands.find(args), args, None, labels);
+        if !matches!(step, Step::Again(_)) {
+            self.next.clear();
+            let metric = command.filter(|c| matches!(c.kind, Kind::Tag(_))).map(|c| c.metric);
+            context.command_done(metric, context.now(), false);
+        }
+        step
+    }
+
+    /// Deals with one request whose keys get `labels`.
+    #[inline]
+    fn dispatch(
+        &mut self,
+        context: &Rc<Context>,
+        command: Option<&Command>,
+        args: Args<'_>,
+        raw: Option<&[u8]>,
+        labels: Labels,
+    ) -> Step {
         let plain = command
             .is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping) && !self.labels_follow(c, args));
-        let unbound = self.pinned.is_none() && self.next.is_empty();
+        let unbound = self.pinned.is_none() && (self.next.is_empty() || !labels.tags.is_empty());
         let is_plain = |session: &Session| session.has_standing() && session.is_plain();
         if plain && unbound && is_plain(&self.outbox.session.borrow()) {
             if is_attack(command, args) {
@@ -77,16 +102,17 @@ impl Client {
             if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
                 return step;
             }
-            if let Some(step) = self.awaits_scripts(command) {
+            if let Some(step) = self.awaits_scripts(command).or_else(|| self.awaits_labels(&labels, args)) {
                 return step;
             }
             let conn = self.conn();
             if !conn.has_room(&self.outbox) {
                 return Step::Again(Pause::Room);
             }
-            return self.send(&context, &conn, command, args, raw, Forward::PLAIN, Extra::default());
+            let extra = Extra { labels, ..Extra::default() };
+            return self.send(context, &conn, command, args, raw, Forward::PLAIN, extra);
         }
-        self.special(&context, command, args, raw)
+        self.special(context, command, args, raw, labels)
     }
 
     /// A request that is not plain, or of a client that is not.
@@ -96,6 +122,7 @@ impl Client {
         command: Option<&Command>,
         args: Args<'_>,
         raw: Option<&[u8]>,
+        labels: Labels,
     ) -> Step {
         if is_attack(command, args) {
             return Step::Then(Pause::End);
@@ -141,19 +168,20 @@ impl Client {
         if !stays && !self.conn().has_room(&self.outbox) {
             return Step::Again(Pause::Room);
         }
-        if !self.next.is_empty() && !is_local(kind) {
+        if !self.next.is_empty() && labels.tags.is_empty() && !is_local(kind) {
             if !idle {
                 return Step::Again(Pause::Idle);
             }
             let next = std::mem::take(&mut self.next);
             if command.is_some_and(Command::is_write) {
-                return Step::Then(Pause::Tag(TagCommand::With, tag::with_of(&next, args)));
+                return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
         }
         if !is_local(kind)
             && let Some(step) = self
                 .awaits_trust(command, args, kind, false)
                 .or_else(|| self.awaits_scripts(command))
+                .or_else(|| self.awaits_labels(&labels, args))
                 .or_else(|| self.awaits_intent(context, command, args, kind))
         {
             return step;
@@ -184,7 +212,7 @@ impl Client {
                 if in_multi && kind == Kind::SwapDb {
                     self.swap_queued = true;
                 }
-                self.forward(context, command, args, raw, forward, Extra::default())
+                self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
             }
         }
     }
@@ -302,8 +330,10 @@ impl Client {
         }
         let probed = account.take_ambiguous();
         let before = self.fills.len();
-        let checks = command
-            .map_or(vec![], |command| fill::checks(context, &self.outbox, &mut self.fills, command, args));
+        let tags = &extra.labels.tags;
+        let checks = command.map_or(vec![], |command| {
+            fill::checks(context, &self.outbox, &mut self.fills, command, args, tags)
+        });
         let fills = self.fills_of(command, args, forward.queued, &forward.effect, before);
         let mut settled = match context.coalesces() {
             true => self.settles(command, args, &checks, &forward.effect, forward.queued),
@@ -379,7 +409,7 @@ impl Client {
         (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
     }
 
-    /// How a write with `checks` is sent: as a script, if one is given back. Otherwise what it writes is looked at when it
+    /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at when it
     /// is done, before the client gets its reply.
     fn way_of_fill(
         &mut self,
@@ -390,13 +420,17 @@ impl Client {
         queued: bool,
         extra: &mut Extra,
     ) -> Option<BytesMut> {
-        let command = command.filter(|_| !checks.is_empty())?;
+        let labels = std::mem::take(&mut extra.labels);
+        let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        if !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts() {
+        let scripted = !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts();
+        if scripted || !labels.tags.is_empty() {
+            let process = &self.context.process;
+            let labels = labels.of(command, args, db, process.number);
             let mut request = BytesMut::new();
-            script::wrap(&mut request, db, &self.context.process.id, condition, &checks, args);
-            if !extra.after.labelled.is_empty() && !self.context.process.is_alone() {
+            Wrapping { db, proxy: &process.id, condition, checks: &checks, labels }.wrap(&mut request, args);
+            if !extra.after.labelled.is_empty() && !process.is_alone() {
                 // While its label was not in Redis, an invalidation by another proxy may have missed it.
                 extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks });
             }

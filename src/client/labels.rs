@@ -10,9 +10,9 @@ use super::tag::{Answer, ask, may_write};
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
 use crate::context::Context;
-use crate::fanout::{Order, label_set};
+use crate::fanout::Order;
 use crate::index::LabelState;
-use crate::news::{Labels, Verb};
+use crate::news::{Labels, Verb, label_set};
 use crate::resp::Args;
 use crate::rules::Tag;
 

@@ -2,8 +2,8 @@
 //!
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
-//! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `labels` keeps the labels
-//! of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
+//! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `with` those that label what they
+//! write, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
 //! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
 
 mod carry;
@@ -21,6 +21,7 @@ mod transaction;
 mod trigger;
 mod trust;
 mod wait;
+mod with;
 
 use std::cell::RefCell;
 use std::pin::Pin;

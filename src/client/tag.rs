@@ -8,24 +8,29 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
-use super::carry::{self, Carried};
-use super::forward::{Extra, encoded};
-use super::labels::{Labelled, give, label_writes, make_one_good};
-use super::{After, Client, Pause, Step, fill};
+use super::forward::encoded;
+use super::labels::{give, make_one_good};
+use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
-use crate::command::{Command, FireCondition, Kind, TagCommand};
+use crate::command::{FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
-use crate::fanout::{Cause, LABEL_SETS, Order, label_set};
-use crate::news::{Labels, Verb};
+use crate::fanout::{Cause, Order};
+use crate::news::{LABEL_SETS, Labels, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
-use crate::session::Route;
 use crate::upstream::{Key, Pending};
 
 /// An error reply, with or without its `-` and CRLF: the client gets it.
 pub(super) struct Refusal(Vec<u8>);
+
+impl Refusal {
+    /// Redis, or a rule of the protocol, says that it may not be; otherwise there was no answer.
+    fn is_of_redis(&self) -> bool {
+        [b"-NOPERM".as_slice(), b"-NOAUTH", b"-WRONGTYPE"].iter().any(|word| self.0.starts_with(word))
+    }
+}
 
 impl From<&str> for Refusal {
     fn from(text: &str) -> Self {
@@ -35,13 +40,6 @@ impl From<&str> for Refusal {
 
 /// What a command comes to.
 pub(super) type Answer<T> = Result<T, Refusal>;
-
-/// `TAG.WITH n tag… command arg…` for what TAG.NEXT announced.
-pub(super) fn with_of(next: &[Tag], args: Args<'_>) -> OwnedArgs {
-    let count = next.len().to_string();
-    let head = [b"TAG.WITH".as_slice(), count.as_bytes()];
-    head.into_iter().chain(next.iter().map(|tag| &**tag)).chain(args.iter()).collect()
-}
 
 /// Answers one command.
 pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArgs) {
@@ -69,7 +67,7 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
 /// Whether it was refused.
 async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) -> bool {
     let result = match command {
-        TagCommand::With => with(client, args).await,
+        TagCommand::With => with::run(client, args).await,
         TagCommand::Next => next(client, args).await,
         TagCommand::Add => add(client, args).await,
         TagCommand::Rem => rem(client, args).await,
@@ -170,7 +168,7 @@ async fn may_read(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     Ok(())
 }
 
-fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
+pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
     let mut tags: Vec<Tag> = vec![];
     for arg in args {
         if arg.is_empty() {
@@ -183,102 +181,19 @@ fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
     Ok(tags)
 }
 
-async fn with(client: &mut Client, args: Args<'_>) -> Answer<()> {
-    let count = args.get(1).and_then(number).ok_or("ERR value is not an integer or out of range")?;
-    let count =
-        usize::try_from(count).ok().filter(|n| *n > 0).ok_or("ERR numtags should be greater than 0")?;
-    if args.len() < count.saturating_add(3) {
-        return Err("ERR Number of tags can't be greater than number of args".into());
-    }
-    let announced = std::mem::take(&mut client.next);
-    let tags = tags_of(args.iter().skip(2).take(count).chain(announced.iter().map(|tag| &**tag)))?;
-    let inner = args.tail(2 + count);
-    let commands = client.context.commands.borrow().clone();
-    let command = commands.find(inner);
-    if let Some(command) = command.filter(|c| !may_be_labelled(c.kind)) {
-        return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
-    }
-    client.context.process.labels_used.store(true, Ordering::Relaxed);
-    let kind = command.map_or(Kind::Plain, |c| c.kind);
-    if let Some((scope, what)) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
-        client.intend(scope, what).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
-    }
-    let labelled = match label_writes(client, command, inner, &tags).await {
-        Ok(labelled) => labelled,
-        Err(refusal) => {
-            client.drop_intent();
-            return Err(refusal);
-        }
-    };
-    let carried = carry::hand_on(client, command, inner).await;
-    dispatch(client, command, inner, labelled, carried).await;
-    Ok(())
-}
-
-/// A command that takes labels along, or EXEC where there are some among what was queued.
-pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
-    let commands = client.context.commands.borrow().clone();
-    let command = commands.find(args);
-    let mut carried = None;
-    if command.is_some_and(|command| command.kind == Kind::Exec) {
-        carry::before_exec(client).await;
-    } else {
-        carried = carry::hand_on(client, command, args).await;
-    }
-    dispatch(client, command, args, vec![], carried).await;
-}
-
-/// Commands that write cached values; not those that change the connection.
-fn may_be_labelled(kind: Kind) -> bool {
-    matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
-}
-
-/// Sends the command whose labels have been given or handed on.
-async fn dispatch(
-    client: &mut Client,
-    command: Option<&Command>,
-    inner: Args<'_>,
-    labelled: Vec<Labelled>,
-    carried: Option<Carried>,
-) {
-    let context = Rc::clone(&client.context);
-    let blocks = command.is_some_and(|c| c.blocks(inner));
-    let kind = command.map_or(Kind::Plain, |c| c.kind);
-    let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
-    let Route::Forward(mut forward) = route else { return };
-    forward.silent |= client.outbox.is_muted();
-    let mut extra = Extra::default();
-    let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
-    let condition =
-        labelled.iter().chain(carried.iter().map(|one| &one.given)).next().map(|one| one.condition);
-    if let Some(element) = queued {
-        let queued = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
-        client.labels_queued.extend(queued);
-        client.carried_queued.extend(carried.map(|one| one.queued_as(element)));
-    } else {
-        let hold = condition.is_some();
-        let carried = carried.into_iter().collect();
-        extra = Extra { hold, after: After { labelled, carried, ..After::default() }, ..Extra::default() };
-    }
-    match client.forward(&context, command, inner, None, forward, extra) {
-        Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
-        Step::Then(Pause::Idle) => _ = client.until(|o| (o.pending() == 0).then_some(())).await,
-        // There was no connection for it.
-        Step::Then(Pause::End) => client.outbox.close(),
-        _ => {}
-    }
-    if let Some(element) = queued
-        && let Some(entry) = client.outbox.queued.borrow_mut().get_mut(element)
-    {
-        entry.labels = condition;
-    }
-}
-
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
-    may_write(client, &tags).await?;
     client.context.process.labels_used.store(true, Ordering::Relaxed);
-    client.next.extend(tags);
+    client.next.extend(tags.iter().cloned());
+    if let Err(refusal) = may_write(client, &tags).await {
+        // What follows in the same pipeline must not go without its labels: it is labelled, or refused likewise. Who has been
+        // told that he has no right to it goes on without.
+        let in_multi = client.outbox.session.borrow().in_multi();
+        if in_multi || (refusal.is_of_redis() && client.input.is_empty()) {
+            client.next.retain(|tag| !tags.contains(tag));
+        }
+        return Err(refusal);
+    }
     let in_multi = client.outbox.session.borrow().in_multi();
     if in_multi {
         // Queued, UNWATCH does nothing and answers OK, as TAG.NEXT is to.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::intent::take_intents;
-use super::{After, Client, Pause, fill, labels, tag, trigger};
+use super::{After, Client, Pause, fill, labels, tag, trigger, with};
 use crate::accounting::Verdict;
 use crate::failpoint;
 use crate::outbox::Outbox;
@@ -62,7 +62,7 @@ impl Client {
             }
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict(after) => self.verdict(after).await,
-            Pause::Follow(args) => tag::follow(self, args.as_args()).await,
+            Pause::Follow(args) => with::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
                 tag::run(self, command, args).await;

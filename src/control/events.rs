@@ -7,9 +7,9 @@ use redis_protocol::resp3::types::BytesFrame;
 use super::Engine;
 use super::wire::bytes_of;
 use crate::accounting::{Firing, TriggerLabel};
-use crate::fanout::{CHANNEL, LABEL_SETS, tags_of_message};
+use crate::fanout::{CHANNEL, tags_of_message};
 use crate::lease::script::EPOCHS;
-use crate::news::NEWS;
+use crate::news::{LABEL_SETS, NEWS};
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 

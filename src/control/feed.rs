@@ -268,7 +268,7 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&[b"SUBSCRIBE", CHANNEL]);
     wire.call(&["PING"]).await?;
     super::announce::subscribe(engine, wire).await?;
-    super::label_news::subscribe(wire).await?;
+    super::label_news::subscribe(engine, wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
         tracing::warn!(
             %error,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::link::Batch;
 use super::{Engine, known, label_upkeep, wire};
 use crate::index::{Collected, Generation, KeyId};
+use crate::lease::script::epoch_key;
 
 /// The keys whose events show that the feed works. They expire by themselves.
 pub(super) const CANARY: &[u8] = b"rescind:canary:";
@@ -225,6 +226,22 @@ fn sample(engine: &Engine) -> Entries {
     entries
 }
 
+/// A flush takes the epochs along by which Redis tells stale fills: they are set again.
+async fn restore_epochs(engine: &Engine) {
+    let lifetime = 2 * engine.longest_window();
+    let epochs = engine.process.epochs.since(engine.moment().saturating_sub(lifetime));
+    if epochs.is_empty() || engine.dry_run {
+        return;
+    }
+    let lifetime = lifetime.to_string();
+    let mut batch = Batch::default();
+    for (tag, id) in epochs {
+        batch.push([b"SET".as_slice(), &epoch_key(&tag), &id, b"NX", b"PX", lifetime.as_bytes()]);
+    }
+    // Without memory or the right to it, epochs cannot be set by fan-outs either.
+    let _ = engine.deletes.call(0, batch).await;
+}
+
 impl Engine {
     /// As [`Engine::check`]; what is found alive is made sure of in Redis, too. Returns how many those are.
     async fn review(&self, entries: Entries) -> Result<usize, String> {
@@ -265,6 +282,7 @@ impl Engine {
     pub(super) fn flushed(self: &Rc<Self>) {
         let engine = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            restore_epochs(&engine).await;
             // Perhaps it was, in order to load other data. Mostly it was not, so nothing is hidden on suspicion.
             if known::ask(&engine).await.is_ok_and(|identity| known::is_another(&engine, &identity)) {
                 engine.process.doubt_redis();

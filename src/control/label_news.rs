@@ -11,9 +11,11 @@ use crate::index::LabelState;
 use crate::news::{Labels, NEWS, News, Verb};
 
 /// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
-pub(super) async fn subscribe(wire: &mut Wire) -> Result<(), String> {
+pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&[b"SUBSCRIBE", NEWS]);
-    if let Err(error) = wire.call(&["PING"]).await {
+    let subscribed = wire.call(&["PING"]).await;
+    engine.process.hears_labels.store(subscribed.is_ok(), Ordering::Release);
+    if let Err(error) = subscribed {
         tracing::warn!(
             %error,
             "SUBSCRIBE rescind:labels is not possible: labels given through other proxies do not follow a RENAME, \
@@ -27,7 +29,7 @@ pub(super) async fn subscribe(wire: &mut Wire) -> Result<(), String> {
 
 /// Tells the other proxies that there is one more, and learns whether there are any.
 pub(super) async fn greet(engine: Rc<Engine>) {
-    let hello = News::payload(engine.number, Verb::Hello, &Labels::new(0, b"", vec![]));
+    let hello = News::payload(engine.process.number, Verb::Hello, &Labels::new(0, b"", vec![]));
     if let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await {
         engine.process.others.store(int_of(&listeners).is_some_and(|n| n > 1), Ordering::Release);
     }
@@ -45,13 +47,16 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
         }
         return;
     }
-    if from == engine.number {
+    let is_own = from == engine.process.number;
+    if is_own && verb != Verb::Written {
         return;
     }
-    engine.process.others.store(true, Ordering::Release);
+    if !is_own {
+        engine.process.others.store(true, Ordering::Release);
+    }
     let mut index = engine.process.index.lock();
     match verb {
-        Verb::Given => _ = index.label(db, &key, &tags, LabelState::Settled),
+        Verb::Given | Verb::Written => _ = index.label(db, &key, &tags, LabelState::Settled),
         Verb::Taken => _ = index.unlabel(db, &key, &tags),
         Verb::Leaving => index.leaving(db, &key, &tags),
         // Who says so takes them out of Redis.

@@ -10,8 +10,8 @@ use super::Engine;
 use super::link::Batch;
 use super::rebuild::Scan;
 use super::wire::{array_of, bytes_of, int_of};
-use crate::fanout::{LABEL_SETS, label_set};
 use crate::index::LabelState;
+use crate::news::{LABEL_SETS, label_set};
 use crate::rules::Tag;
 
 /// Members read at once.

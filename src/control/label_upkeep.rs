@@ -14,7 +14,7 @@ use super::gc::{Entries, Entry, drop_entries};
 use super::labels::{PAUSE, TRIES, add};
 use super::link::Batch;
 use super::wire::{int_of, into_result};
-use crate::fanout::label_set;
+use crate::news::label_set;
 use crate::rules::Tag;
 
 /// Keys whose expiry is asked for at once, and the pause in between: what changes often is asked for once.

@@ -16,8 +16,7 @@ use super::Engine;
 use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::wire::{int_of, into_result};
-use crate::fanout::label_set;
-use crate::news::{Labels, NEWS, News, Verb};
+use crate::news::{Labels, NEWS, News, Verb, label_set};
 use crate::rules::Tag;
 
 /// How often labels are tried to be written that Redis does not take, and the pause in between.
@@ -27,14 +26,17 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// allowed, nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Takes labels of a key out of Redis and tells the others if the key exists: whoever has given it the same label anew
-/// puts it back. Of a key that does not exist nobody need be told: who gives it a label makes sure of that afterwards.
+/// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
+/// of them afterwards. Of a key that exists only with `ARGV[3]`; then the others are told, and who has given it the same label
+/// anew puts it back. -1: it exists.
 const FORGET: &str = "local n = 0 \
+    local exists = redis.call('EXISTS', KEYS[1]) == 1 \
+    if exists and ARGV[3] == '' then return -1 end \
     for i = 2, #KEYS do \
     local r = redis.pcall('ZREM', KEYS[i], KEYS[1]) \
     if type(r) == 'number' then n = n + r end \
     end \
-    if n > 0 and redis.call('EXISTS', KEYS[1]) == 1 then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
+    if n > 0 and exists then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
     return n";
 
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
@@ -176,7 +178,7 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
         for (verb, labels) in &changes {
             let adds = *verb == Verb::Given;
             labels.tags.iter().filter(|_| adds).for_each(|tag| add(&mut batch, tag, &labels.key));
-            batch.push([b"PUBLISH".as_slice(), NEWS, &News::payload(engine.number, *verb, labels)]);
+            batch.push([b"PUBLISH".as_slice(), NEWS, &News::payload(engine.process.number, *verb, labels)]);
             sizes.push(if adds { labels.tags.len() } else { 0 });
         }
         let Ok(replies) = engine.scans.call(db, batch).await else {
@@ -199,27 +201,49 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
 
 /// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead by the sweep.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
-    // A label given anew in the meantime stays.
-    let kept = engine.process.index.lock().explicit_of(db, key);
-    let gone: Vec<Tag> = tags.into_iter().filter(|tag| !kept.contains(tag)).collect();
-    if !gone.is_empty() && !engine.dry_run {
-        let (engine, labels) = (Rc::clone(engine), Labels::new(db, key, gone));
-        tokio::task::spawn_local(async move { take_out(&engine, &labels).await });
+    let gone = without_kept(engine, &Labels::new(db, key, tags));
+    if !gone.tags.is_empty() && !engine.dry_run {
+        let engine = Rc::clone(engine);
+        tokio::task::spawn_local(async move { take_out(&engine, gone).await });
     }
 }
 
-async fn take_out(engine: &Engine, labels: &Labels) {
-    let news = News::payload(engine.number, Verb::Forgotten, labels);
+/// A label given anew in the meantime stays.
+fn without_kept(engine: &Engine, labels: &Labels) -> Labels {
+    let kept = engine.process.index.lock().explicit_of(labels.db, &labels.key);
+    let gone = labels.tags.iter().filter(|tag| !kept.contains(tag)).cloned().collect();
+    Labels { tags: gone, ..labels.clone() }
+}
+
+async fn take_out(engine: &Engine, labels: Labels) {
+    if take_out_once(engine, &labels, false).await {
+        return;
+    }
+    // It exists: perhaps it was written anew with the same label, which the feed then shows.
+    engine.feed.barrier(vec![], engine).await;
+    let labels = without_kept(engine, &labels);
+    if !labels.tags.is_empty() {
+        take_out_once(engine, &labels, true).await;
+    }
+}
+
+/// False: nothing was done, since the key exists.
+async fn take_out_once(engine: &Engine, labels: &Labels, always: bool) -> bool {
+    let news = News::payload(engine.process.number, Verb::Forgotten, labels);
     let sets: Vec<Vec<u8>> = labels.tags.iter().map(|tag| label_set(tag)).collect();
     let count = (sets.len() + 1).to_string();
     let mut request: Vec<&[u8]> = vec![b"EVAL", FORGET.as_bytes(), count.as_bytes(), &labels.key];
     request.extend(sets.iter().map(Vec::as_slice));
-    request.extend([NEWS, &news]);
-    let Err(error) = engine.scans.one(labels.db, request).await else { return };
+    request.extend([NEWS, &news, if always { b"always".as_slice() } else { b"" }]);
+    let error = match engine.scans.one(labels.db, request).await {
+        Ok(reply) => return int_of(&reply) != Some(-1),
+        Err(error) => error,
+    };
     if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") {
         let mut batch = Batch::default();
         sets.iter().for_each(|set| batch.push([b"ZREM".as_slice(), set, &labels.key]));
         batch.push([b"PUBLISH".as_slice(), NEWS, &news]);
         let _ = engine.scans.call(labels.db, batch).await;
     }
+    true
 }

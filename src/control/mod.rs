@@ -105,8 +105,6 @@ struct Engine {
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
     labels_given_up: Cell<bool>,
-    /// By which other proxies know this one.
-    number: u64,
     /// The rebuild that counts: an older one must not declare the index complete.
     rebuild: Cell<u64>,
 }
@@ -135,7 +133,6 @@ pub async fn run(parts: Parts) {
         restoring: RefCell::default(),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
-        number: fastrand::u64(..),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });

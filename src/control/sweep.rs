@@ -16,7 +16,7 @@ use super::label_sets::Walk;
 use super::rebuild::Scan;
 use super::wire::{array_of, bytes_of};
 use super::{Engine, labels};
-use crate::fanout::LABEL_SETS;
+use crate::news::LABEL_SETS;
 use crate::rules::Tag;
 
 const PERIOD: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use redis_protocol::resp3::types::BytesFrame;
 
 use super::Engine;
 use super::wire::{Wire, array_of, bytes_of};
-use crate::fanout::LABEL_SETS;
+use crate::news::LABEL_SETS;
 use crate::rules::{Rules, without_overlaps};
 
 /// What `notify-keyspace-events` must contain: keyevent channels, new keys, expired and evicted ones.

@@ -114,6 +114,13 @@ impl Epochs {
         tags.get(tag).is_some_and(|epoch| epoch.at >= moment)
     }
 
+    /// What was invalidated since `moment`, with the epochs.
+    pub fn since(&self, moment: Moment) -> Vec<(Tag, Box<[u8]>)> {
+        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        let recent = tags.iter().filter(|(_, epoch)| epoch.at >= moment);
+        recent.map(|(tag, epoch)| (Tag::clone(tag), epoch.id.clone())).collect()
+    }
+
     /// Whether nothing is remembered.
     #[inline]
     pub fn is_empty(&self) -> bool {

@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 
 use crate::command::FireCondition;
+use crate::news::label_set;
 use crate::resp::{Args, encode};
+use crate::rules::Tag;
 
 /// What the names of the keys begin with that hold the latest invalidation of a tag.
 pub const EPOCHS: &[u8] = b"rescind:epoch:";
@@ -13,53 +15,116 @@ pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
     [EPOCHS, tag].concat()
 }
 
-/// Runs a command with the rights of its client, whose reply it gives, errors included. Short, since Redis hashes the whole
-/// text each time.
+/// Lua that words an error about the rights of the client's user as Redis does outside of scripts.
+macro_rules! reworded {
+    ($error:literal, $command:literal) => {
+        concat!(
+            "if string.find(",
+            $error,
+            ",'The user executing',1,true) then ",
+            $error,
+            "='NOPERM this user has no permissions to '..(string.find(",
+            $error,
+            ",'access',1,true) and 'access one of the keys used as arguments' or \"run the '\"..",
+            $command,
+            "..\"' command\") end "
+        )
+    };
+}
+
+/// Lua that runs a command with the rights of its client, whose reply it gives, errors included. Short, since Redis hashes the
+/// whole text each time.
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
-/// the command counts as done (`a` unless there is an error, `n` unless nil, `z` unless 0); the number of checks; three words
-/// for each (what to look at, what to find there, the key); the command. What to look at: nothing, for what is known to be
-/// stale; an epoch; or, with `$more`, a channel, on which somebody must listen if the epoch that stands beside it exists.
+/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` unless 0); the number of checks; three words
+/// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
+/// at: nothing, for what is known to be stale; an epoch; or, in a script for many proxies, a channel, on which somebody must
+/// listen if the epoch that stands beside it exists.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 macro_rules! script {
-    ($more:literal, $close:literal) => {
+    (for_many: $many:expr, $else:expr; labels: $begun:expr, $done:expr, $failed:expr) => {
         concat!(
             "local d,n,u,t,c=ARGV[1],4+3*ARGV[4],{},{},redis.call \
 if d~='' then c('SELECT',0) end \
 for i=5,n,3 do local w,s,k=ARGV[i],true,ARGV[i+2] \
 if w~='' then ",
-            $more,
+            $many,
             "local e=c('GET',w) s=e and e~=ARGV[i+1] ",
-            $close,
+            $else,
             "end \
 if s then u[#u+1]=k if w~='' then t[#t+1]=k end end end \
-if d~='' then c('SELECT',d) end \
-local r,o=redis.pcall(unpack(ARGV,n+1)),ARGV[3] \
-if type(r)=='table' and r.err then \
-if string.find(r.err,'The user executing',1,true) then r.err='NOPERM this user has no permissions to '..\
-(string.find(r.err,'access',1,true) and 'access one of the keys used as arguments' \
-or \"run the '\"..string.lower(ARGV[n+1])..\"' command\") end \
-elseif u[1] and (r or o=='a') and not (o=='z' and r==0) then c('UNLINK',unpack(u)) \
-for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',ARGV[2]..#k..'\\r\\n'..k..'\\r\\n') end end \
+if d~='' then c('SELECT',d) end ",
+            $begun,
+            "local r,o=redis.pcall(unpack(ARGV,n+1)),ARGV[3] \
+if type(r)=='table' and r.err then ",
+            reworded!("r.err", "string.lower(ARGV[n+1])"),
+            $failed,
+            "elseif (o=='i')~=(r and true or o=='a') and not (o=='z' and r==0) then \
+if u[1] then c('UNLINK',unpack(u)) \
+for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',ARGV[2]..#k..'\\r\\n'..k..'\\r\\n') end end ",
+            $done,
+            "else ",
+            $failed,
+            "end \
 return r"
         )
     };
 }
 
-const SCRIPT: &str = script!("", "");
-/// With checks of listeners.
-const SCRIPT_FOR_MANY: &str = script!(
-    "if string.sub(w,1,14)=='rescind:proxy:' then \
-s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 else ",
-    "end "
-);
+macro_rules! plain {
+    ($($labels:tt)*) => {
+        script!(for_many: "", ""; $($labels)*)
+    };
+}
 
-/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. It
-/// writes nothing, so that it is answered also while writes are paused.
+/// With checks of listeners.
+macro_rules! for_many {
+    ($($labels:tt)*) => {
+        script!(
+            for_many: "if string.sub(w,1,14)=='rescind:proxy:' then \
+s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 else ", "end ";
+            $($labels)*
+        )
+    };
+}
+
+/// Labels the keys that the command writes, in the same step. The labels: how many sets, how many keys, how many messages
+/// about them (one for each key, or none); these. A label is given before the command runs, since a client that may not do
+/// that must not write either, and gets its key's expiry afterwards, or is taken back.
+macro_rules! labelling {
+    ($script:ident) => {
+        $script!(
+            labels: concat!(
+                "local f=n+3 local g=f+ARGV[n+1] local h=g+ARGV[n+2] local m=ARGV[n+3]~='0' \
+n=h+ARGV[n+3] local a={} \
+local function undo() for _,l in ipairs(a) do redis.pcall('ZREM',l[1],l[2]) end end \
+for i=f+1,g do for j=g+1,h do local z=redis.pcall('ZADD',ARGV[i],'NX','inf',ARGV[j]) \
+if z==1 then a[#a+1]={ARGV[i],ARGV[j]} \
+elseif z~=0 then undo() ",
+                reworded!("z.err", "'zadd'"),
+                "return z end end end "
+            ),
+            "for j=g+1,h do local k=ARGV[j] local e=redis.pcall('PEXPIRETIME',k) \
+if type(e)~='number' or e==-1 then e='inf' end \
+for i=f+1,g do if e==-2 then redis.pcall('ZREM',ARGV[i],k) else redis.pcall('ZADD',ARGV[i],'XX',e,k) end end \
+if m and e~=-2 then redis.pcall('PUBLISH','rescind:labels',ARGV[j+h-g]) end end ",
+            "undo() "
+        )
+    };
+}
+
+const SCRIPT: &str = plain!(labels: "", "", "");
+const SCRIPT_FOR_MANY: &str = for_many!(labels: "", "", "");
+const LABELLING: &str = labelling!(plain);
+const LABELLING_FOR_MANY: &str = labelling!(for_many);
+
+/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. 2: the
+/// user may also tell of labels. It writes nothing, so that it is answered also while writes are paused.
 const PROBE: &str = "\
 redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
-return redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0') and 1 or 0";
+if not (redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0')) then return 0 end \
+return redis.acl_check_cmd('PUBLISH','rescind:labels','') and 2 or 1";
 
 /// What has to hold for a key that is written not to be stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,42 +146,82 @@ pub enum What {
     Listener(Box<[u8]>, Box<[u8]>),
 }
 
-/// The most words of a command and its checks that Lua unpacks.
+/// The most words of a command and of all that goes with it that Lua unpacks.
 const MOST_WORDS: usize = 4000;
 
-/// Whether a request of this length can be sent as a script.
+/// Whether a request of this length can be sent as a script, with so many checks.
 pub fn fits(args: usize, checks: usize) -> bool {
     args + 3 * checks < MOST_WORDS
 }
 
-/// Appends the request that runs `args` for a client in database `db`, with the checks.
-pub fn wrap(
-    out: &mut BytesMut,
-    db: u32,
-    proxy: &[u8],
-    condition: FireCondition,
-    checks: &[Check],
-    args: Args<'_>,
-) {
-    encode::array(out, 7 + 3 * checks.len() + args.len());
-    encode::bulk(out, b"EVAL");
-    let many = checks.iter().any(|check| matches!(check.what, What::Listener(..)));
-    encode::bulk(out, if many { SCRIPT_FOR_MANY } else { SCRIPT }.as_bytes());
-    encode::bulk(out, b"0");
-    let db = database(db);
-    encode::bulk(out, db.as_bytes());
-    encode::bulk(out, &message(proxy, &db));
-    encode::bulk(
-        out,
-        match condition {
-            FireCondition::NotNil => b"n",
-            FireCondition::NotZero => b"z",
-            FireCondition::NoError | FireCondition::Nil => b"a",
-        },
-    );
-    encode::bulk(out, checks.len().to_string().as_bytes());
-    for check in checks {
-        match &check.what {
+/// Labels that a script is to give.
+#[derive(Clone, Debug, Default)]
+pub struct Labelling<'a> {
+    /// The labels.
+    pub tags: &'a [Tag],
+    /// The keys that get them.
+    pub keys: Vec<&'a [u8]>,
+    /// What is told of them in the same step, for each of the keys; or nothing.
+    pub news: Vec<BytesMut>,
+}
+
+/// What a command is to be wrapped in.
+#[derive(Debug)]
+pub struct Wrapping<'a> {
+    /// The client's database.
+    pub db: u32,
+    /// This proxy.
+    pub proxy: &'a [u8],
+    /// When the command counts as done.
+    pub condition: FireCondition,
+    /// What has to hold for what it writes.
+    pub checks: &'a [Check],
+    /// Labels for what it writes.
+    pub labels: Labelling<'a>,
+}
+
+impl Wrapping<'_> {
+    /// Appends the request that runs `args` for the client.
+    pub fn wrap(&self, out: &mut BytesMut, args: Args<'_>) {
+        let Self { checks, labels, .. } = self;
+        let has_labels = !labels.tags.is_empty();
+        let labelling =
+            if has_labels { 3 + labels.tags.len() + labels.keys.len() + labels.news.len() } else { 0 };
+        encode::array(out, 7 + 3 * checks.len() + labelling + args.len());
+        encode::bulk(out, b"EVAL");
+        let many = checks.iter().any(|check| matches!(check.what, What::Listener(..)));
+        let script = match (many, has_labels) {
+            (false, false) => SCRIPT,
+            (true, false) => SCRIPT_FOR_MANY,
+            (false, true) => LABELLING,
+            (true, true) => LABELLING_FOR_MANY,
+        };
+        encode::bulk(out, script.as_bytes());
+        encode::bulk(out, b"0");
+        let db = database(self.db);
+        encode::bulk(out, db.as_bytes());
+        encode::bulk(out, &message(self.proxy, &db));
+        encode::bulk(
+            out,
+            match self.condition {
+                FireCondition::NotNil => b"n",
+                FireCondition::NotZero => b"z",
+                FireCondition::Nil => b"i",
+                FireCondition::NoError => b"a",
+            },
+        );
+        encode::bulk(out, checks.len().to_string().as_bytes());
+        checks.iter().for_each(|check| check.encode(out));
+        if has_labels {
+            labels.encode(out);
+        }
+        args.iter().for_each(|arg| encode::bulk(out, arg));
+    }
+}
+
+impl Check {
+    fn encode(&self, out: &mut BytesMut) {
+        match &self.what {
             What::Never => [b"".as_slice(), b""].iter().for_each(|word| encode::bulk(out, word)),
             What::Epoch(tag, id) => {
                 encode::header(out, b'$', (EPOCHS.len() + tag.len()) as i64);
@@ -130,9 +235,19 @@ pub fn wrap(
                 encode::bulk(out, &epoch_key(tag));
             }
         }
-        encode::bulk(out, &check.key);
+        encode::bulk(out, &self.key);
     }
-    args.iter().for_each(|arg| encode::bulk(out, arg));
+}
+
+impl Labelling<'_> {
+    fn encode(&self, out: &mut BytesMut) {
+        for count in [self.tags.len(), self.keys.len(), self.news.len()] {
+            encode::bulk(out, count.to_string().as_bytes());
+        }
+        self.tags.iter().for_each(|tag| encode::bulk(out, &label_set(tag)));
+        self.keys.iter().for_each(|key| encode::bulk(out, key));
+        self.news.iter().for_each(|news| encode::bulk(out, news));
+    }
 }
 
 /// A message that a fill was undone, up to the length of its key: see `Message::Undone` in [`peers`](crate::peers).

@@ -51,6 +51,8 @@ enum Scripts {
     Unknown,
     Asked,
     Yes,
+    /// They may also tell of labels.
+    AlsoLabels,
     No,
     /// Redis answers nothing of the kind now; as of then.
     NotNow(Instant),
@@ -171,7 +173,12 @@ impl Conn {
 
     /// Whether a fill can be sent as a script, as far as is known.
     pub fn takes_scripts(&self) -> bool {
-        self.scripts.get() == Scripts::Yes
+        matches!(self.scripts.get(), Scripts::Yes | Scripts::AlsoLabels)
+    }
+
+    /// Whether labels can be given by a script, as far as is known.
+    pub fn takes_labels(&self) -> bool {
+        self.scripts.get() == Scripts::AlsoLabels
     }
 
     /// Whether it is known if fills can be sent as scripts. If not, it is asked for, and the client is woken when it is: a fill
@@ -179,7 +186,7 @@ impl Conn {
     pub fn knows_scripts(&self, client: &Rc<Outbox>) -> bool {
         match self.scripts.get() {
             _ if !self.is_alive() => return true,
-            Scripts::Yes | Scripts::No => return true,
+            Scripts::Yes | Scripts::AlsoLabels | Scripts::No => return true,
             Scripts::NotNow(since) if self.context.now() < since + LATER => return true,
             Scripts::NotNow(_) => self.ask_for_scripts(),
             Scripts::Unknown => self.ask_for_scripts(),
@@ -202,6 +209,7 @@ impl Conn {
             _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
             Some(text) if passes(text) => Scripts::NotNow(self.context.now()),
             None if reply == 1 => Scripts::Yes,
+            None if reply == 2 => Scripts::AlsoLabels,
             _ => Scripts::No,
         });
     }

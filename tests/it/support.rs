@@ -364,6 +364,11 @@ impl Client {
     /// Sends one request and returns the raw reply as text.
     pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> String {
         self.request(args);
+        self.reply()
+    }
+
+    /// The next reply as text.
+    pub fn reply(&mut self) -> String {
         String::from_utf8_lossy(&self.raw()).into_owned()
     }
 

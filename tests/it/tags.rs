@@ -404,6 +404,64 @@ fn explain_log_and_info() {
 }
 
 #[test]
+fn pipelined_labelled_writes_are_as_good_as_others() {
+    let mut w = World::new();
+    let mut request = Vec::new();
+    for i in 0..500 {
+        request.extend(format!("TAG.WITH 2 t u{} SET k{i} {i} PX 50000\r\n", i % 10).bytes());
+        request.extend(format!("TAG.WITH 1 t INCRBY n{i} 3\r\nGET k{i}\r\n").bytes());
+        request.extend(format!("TAG.WITH 1 w SET k{i} x NX\r\nTAG.WITH 1 w LPUSH k{i} x\r\n").bytes());
+    }
+    w.client.send(&request);
+    for i in 0..500 {
+        assert_eq!(w.client.reply(), "+OK\r\n");
+        assert_eq!(w.client.reply(), ":3\r\n");
+        assert_eq!(w.client.reply(), format!("${}\r\n{i}\r\n", i.to_string().len()));
+        assert_eq!(w.client.reply(), "$-1\r\n");
+        assert!(w.client.reply().starts_with("-WRONGTYPE"));
+    }
+    assert_eq!(w.direct.cmd("ZCARD rescind:tag:t"), ":1000\r\n");
+    assert_eq!(w.direct.cmd("EXISTS rescind:tag:w"), ":0\r\n");
+    let mut labels = w.labels("k17");
+    labels.sort();
+    assert_eq!(labels, ["t", "u7"]);
+    // The scores are the keys' expiry from the first moment on.
+    let expiry = w.direct.cmd("PEXPIRETIME k17");
+    let score = w.direct.cmd("ZSCORE rescind:tag:t k17");
+    assert_eq!(expiry.trim_start_matches(':').trim(), score.split("\r\n").nth(1).unwrap());
+    assert!(w.direct.cmd("ZSCORE rescind:tag:t n17").contains("inf"));
+    // What follows in the same pipeline takes the labels along, or ends them.
+    w.client.send(b"TAG.WITH 1 a SET from v\r\nRENAME from to\r\nTAG.OF to\r\n");
+    assert_eq!([w.client.reply(), w.client.reply()], ["+OK\r\n", "+OK\r\n"]);
+    assert_eq!(w.client.reply(), "*1\r\n$1\r\na\r\n");
+    w.client.send(b"TAG.WITH 1 a SET gone v\r\nDEL gone\r\nSET gone v\r\nTAG.OF gone\r\n");
+    assert_eq!([w.client.reply(), w.client.reply(), w.client.reply()], ["+OK\r\n", ":1\r\n", "+OK\r\n"]);
+    assert_eq!(w.client.reply(), "*0\r\n");
+    assert_eq!(w.client.cmd("TAG.INVALIDATE u7"), ":50\r\n");
+    assert_eq!(w.client.cmd("TAG.INVALIDATE t"), ":950\r\n");
+    assert_eq!(w.client.cmd("TAG.INVALIDATE a"), ":1\r\n");
+}
+
+#[test]
+fn who_may_not_run_scripts_or_tell_of_labels_labels_all_the_same() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    direct.cmd("ACL SETUSER mute on >pw +@all ~* resetchannels");
+    direct.cmd("ACL SETUSER plain on >pw +@all -@scripting ~*");
+    let mut w = World::over(redis);
+    for name in ["mute", "plain"] {
+        let mut client = w.proxy.client();
+        assert_eq!(client.cmd(&format!("AUTH {name} pw")), "+OK\r\n");
+        client.send(format!("TAG.WITH 1 t SET k{name} v\r\nGET k{name}\r\n").as_bytes());
+        assert_eq!([client.reply(), client.reply()], ["+OK\r\n", "$1\r\nv\r\n"]);
+        client.cmd("MULTI");
+        assert_eq!(client.cmd(&format!("TAG.WITH 1 t SET m{name} v")), "+QUEUED\r\n");
+        assert_eq!(client.cmd("EXEC"), "*1\r\n+OK\r\n");
+    }
+    assert_eq!(w.client.cmd("TAG.INVALIDATE t"), ":4\r\n");
+}
+
+#[test]
 fn rights_are_those_of_redis() {
     let redis = Redis::start();
     let mut direct = redis.client();
@@ -445,6 +503,13 @@ fn rights_are_those_of_redis() {
         assert!(!writer.cmd(line).starts_with('-'), "{line}");
     }
     assert!(writer.cmd("TAG.WITH 1 b SET k5 v").starts_with("-NOPERM"));
+    // What is on its way already must not go without its labels; who has read the refusal may go on.
+    writer.send(b"TAG.NEXT b\r\nSET k5 v\r\nEXISTS k5\r\n");
+    assert!(writer.reply().starts_with("-NOPERM"));
+    assert!(writer.reply().starts_with("-NOPERM"));
+    assert_eq!(writer.reply(), ":0\r\n");
+    assert!(writer.cmd("TAG.NEXT b").starts_with("-NOPERM"));
+    assert_eq!(writer.cmd("SET k5 v"), "+OK\r\n");
     assert!(writer.cmd("TAG.WITH 1 a SET elsewhere v").starts_with("-NOPERM"));
     assert_eq!(w.client.list("TAG.KEYS a").len(), 2);
 

@@ -1,0 +1,231 @@
+//! TAG.WITH and what TAG.NEXT makes of a write: commands that label what they write.
+//!
+//! Redis gives the labels in the step in which it writes, where a script can do that: then neither can be seen without the
+//! other, and the index learns of the labels from the feed. Otherwise they are given first (`labels`).
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+
+use super::carry::{self, Carried};
+use super::forward::Extra;
+use super::labels::{Labelled, label_writes};
+use super::tag::{Answer, Refusal, tags_of};
+use super::{After, Client, Pause, Step};
+use crate::command::{Command, Commands, Kind, TagCommand};
+use crate::lease::script::{self, Labelling};
+use crate::news::{self, News, Verb};
+use crate::resp::request::number;
+use crate::resp::{Args, OwnedArgs};
+use crate::rules::Tag;
+use crate::session::Route;
+
+/// Labels that a write is given in the same step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Labels {
+    pub tags: Vec<Tag>,
+    /// The feed is to show them in that step, too; otherwise the index has them already.
+    pub told: bool,
+}
+
+impl Labels {
+    /// What the script for `inner`, sent in database `db`, has to do about them.
+    pub fn of<'a>(&'a self, command: &Command, inner: Args<'a>, db: u32, number: u64) -> Labelling<'a> {
+        if self.tags.is_empty() {
+            return Labelling::default();
+        }
+        let keys = written(command, inner);
+        let told = |key: &&[u8]| {
+            let labels = news::Labels::new(db, key, self.tags.clone());
+            News::payload(number, Verb::Written, &labels)
+        };
+        let news: Vec<BytesMut> = keys.iter().filter(|_| self.told).map(told).collect();
+        Labelling { tags: &self.tags, keys, news }
+    }
+}
+
+/// The keys that get a value.
+fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
+    let mut keys = vec![];
+    command.keys(args, |used| {
+        if used.writes && !used.deletes && !keys.contains(&used.key) {
+            keys.push(used.key);
+        }
+    });
+    keys
+}
+
+/// The tags in a TAG.WITH, and its command.
+fn parts<'a>(args: Args<'a>) -> Answer<(impl Iterator<Item = &'a [u8]> + use<'a>, Args<'a>)> {
+    let count = args.get(1).and_then(number).ok_or("ERR value is not an integer or out of range")?;
+    let count =
+        usize::try_from(count).ok().filter(|n| *n > 0).ok_or("ERR numtags should be greater than 0")?;
+    if args.len() < count.saturating_add(3) {
+        return Err("ERR Number of tags can't be greater than number of args".into());
+    }
+    Ok((args.iter().skip(2).take(count), args.tail(2 + count)))
+}
+
+/// Whether Redis can do the request and label what it writes in one step.
+fn is_one_step(command: &Command, args: Args<'_>, tags: usize) -> bool {
+    let labelled = command.kind == Kind::Plain && command.is_scripted && !command.carries;
+    let keys = if labelled && command.arity_ok(args.len()) { written(command, args).len() } else { 0 };
+    keys > 0 && script::fits(args.len() + 3 + tags + 2 * keys, 2 * keys * tags)
+}
+
+/// `TAG.WITH n tag… command arg…` for what TAG.NEXT announced.
+pub(super) fn with_of(next: &[Tag], args: Args<'_>) -> OwnedArgs {
+    let count = next.len().to_string();
+    let head = [b"TAG.WITH".as_slice(), count.as_bytes()];
+    head.into_iter().chain(next.iter().map(|tag| &**tag)).chain(args.iter()).collect()
+}
+
+impl Client {
+    /// The write in a TAG.WITH, or behind a TAG.NEXT, and its labels, if they can be one step. `None`: it must be done in
+    /// more, or is none.
+    #[inline]
+    pub(super) fn labelled<'a>(
+        &self,
+        commands: &Commands,
+        command: Option<&Command>,
+        args: Args<'a>,
+    ) -> Option<(Args<'a>, Labels)> {
+        let is_with = command.is_some_and(|c| c.kind == Kind::Tag(TagCommand::With));
+        if is_with || !self.next.is_empty() { self.one_step(commands, command, args, is_with) } else { None }
+    }
+
+    fn one_step<'a>(
+        &self,
+        commands: &Commands,
+        command: Option<&Command>,
+        args: Args<'a>,
+        is_with: bool,
+    ) -> Option<(Args<'a>, Labels)> {
+        let session = self.outbox.session.borrow();
+        let hears = self.context.process.hears_labels.load(Ordering::Acquire);
+        if session.in_multi() || !session.has_standing() || session.is_raw() || !hears {
+            return None;
+        }
+        let announced = self.next.iter().map(|tag| &**tag);
+        let (tags, inner, command) = if is_with {
+            let (named, inner) = parts(args).ok()?;
+            let named: Vec<&[u8]> = named.collect();
+            (tags_of(named.into_iter().chain(announced)).ok()?, inner, commands.find(inner))
+        } else {
+            (tags_of(announced).ok()?, args, command)
+        };
+        command.filter(|command| is_one_step(command, inner, tags.len()))?;
+        self.context.process.labels_used.store(true, Ordering::Relaxed);
+        Some((inner, Labels { tags, told: true }))
+    }
+
+    /// Whether the request with these labels has to wait, or must be done in more than one step after all.
+    pub(super) fn awaits_labels(&mut self, labels: &Labels, args: Args<'_>) -> Option<Step> {
+        if labels.tags.is_empty() {
+            return None;
+        }
+        let conn = self.conn();
+        if !conn.knows_scripts(&self.outbox) {
+            return Some(Step::Again(Pause::Scripts));
+        }
+        if conn.takes_labels() {
+            return None;
+        }
+        if self.outbox.pending() > 0 {
+            return Some(Step::Again(Pause::Idle));
+        }
+        Some(Step::Then(Pause::Tag(TagCommand::With, with_of(&labels.tags, args))))
+    }
+}
+
+/// Labels what a command writes, with what TAG.NEXT has announced as well; then sends it.
+pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
+    let (named, inner) = parts(args)?;
+    let announced = std::mem::take(&mut client.next);
+    let tags = tags_of(named.chain(announced.iter().map(|tag| &**tag)))?;
+    let commands = client.context.commands.borrow().clone();
+    let command = commands.find(inner);
+    if let Some(command) = command.filter(|c| !may_be_labelled(c.kind)) {
+        return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
+    }
+    client.context.process.labels_used.store(true, Ordering::Relaxed);
+    let kind = command.map_or(Kind::Plain, |c| c.kind);
+    if let Some((scope, what)) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
+        client.intend(scope, what).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    }
+    let labelled = match label_writes(client, command, inner, &tags).await {
+        Ok(labelled) => labelled,
+        Err(refusal) => {
+            client.drop_intent();
+            return Err(refusal);
+        }
+    };
+    let carried = carry::hand_on(client, command, inner).await;
+    dispatch(client, command, inner, labelled, carried, tags).await;
+    Ok(())
+}
+
+/// A command that takes labels along, or EXEC where there are some among what was queued.
+pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
+    let commands = client.context.commands.borrow().clone();
+    let command = commands.find(args);
+    let mut carried = None;
+    if command.is_some_and(|command| command.kind == Kind::Exec) {
+        carry::before_exec(client).await;
+    } else {
+        carried = carry::hand_on(client, command, args).await;
+    }
+    dispatch(client, command, args, vec![], carried, vec![]).await;
+}
+
+/// Commands that write cached values; not those that change the connection.
+fn may_be_labelled(kind: Kind) -> bool {
+    matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
+}
+
+/// Sends the command whose labels have been given or handed on.
+async fn dispatch(
+    client: &mut Client,
+    command: Option<&Command>,
+    inner: Args<'_>,
+    labelled: Vec<Labelled>,
+    carried: Option<Carried>,
+    tags: Vec<Tag>,
+) {
+    let context = Rc::clone(&client.context);
+    let blocks = command.is_some_and(|c| c.blocks(inner));
+    let kind = command.map_or(Kind::Plain, |c| c.kind);
+    let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
+    let Route::Forward(mut forward) = route else { return };
+    forward.silent |= client.outbox.is_muted();
+    let mut extra = Extra::default();
+    let queued = forward.queued.then(|| client.outbox.queued.borrow().len());
+    let condition =
+        labelled.iter().chain(carried.iter().map(|one| &one.given)).next().map(|one| one.condition);
+    if let Some(element) = queued {
+        if command.is_some_and(|c| is_one_step(c, inner, tags.len())) && client.conn().takes_labels() {
+            // What was given above may be gone from Redis when EXEC comes, since there is no such key yet.
+            extra.labels = Labels { tags, told: false };
+        }
+        let queued = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
+        client.labels_queued.extend(queued);
+        client.carried_queued.extend(carried.map(|one| one.queued_as(element)));
+    } else {
+        let hold = condition.is_some();
+        let carried = carried.into_iter().collect();
+        extra = Extra { hold, after: After { labelled, carried, ..After::default() }, ..Extra::default() };
+    }
+    match client.forward(&context, command, inner, None, forward, extra) {
+        Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
+        Step::Then(Pause::Idle) => _ = client.until(|o| (o.pending() == 0).then_some(())).await,
+        // There was no connection for it.
+        Step::Then(Pause::End) => client.outbox.close(),
+        _ => {}
+    }
+    if let Some(element) = queued
+        && let Some(entry) = client.outbox.queued.borrow_mut().get_mut(element)
+    {
+        entry.labels = condition;
+    }
+}
