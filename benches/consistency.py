@@ -32,11 +32,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from invalidation import VALUE, key, trigger_after_fill, unlink_after_fill
 from support.load import CLIENTS, KEYS, RANDOM, redis_benchmark
 from support.process import Connection, Daemon, encode, folder, note
 from support.report import provenance
 from support.servers import ROOT, start_redis, start_rescind
-from invalidation import VALUE, fill, key, trigger_after_fill, unlink_after_fill
 
 RULES = """
 [tags]

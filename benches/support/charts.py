@@ -15,7 +15,7 @@ COLOURS = {
     "rescind, 1,000 patterns": "#e0776f",
     "rescind, no rules": "#f2b8b3",
 }
-OTHERS = ("#c8372d", "#4e79a7", "#59a14f", "#e3a857", "#b07aa1", "#666666")
+OTHERS = ("#4e79a7", "#59a14f", "#e3a857", "#b07aa1", "#76b7b2", "#666666")
 FONT = 'font-family="system-ui, sans-serif"'
 
 

@@ -35,8 +35,8 @@ def judge(results: Results) -> list[Verdict]:
 
 
 def _of_case(results: Results, case: Case) -> Iterator[Verdict]:
-    """Large values are beside haproxy and the peers only: copying them is most of the work. So is, for Redis, what an
-    MSET or LRANGE asks of it."""
+    """Large values are beside haproxy and the peers only: copying them is most of the work. One client is beside these
+    only as well: Redis reads and answers its commands one by one, whatever is between."""
 
     def ratio(what: str, other: str | None, measure: str, limit: float) -> Iterator[Verdict]:
         ratios = results.ratios(case, RESCIND, other, measure) if other else []
@@ -55,8 +55,7 @@ def _of_case(results: Results, case: Case) -> Iterator[Verdict]:
             yield from ratio("rate", DIRECT, "rate", 0.85)
         elif not alone:
             yield from ratio("rate", DIRECT, "rate", 1)
-            if case.command in ("GET", "SET"):
-                yield from ratio("Redis CPU", DIRECT, "redis_cpu", 0.4)
+            yield from ratio("Redis CPU", DIRECT, "redis_cpu", 0.4)
     yield from ratio("CPU", peer("proxy_cpu"), "proxy_cpu", 0.7 if piped else 1)
     if alone:
         yield from ratio("p50", peer("p50"), "p50", 1)
