@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,7 @@ from pathlib import Path
 from support import charts
 from support.bench import Bench, Sweep
 from support.process import folder, note
-from support.report import compact_json, provenance
+from support.report import circumstances, compact_json, provenance
 from support.servers import ROOT
 from support.sweeps import SWEEPS
 
@@ -36,22 +37,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.directory.mkdir(parents=True, exist_ok=True)
     origin = provenance(options.rescind, *([options.predixy] if options.predixy else []))
-    text = [f"# How the cost grows, {origin['date'][:10]}"]
+    text, others = [], []
     for name in options.only:
         note(name)
         with contextlib.ExitStack() as stack:
             directory = tempfile.TemporaryDirectory(prefix="rescind-bench-", dir=options.directory)
             bench = Bench(options, Path(stack.enter_context(directory)), stack)
             sweep = SWEEPS[name](bench)
+        others += [cell["others"] for point in bench.raw for cell in point["rounds"] if "others" in cell]
         text += [f"## {sweep.title}", f"![{name}](scaling-{name}.svg)", tables(sweep)]
         if options.output:
             options.output.mkdir(parents=True, exist_ok=True)
             (options.output / f"scaling-{name}.svg").write_text(charts.lines(sweep.title, sweep.panels))
             raw = {**origin, "sweep": name, "points": bench.raw}
             (options.output / f"scaling-{name}.json").write_text(compact_json(raw))
-    print("\n\n".join(text))
+    head = f"# How the cost grows, {origin['date'][:10]}"
+    whole = "\n\n".join([head, circumstances(origin, statistics.median(others or [0])), *text])
+    print(whole)
     if options.output:
-        (options.output / "scaling.md").write_text("\n\n".join(text) + "\n")
+        (options.output / "scaling.md").write_text(whole + "\n")
         note(f"results: {options.output}")
     return 0
 

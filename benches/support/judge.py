@@ -70,4 +70,5 @@ def _verdict(what: str, case: Case, limit: float, ratios: list[float], *, at_lea
     ratios = sorted(ratios)
     middle = (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2
     met = middle >= limit if at_least else middle <= limit
-    return Verdict(what, case.name, f"{'≥' if at_least else '≤'} {limit:g}", middle, ratios[0], ratios[-1], met)
+    shown = [round(ratio, 4) for ratio in (middle, ratios[0], ratios[-1])]
+    return Verdict(what, case.name, f"{'≥' if at_least else '≤'} {limit:g}", *shown, met)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -43,13 +44,26 @@ def _version(program: str) -> str:
     return lines[0].replace(program, Path(program).name).strip()
 
 
+def circumstances(origin: dict, others: float) -> str:
+    """The machine and the versions, as a sentence. `others`: the share of the machine that other processes used."""
+    versions = [f"{program} {_release(line)}" for program, line in origin["versions"].items()]
+    machine = "shared machine" if others > 0.05 else "machine"
+    return f"A {machine} with {origin['machine']['cores']} cores; {', '.join(versions)}."
+
+
+def _release(line: str) -> str:
+    """The version in what a program says about itself."""
+    found = re.search(r"\d+(\.\d+)+", line)
+    return found[0] if found else "of unknown version"
+
+
 def markdown(results: Results, verdicts: list[Verdict], origin: dict) -> str:
-    machine, versions = origin["machine"], origin["versions"]
     met = sum(verdict.met for verdict in verdicts)
     parts = [
         f"# Beside others, {origin['date'][:10]}",
-        f"{machine['cores']} cores ({machine['cpu']}, Linux {machine['kernel']}). Other processes used "
-        f"{results.others():.0%} of the machine. {'; '.join(versions.values())}.",
+        circumstances(origin, results.others()),
+        "Every value is a median over rounds; a ratio is the median of the ratios of each round. Only the half of the "
+        "rounds counts, but at least three, in which other processes took least of the machine.",
         "![rate](compare-rate.svg)",
         "![CPU](compare-cpu.svg)",
         "## Overview",
@@ -80,7 +94,7 @@ def compact_json(data: dict) -> str:
     lines = []
     for name, value in data.items():
         if isinstance(value, list):
-            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in value)
             lines.append(f'"{name}": [\n{rows}\n ]')
         else:
             lines.append(f'"{name}": {json.dumps(value)}')
