@@ -184,7 +184,7 @@ def parse_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="fewer cases, less than a minute and a half, less exact")
     add("--rounds", type=int, metavar="N", help="default 8, with --quick 3")
     add("--seconds", type=float, default=0.2, metavar="S", help="of a cell; default 0.2")
-    add("--minutes", type=float, default=6, metavar="M", help="no round begins that would end later; default 6")
+    add("--minutes", type=float, default=5.5, metavar="M", help="no round begins that would end later; default 5.5")
     add(
         "--directory",
         type=folder,

@@ -90,7 +90,7 @@ def parse_options() -> argparse.Namespace:
     add("--huge", action="store_true", help="also ten million keys; takes 4 GB")
     add("--rounds", type=int, metavar="N", help="default 5, with --quick 1")
     add("--seconds", type=float, default=0.2, metavar="S", help="of a run; default 0.2")
-    add("--minutes", type=float, default=1.2, metavar="M", help="no round of a sweep ends later; default 1.2")
+    add("--minutes", type=float, default=2, metavar="M", help="no round of a sweep ends later; default 2")
     add(
         "--directory",
         type=folder,

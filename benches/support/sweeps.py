@@ -21,6 +21,8 @@ Bulk = ["bulk:*"]
 keys = ["model:{model}:*"]
 invalidate = ["{model}"]
 """
+# An fsync takes longer than most of what is measured here, and would hide it.
+NO_FSYNC = RULES + '[journal]\nfsync = "never"\n'
 
 # --- clients, depth, size -------------------------------------------------------
 
@@ -119,13 +121,13 @@ def patterns(bench: Bench) -> Sweep:
 
 
 def index(bench: Bench) -> Sweep:
-    """A tag that all keys but 100 depend on, and one of those 100."""
+    """A tag that all keys but 100 depend on, and one of those 100; without fsync."""
     dependents = 100
     points, memory, start = {}, [], []
     for count in bench.points(*(10**n for n in range(3, 8 if bench.huge else 7))):
         redis = bench.redis(lambda redis, count=count: bench.fill_redis(redis, count, "bulk:"))
         begun = time.monotonic()
-        target = bench.rescind(redis, RULES, f"index-{count}")
+        target = bench.rescind(redis, NO_FSYNC, f"index-{count}")
         start.append((count, time.monotonic() - begun))
         memory.append((count, target.proxy.rss_kib() / KIB))
         load = bench.both(target, "bulk:", 16, count)
@@ -143,14 +145,17 @@ def index(bench: Bench) -> Sweep:
 
 
 def dependents(bench: Bench) -> Sweep:
-    """A trigger, beside UNLINK of the same keys, known beforehand."""
-    redis = bench.redis(lambda redis: None)
-    target = bench.rescind(redis, RULES, "dependents")
-    alone = bench.redis(lambda redis: None)
-    direct, client, other = map(bench.connection, (redis.port, target.address, alone.port))
+    """A trigger with and without fsync, beside UNLINK of the same keys, known beforehand."""
+    counts = bench.points(1, 10, 100, 1_000, 10_000, 100_000)
     points = {}
-    for count in bench.points(1, 10, 100, 1_000, 10_000, 100_000):
-        points["trigger", count] = timed(lambda n=count: trigger_after_fill(direct, client, n))
+    for series, rules in (("trigger", RULES), ("trigger, no fsync", NO_FSYNC)):
+        redis = bench.redis(lambda redis: None)
+        target = bench.rescind(redis, rules, series.replace(", ", "-").replace(" ", "-"))
+        direct, client = bench.connection(redis.port), bench.connection(target.address)
+        for count in counts:
+            points[series, count] = timed(lambda n=count, d=direct, c=client: trigger_after_fill(d, c, n))
+    other = bench.connection(bench.redis(lambda redis: None).port)
+    for count in counts:
         points["UNLINK", count] = timed(lambda n=count: unlink_after_fill(other, n))
     measured = bench.measure(points)
     spent = bench.lines(measured, "ms")
@@ -165,12 +170,11 @@ def dependents(bench: Bench) -> Sweep:
 
 
 def proxies(bench: Bench) -> Sweep:
-    """Load on one of them. No fsync: it would hide what the others cost."""
-    rules = RULES + '[journal]\nfsync = "never"\n'
+    """Load on one of them, without fsync."""
     points = {}
     for count in bench.points(1, 2, 3):
         redis = bench.redis(lambda redis: bench.fill_redis(redis, prefix="page:"))
-        all_of_them = [bench.rescind(redis, rules, f"proxies-{count}-{n}") for n in range(count)]
+        all_of_them = [bench.rescind(redis, NO_FSYNC, f"proxies-{count}-{n}") for n in range(count)]
         loads = {
             **bench.both(all_of_them[0], "page:", 16),
             "trigger": bench.load(all_of_them[0], ("SET", f"model:{RANDOM}:1", "saved")),
