@@ -16,7 +16,6 @@ with a note. Every process started here is stopped by its pid, also on Ctrl-C.
 
 import argparse
 import contextlib
-import shutil
 import signal
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from support import report
 from support.cases import CASES, QUICK, TARGETS, Case
 from support.cell import Target, run
 from support.judge import judge
-from support.process import Address, Daemon, folder, free_port, note
+from support.process import Address, Daemon, folder, found, free_port, note
 from support.results import Results
 from support.servers import (
     ROOT,
@@ -126,7 +125,7 @@ class Starter:
                 yield Target(name, address, redis)
             elif name.startswith(known.RESCIND):
                 yield self.rescind(name, unix)
-            elif program := shutil.which(self.options.programs[name]):
+            elif program := found(self.options.programs[name]):
                 listen = self.address(name, unix)
                 proxy = self.stack.enter_context(proxies[name](program, self.directory, listen, address))
                 yield Target(name, listen, redis, proxy)
@@ -204,11 +203,11 @@ def parse_options() -> argparse.Namespace:
         print("\n".join(case.name for case in options.cases))
         sys.exit()
     options.rounds = options.rounds or (3 if options.quick else 8)
-    envoy = options.envoy if shutil.which(options.envoy) else "envoy"
+    envoy = options.envoy if found(options.envoy) else "envoy"
     options.programs = {
         known.HAPROXY: "haproxy", known.TWEMPROXY: "nutcracker", known.ENVOY: envoy, known.PREDIXY: options.predixy,
     }  # fmt: skip
-    if any(t.startswith(known.RESCIND) for t in options.targets) and not shutil.which(options.rescind):
+    if any(t.startswith(known.RESCIND) for t in options.targets) and not found(options.rescind):
         parser.error(f"--rescind: {options.rescind} is not there")
     return options
 

@@ -17,7 +17,6 @@ of a process. Needs the standard library, redis-server and redis-benchmark only.
 
 import argparse
 import contextlib
-import shutil
 import signal
 import statistics
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 
 from support import charts
 from support.bench import Bench, Sweep
-from support.process import folder, note
+from support.process import folder, found, note
 from support.report import circumstances, compact_json, provenance
 from support.servers import ROOT
 from support.sweeps import SWEEPS
@@ -102,8 +101,9 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.only) - set(SWEEPS):
         parser.error(f"--only: no sweep {', '.join(sorted(unknown))}")
-    if not shutil.which(options.rescind):
-        parser.error(f"--rescind: {options.rescind} is not there")
+    for program in filter(None, (options.rescind, options.predixy)):
+        if not found(program):
+            parser.error(f"{program} is not there")
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
 

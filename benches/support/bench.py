@@ -10,7 +10,7 @@ from pathlib import Path
 from .cell import Target, run
 from .charts import Panel
 from .load import CLIENTS, KEYS, RANDOM, VALUE_BYTES
-from .process import Address, Connection, Daemon, free_port, note
+from .process import Address, Connection, Daemon, found, free_port, note
 from .servers import start_predixy, start_redis, start_rescind
 
 # Executed by Redis, so that a million keys take a second.
@@ -53,7 +53,7 @@ class Bench:
         """Direct, predixy where it is given, and Rescind with the sample rules."""
         redis = self.redis(lambda redis: None)
         targets = [Target("direct", redis.port, redis)]
-        if program := self.options.predixy:
+        if program := found(self.options.predixy or ""):
             proxy = self.stack.enter_context(start_predixy(program, self.directory, free_port(), redis.port))
             targets.append(Target("predixy", proxy.port, redis, proxy))
         own = self.redis(lambda redis: None)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -184,6 +185,12 @@ def free_port() -> int:
 def folder(text: str) -> Path:
     """As an option; what is started in another one finds it all the same."""
     return Path(text).resolve()
+
+
+def found(program: str) -> str | None:
+    """Where a program is, for what starts it in another directory; none if it is not there."""
+    path = shutil.which(program)
+    return path and os.path.abspath(path)
 
 
 def note(text: str) -> None:
