@@ -34,38 +34,51 @@ class Group:
     values: dict[str, float | None]
 
 
-def bars(title: str, groups: list[Group], series: list[str], line: float | None = None, digits: int = 2) -> str:
-    """Groups of bars, each with its value. `line`: drawn across, and all groups have one scale; without it each group
-    has a scale of its own."""
-    bar, gap, height, left, top = 15, 26, 200, 20, 62
-    group_width = bar * len(series) + gap
-    width = max(left * 2 + group_width * len(groups) - gap, 620)
-    values = [v for group in groups for v in group.values.values() if v is not None]
-    common = max([line or 0, *values], default=1)
+BAR, GAP, TALL = 15, 26, 200
+
+
+def bars(
+    title: str, groups: list[Group], series: list[str], line: float | None = None, digits: int = 2, columns: int = 6
+) -> str:
+    """Groups of bars, each with its value, so many groups in a row. `line`: drawn across, and all groups have one
+    scale; without it each group has a scale of its own."""
+    left, top = 20, 92
+    across, down = BAR * len(series) + GAP, TALL + 100
+    rows = -(-len(groups) // columns)
+    width = max(left * 2 + across * min(columns, len(groups)) - GAP, left + _legend_width(series))
+    common = max((v for group in groups for v in _known(group)), default=1)
     parts = [_text(left, 22, title, size=15, weight="bold"), _legend(left, 44, series)]
     for number, group in enumerate(groups):
-        x = left + number * group_width
-        own = max((v for v in group.values.values() if v is not None), default=1)
-        most = common if line is not None else own
-        for place, name in enumerate(series):
-            value = group.values.get(name)
-            if value is None:
-                continue
-            tall = height * value / most if most else 0
-            at, foot = x + place * bar, top + 30 + height
-            parts.append(
-                f'<rect x="{at}" y="{foot - tall:.1f}" width="{bar - 2}" height="{tall:.1f}" '
-                f'fill="{colour(name, place)}"><title>{escape(name)}: {value:.{digits}f}</title></rect>'
-            )
-            parts.append(_text(at + 10, foot - tall - 4, f"{value:.{digits}f}", size=9, turn=-90))
-        for row, word in enumerate(group.title.split(", ")):
-            parts.append(_text(x + (group_width - gap) / 2, top + 46 + height + 14 * row, word, anchor="middle"))
+        row, column = divmod(number, columns)
+        most = common if line is not None else max(_known(group), default=1)
+        parts += _group(group, series, left + column * across, top + row * down, most, digits)
     if line is not None:
-        y = top + 30 + height * (1 - line / common)
-        parts.append(f'<line x1="{left - 6}" x2="{width - left + 6}" y1="{y:.1f}" y2="{y:.1f}" stroke="#000" '
-                     'stroke-dasharray="3 3" stroke-opacity="0.6"/>')  # fmt: skip
-    rows = max((group.title.count(", ") for group in groups), default=0)
-    return _svg(width, top + 60 + height + 14 * rows, parts)
+        for row in range(rows):
+            y = top + row * down + TALL * (1 - line / max(common, line))
+            parts.append(f'<line x1="{left - 6}" x2="{width - left + 6}" y1="{y:.1f}" y2="{y:.1f}" stroke="#000" '
+                         'stroke-dasharray="3 3" stroke-opacity="0.6"/>')  # fmt: skip
+    return _svg(width, top + rows * down - 40, parts)
+
+
+def _group(group: Group, series: list[str], left: float, top: float, most: float, digits: int) -> list[str]:
+    parts, foot = [], top + TALL
+    for place, name in enumerate(series):
+        value = group.values.get(name)
+        if value is None:
+            continue
+        tall, at = TALL * value / (most or 1), left + place * BAR
+        parts.append(
+            f'<rect x="{at}" y="{foot - tall:.1f}" width="{BAR - 2}" height="{tall:.1f}" '
+            f'fill="{colour(name, place)}"><title>{escape(name)}: {value:.{digits}f}</title></rect>'
+        )
+        parts.append(_text(at + 10, foot - tall - 4, f"{value:.{digits}f}", size=9, turn=-90))
+    for row, word in enumerate(group.title.split(", ")):
+        parts.append(_text(left + BAR * len(series) / 2, foot + 16 + 14 * row, word, anchor="middle"))
+    return parts
+
+
+def _known(group: Group) -> list[float]:
+    return [value for value in group.values.values() if value is not None]
 
 
 # --- lines --------------------------------------------------------------------
@@ -89,7 +102,7 @@ def lines(title: str, panels: list[Panel], columns: int = 3) -> str:
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         parts += _panel(panel, series, left + column * across, top + row * down, width, height)
-    legend = 16 + sum(_label_width(name) for name in series)
+    legend = 16 + _legend_width(series)
     total = left + min(len(panels), columns) * across - 60
     rows = (len(panels) + columns - 1) // columns
     return _svg(max(total, legend), top + rows * down - 34, parts)
@@ -166,6 +179,10 @@ def _legend(x: float, y: float, series: list[str]) -> str:
         parts.append(_text(x + 14, y, name))
         x += _label_width(name)
     return "".join(parts)
+
+
+def _legend_width(series: list[str]) -> float:
+    return sum(_label_width(name) for name in series)
 
 
 def _label_width(name: str) -> float:
