@@ -9,17 +9,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::accounting::{Firing, ReadKey, Seen, Watch};
+use tokio::sync::Notify;
+
+use crate::accounting::{Firing, IntentId, ReadKey, Seen, Watch};
 use crate::command::Commands;
 use crate::doubt::{self, Doubt, Scope};
 use crate::fanout;
 use crate::index::SharedIndex;
-use crate::journal::Journal;
+use crate::journal::{Intents, Journal};
 use crate::lease::{Clock, Computations, Epochs, KeyHash, Leases, Moment};
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, Metrics, WorkerMetrics};
 use crate::net::Address;
 use crate::outbox::Outbox;
 use crate::peers;
+use crate::relay::Relay;
 use crate::resp::RequestParser;
 use crate::rules::{Family, FamilyId, Matcher, Rules};
 use crate::session::Identity;
@@ -279,9 +282,16 @@ pub struct Context {
     longest_waits: RefCell<Vec<Moment>>,
     /// Whether Redis lets clients in without AUTH.
     pub standing: Standing,
+    /// How tasks of this thread wait for other threads.
+    pub relay: Relay,
+    /// What is asked of the journal in this turn.
+    intents: RefCell<Intents>,
+    turn: Notify,
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
+    /// Until when `may_retime` has used up what it grants.
+    retimed_until: Cell<Moment>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
     /// Looks at requests behind the one that is dealt with.
     pub ahead: RefCell<RequestParser>,
@@ -292,9 +302,12 @@ pub struct Context {
 /// Bytes read from a socket at once.
 const SCRATCH: usize = 64 * 1024;
 
+/// Milliseconds.
+const RETIMINGS: Moment = 5000;
+
 impl Context {
     /// The context of one worker.
-    pub fn new(process: Arc<Process>, commands: Arc<Commands>, rules: &Arc<Rules>) -> Rc<Self> {
+    pub fn new(process: Arc<Process>, commands: Arc<Commands>, rules: &Arc<Rules>, relay: Relay) -> Rc<Self> {
         let metrics = process.metrics.worker();
         let context = Self {
             process,
@@ -309,8 +322,12 @@ impl Context {
             coalesces: Cell::new(false),
             longest_waits: RefCell::default(),
             standing: Standing::default(),
+            relay,
+            intents: RefCell::default(),
+            turn: Notify::new(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
+            retimed_until: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH]),
@@ -421,9 +438,36 @@ impl Context {
         self.now.get()
     }
 
+    /// Asks the journal to note an intent, together with all others that are asked for in this turn.
+    pub async fn intend(&self, scope: Scope, what: String) -> Result<IntentId, String> {
+        let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
+        self.turn.notify_one();
+        self.relay.wait(noted).await
+    }
+
+    /// Hands over what was asked for in a turn at its end: its task runs behind those of the clients that could be
+    /// read. Runs for ever.
+    pub async fn end_turns(self: Rc<Self>) {
+        loop {
+            self.turn.notified().await;
+            self.process.journal.submit(self.intents.take());
+        }
+    }
+
     /// Reads the clock: once per event, not once per command.
     pub fn tick(&self) {
         self.now.set(Instant::now());
+    }
+
+    /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many
+    /// at once as were not used in the last [`RETIMINGS`]. Scores are hints for the sweep, which asks Redis itself, and
+    /// asking for each expiry and writing it costs more than the write that may have changed it.
+    pub fn may_retime(&self) -> bool {
+        let now = self.moment();
+        let until = self.retimed_until.get().max(now.saturating_sub(RETIMINGS));
+        let may = until < now;
+        self.retimed_until.set(until + Moment::from(may));
+        may
     }
 
     /// Remembers that `outbox` has bytes to write.

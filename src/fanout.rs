@@ -339,11 +339,11 @@ impl Phases {
 
 /// The latest invalidations, newest last.
 #[derive(Debug, Default)]
-pub struct Log(Mutex<VecDeque<LogEntry>>);
+pub struct Log(Mutex<VecDeque<Arc<LogEntry>>>);
 
 impl Log {
     /// Adds one.
-    pub fn push(&self, entry: LogEntry) {
+    pub fn push(&self, entry: Arc<LogEntry>) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() == LOG_LENGTH {
             entries.pop_front();
@@ -352,7 +352,7 @@ impl Log {
     }
 
     /// At most the latest `n`, newest first.
-    pub fn latest(&self, n: usize) -> Vec<LogEntry> {
+    pub fn latest(&self, n: usize) -> Vec<Arc<LogEntry>> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.iter().rev().take(n).cloned().collect()
     }

@@ -19,7 +19,7 @@
 //! - [`worker`]: accepts clients; [`client`]: one client's task; [`outbox`]: what a client is still to get;
 //!   [`backlog`]: its bytes, in memory or in files
 //! - [`upstream`]: shared and pinned connections to Redis; [`standing`]: whether clients need AUTH;
-//!   [`context`]: what the parts of a worker share
+//!   [`context`]: what the parts of a worker share; [`relay`]: how other threads wake its tasks
 //!
 //! [`journal`]: invalidations, noted before they begin, in a folder and a thread of its own.
 //!
@@ -28,7 +28,7 @@
 //! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
-//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`]. For tests of crashes: [`failpoint`].
+//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`], [`logging`]. For tests of crashes: [`failpoint`].
 
 pub mod accounting;
 pub mod admin;
@@ -49,11 +49,13 @@ pub mod fuzzing;
 pub mod index;
 pub mod journal;
 pub mod lease;
+pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod news;
 pub mod outbox;
 pub mod peers;
+pub mod relay;
 pub mod resp;
 pub mod rules;
 pub mod session;

@@ -9,6 +9,7 @@ use rescind::cli::{Cli, Command, EXIT_USAGE};
 use rescind::command::Commands;
 use rescind::config::{self, Config};
 use rescind::explain::explain;
+use rescind::logging::Lines;
 use rescind::resp::OwnedArgs;
 use rescind::rules::Rules;
 use tracing_subscriber::EnvFilter;
@@ -76,18 +77,18 @@ fn check(cli: &Cli, rules: &Rules) -> ExitCode {
 }
 
 fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
-    let filter = EnvFilter::try_from_env("RESCIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        // Whoever read the log may have gone; that is no reason to end.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    let lines = match Lines::new(std::io::stderr()) {
+        Ok(lines) => lines,
+        Err(error) => {
+            eprintln!("rescind: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log_to(&lines);
     let dry_run = cli.dry_run;
     let reload = Box::new(move || load(&cli).map(|(_, rules)| rules));
     let result = App::build(config, rules, dry_run, reload).and_then(App::run);
+    lines.flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -95,4 +96,24 @@ fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_to(lines: &Lines) {
+    let filter = EnvFilter::try_from_env("RESCIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer({
+            let lines = lines.clone();
+            move || lines.clone()
+        })
+        .init();
+    // What was said before comes first.
+    let (lines, tell) = (lines.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        lines.flush();
+        tell(panic);
+    }));
 }

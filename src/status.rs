@@ -134,10 +134,10 @@ impl Control for Status {
             .map(|entry| admin::LogEntry {
                 unix_ms: entry.unix_ms,
                 client: format!("{} {}", entry.cause.client, entry.cause.what),
-                trigger: entry.trigger,
+                trigger: entry.trigger.clone(),
                 tags: entry.tags.iter().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
                 keys: entry.keys,
-                families: entry.families.into_iter().collect(),
+                families: entry.families.iter().cloned().collect(),
                 duration_us: entry.duration.as_micros() as u64,
                 phases_us: entry
                     .phases

@@ -13,6 +13,7 @@ use crate::context::{Context, Process};
 use crate::control::Knowledge;
 use crate::net::{Bound, Listener, ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
+use crate::relay::{self, Relay};
 use crate::upstream::Pool;
 
 /// How long Redis may answer nothing at all, to nobody, before those who wait are told.
@@ -52,10 +53,13 @@ pub fn run(parts: Parts, patience: Duration) -> io::Result<()> {
 
 async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
     let Parts { process, sockets, mut knowledge, mut drain } = parts;
+    let (relay, woken) = Relay::new();
+    tokio::task::spawn_local(relay::run(woken));
     let context = {
         let known = knowledge.borrow_and_update();
-        Context::new(process, Arc::clone(&known.commands), &known.rules)
+        Context::new(process, Arc::clone(&known.commands), &known.rules, relay)
     };
+    tokio::task::spawn_local(Rc::clone(&context).end_turns());
     let pool = Pool::new(Rc::clone(&context));
     let worker = Rc::new(Worker { context: Rc::clone(&context), pool, drain: drain.clone() });
     let mut accepting = vec![];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 33] = [
+const ORDER: [&str; 35] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -30,11 +30,13 @@ const ORDER: [&str; 33] = [
     "net",
     "spawn",
     "failpoint",
+    "logging",
     "metrics",
     // The log of invalidations: a folder, a thread, no sockets.
     "journal",
     "admin",
     // A worker's parts.
+    "relay",
     "backlog",
     "outbox",
     "standing",

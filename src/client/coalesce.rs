@@ -43,7 +43,7 @@ impl Client {
             return None;
         }
         let began = process.computations.begun(hash, self.outbox.id, context.moment())?;
-        let (tags, ..) = fill::tags(context, db, key);
+        let tags = fill::tags(context, db, key);
         if tags.iter().any(|tag| process.epochs.expected(tag, began) == Expected::Stale) {
             // It would not be let in, or be worth little.
             process.computations.given_up(hash);

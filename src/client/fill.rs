@@ -10,7 +10,7 @@ use crate::lease::script::{self, Check, What};
 use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
-use crate::rules::Tag;
+use crate::rules::{KeyClass, Tag};
 
 /// A write whose keys have to be looked at behind it, because no script can do it with it.
 #[derive(Clone, Debug)]
@@ -44,11 +44,9 @@ pub(super) fn checks(
         if !used.writes || used.deletes {
             return;
         }
-        let (mut tags, family, labelled) = tags(context, db, used.key);
-        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
-        let labelled = labelled || !labels.is_empty();
-        tags.extend(new.into_iter().cloned());
-        if tags.is_empty() || !context.protects(family) {
+        let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
+        let labelled = !labels.is_empty() || process.index.may_have_labels(db, used.key);
+        if !(has_tags || labelled) || !context.protects(family) {
             return;
         }
         let hash = process.leases.hash(db, used.key);
@@ -56,11 +54,18 @@ pub(super) fn checks(
         if labelled {
             clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
         }
+        // Who only counts up does not fill.
+        let is_foreign = !is_own && !process.is_alone() && (command.is_scripted || fill == Fill::Whole);
+        if clock.is_none() && !is_foreign {
+            return;
+        }
+        let mut tags = tags(context, db, used.key);
+        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
+        tags.extend(new.into_iter().cloned());
         fills.extend(clock.map(|clock| (hash, clock)));
         let told = is_lone.then_some(outbox.id);
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told));
-        // Who only counts up does not fill.
-        if !is_own && (command.is_scripted || fill == Fill::Whole) {
+        if is_foreign {
             found.extend(elsewhere(context, &tags, told, context.is_strict(family)));
         }
         if found.contains(&What::Never) {
@@ -87,21 +92,12 @@ pub(super) fn checks_of_labels(
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
-/// The tags of a key, its family, and whether it has explicit labels.
-pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> (Vec<Tag>, crate::rules::FamilyId, bool) {
-    let mut matcher = context.matcher.borrow_mut();
-    let class = matcher.classify(db, key);
+/// The tags of a key, by rules and explicit ones, as far as they are known.
+pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
     let mut tags = vec![];
-    if class.has_tags {
-        matcher.tags(db, key, &mut tags);
-    }
-    let mut labelled = false;
-    if context.process.index.has_labels() {
-        let explicit = context.process.index.lock().explicit_of(db, key);
-        labelled = !explicit.is_empty();
-        tags.extend(explicit);
-    }
-    (tags, class.family, labelled)
+    context.matcher.borrow_mut().tags(db, key, &mut tags);
+    tags.extend(context.process.index.explicit_of(db, key));
+    tags
 }
 
 /// What a fill is compared with whose miss is of that clock. Where there was none, and misses have been lost, the connection
@@ -130,9 +126,6 @@ fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) ->
 /// knows better.
 fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool) -> Vec<What> {
     let process = &context.process;
-    if process.is_alone() {
-        return vec![];
-    }
     if strict {
         let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, told) {
             Expected::Epoch(id) => What::Epoch((&**tag).into(), id),

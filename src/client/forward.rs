@@ -427,7 +427,12 @@ impl Client {
         let scripted = !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts();
         if scripted || !labels.tags.is_empty() {
             let process = &self.context.process;
+            let told = labels.told;
             let labels = labels.of(command, args, db, process.number);
+            if told {
+                let now = self.context.moment();
+                labels.keys.iter().for_each(|key| process.index.expect_labels(db, key, now));
+            }
             let mut request = BytesMut::new();
             Wrapping { db, proxy: &process.id, condition, checks: &checks, labels }.wrap(&mut request, args);
             if !extra.after.labelled.is_empty() && !process.is_alone() {

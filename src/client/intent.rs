@@ -102,7 +102,7 @@ impl Client {
 
     /// Waits for the journal, where nothing else has to be seen to meanwhile.
     pub(super) async fn intend(&mut self, scope: Scope, what: String) -> Result<(), String> {
-        self.intent = Some(Ok(self.context.process.journal.intend(scope, what).await?));
+        self.intent = Some(Ok(self.context.intend(scope, what).await?));
         Ok(())
     }
 

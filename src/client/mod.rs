@@ -142,6 +142,8 @@ struct After {
     swapped: bool,
     /// Keys that are gone if the command succeeded: their labels go too.
     deleted: Vec<Deleted>,
+    /// Likewise, but their labels are still on their way to the index.
+    unseen: Vec<(u32, Box<[u8]>)>,
     /// Labels that are good if the command succeeded.
     labelled: Vec<labels::Labelled>,
     /// Keys that may have got a stale value.

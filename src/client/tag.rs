@@ -189,7 +189,7 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
         // What follows in the same pipeline must not go without its labels: it is labelled, or refused likewise. Who has been
         // told that he has no right to it goes on without.
         let in_multi = client.outbox.session.borrow().in_multi();
-        if in_multi || (refusal.is_of_redis() && client.input.is_empty()) {
+        if in_multi || (refusal.is_of_redis() && !client.input.has_partial()) {
             client.next.retain(|tag| !tags.contains(tag));
         }
         return Err(refusal);
@@ -207,11 +207,20 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     Ok(())
 }
 
+/// Waits until the index knows the labels that the key was given a moment ago.
+async fn learn(client: &mut Client, key: &[u8]) {
+    let (process, db) = (&client.context.process, client.outbox.session.borrow().current_db());
+    if process.index.expects_labels(db, key, client.context.moment()) {
+        process.fanout.ask(|reply| Order::Learn(vec![(db, key.into())], reply)).await;
+    }
+}
+
 async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     may_write(client, &tags).await?;
     client.context.process.labels_used.store(true, Ordering::Relaxed);
+    learn(client, key).await;
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {
         let db = client.outbox.session.borrow().current_db();
@@ -231,6 +240,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
 async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
+    learn(client, key).await;
     for tag in &tags {
         ask(client, &[b"ZREM", &label_set(tag), key]).await?;
     }
@@ -248,11 +258,12 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let mut all = tags.clone();
     client.context.matcher.borrow().cascade(&mut all);
     let noted = client.context.process.journal.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
-    let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    let intent =
+        client.context.relay.wait(noted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
     fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
-    let done = client.context.process.fanout.request(cause, fired);
+    let done = client.context.relay.wait(client.context.process.fanout.request(cause, fired));
     let keys = tokio::time::timeout(super::FANOUT_PATIENCE, done).await;
     let keys =
         keys.map_err(|_| Refusal::from("ERR the invalidation takes long; it goes on until it is done"))?;
@@ -309,6 +320,10 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let explained = explain::explain(&commands, &mut client.context.matcher.borrow_mut(), db, args.tail(1));
     let mut lines = explained.lines;
     if !explained.invalidated.is_empty() {
+        if client.context.process.labels_used.load(Ordering::Relaxed) {
+            // What was labelled before is to be in the index.
+            client.context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+        }
         lines.extend(would_delete(client, &explained.invalidated));
     }
     push_array(client, &lines);

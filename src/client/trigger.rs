@@ -117,11 +117,17 @@ fn written(
         if shown || feed_db.is_some_and(|db| matcher.classify(db, used.key).has_triggers) {
             keys.push((db, used.key.into()));
         }
-        if labels && command.retimes && process.index.lock().with_labels(databases[0], used.key).is_some() {
+        let retimes = labels && command.retimes && process.index.may_have_labels(databases[0], used.key);
+        if retimes && context.may_retime() {
             extra.retimed.push((databases[0], used.key.into()));
         }
-        if labels && used.deletes && !queued && !command.stays_put(args) {
-            let found = process.index.lock().with_labels(db, used.key);
+        let goes = used.deletes && !queued && !command.stays_put(args);
+        if goes && process.index.expects_labels(db, used.key, context.moment()) {
+            extra.hold = true;
+            extra.after.unseen.push((db, used.key.into()));
+        }
+        if labels && goes {
+            let found = process.index.with_labels(db, used.key);
             extra.hold |= found.is_some();
             extra.after.deleted.extend(found.map(|(id, generation)| Deleted {
                 db,
@@ -259,7 +265,7 @@ pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
         process.fanout.detached(cause, fired);
         return true;
     }
-    let done = process.fanout.request(cause, fired);
+    let done = client.context.relay.wait(process.fanout.request(cause, fired));
     match tokio::time::timeout(FANOUT_PATIENCE, done).await {
         Ok(done) => done.is_ok(),
         Err(_) => {

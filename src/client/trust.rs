@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Client, FANOUT_PATIENCE, Pause, Step};
+use super::{Client, FANOUT_PATIENCE, Pause, Step, fill};
 use crate::command::{Command, Fill, Flags, KeyUse, Kind};
 use crate::context::Context;
 use crate::resp::Args;
-use crate::rules::Tag;
 
 /// How often it is looked whether there is still doubt.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -26,24 +25,14 @@ fn depends(command: &Command, used: &KeyUse<'_>) -> bool {
     }
 }
 
-/// The tags of a key, as far as is known.
-fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
-    let mut tags = vec![];
-    context.matcher.borrow_mut().tags(db, key, &mut tags);
-    if context.process.index.has_labels() {
-        tags.extend(context.process.index.lock().explicit_of(db, key));
-    }
-    tags
-}
-
 /// Whether reads of the key are to be answered as misses.
 fn is_hidden(context: &Context, db: u32, key: &[u8]) -> bool {
-    context.process.doubt.concerns(&tags(context, db, key))
+    context.process.doubt.concerns(&fill::tags(context, db, key))
 }
 
 /// Whether it may be stale: it is hidden, or may have had a label that nobody knows any more.
 fn is_doubtful(context: &Context, db: u32, key: &[u8]) -> bool {
-    let tags = tags(context, db, key);
+    let tags = fill::tags(context, db, key);
     context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.doubts_untagged())
 }
 

@@ -11,6 +11,7 @@ use super::intent::take_intents;
 use super::{After, Client, Pause, fill, labels, tag, trigger, with};
 use crate::accounting::Verdict;
 use crate::failpoint;
+use crate::fanout::Order;
 use crate::outbox::Outbox;
 use crate::resp::Head;
 use crate::standing::OVERDUE;
@@ -53,7 +54,7 @@ impl Client {
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
             Pause::Intent(scope, what) => {
-                self.intent = Some(self.context.process.journal.intend(scope, what).await);
+                self.intent = Some(self.context.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
             Pause::Scripts => {
@@ -130,6 +131,7 @@ impl Client {
         }
         if !verdict.error {
             self.index_after(&after, &verdict.head);
+            self.forget_unseen(after.unseen).await;
         }
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
@@ -179,6 +181,14 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// Keys that may be gone, and whose labels the index may not know yet.
+    async fn forget_unseen(&self, keys: Vec<(u32, Box<[u8]>)>) {
+        if !keys.is_empty() {
+            let known = self.context.process.fanout.ask(|reply| Order::Learn(keys, reply));
+            let _ = tokio::time::timeout(super::FANOUT_PATIENCE, known).await;
+        }
     }
 
     fn index_after(&self, after: &After, reply: &Head<'_>) {

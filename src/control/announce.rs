@@ -3,72 +3,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::Notify;
 
 use super::Engine;
+use super::announcement::{Announcement, epoch_named, number_of};
 use super::link::Batch;
 use super::wire::{Wire, array_of, bytes_of, int_of};
 use crate::accounting::{Firing, TriggerLabel};
 use crate::doubt::Scope;
 use crate::fanout::Cause;
 use crate::lease::Moment;
-use crate::lease::script::epoch_key;
 use crate::peers::{self, Duty, Message, Peers, lifeline};
 use crate::rules::Tag;
 
 /// Tags of others' invalidations that are remembered; beyond, all count.
 const MOST_RECENT: usize = 100_000;
-/// Tags in one message.
-const MOST_TAGS: usize = 1000;
-
-/// Something to tell.
-#[derive(Clone)]
-pub(super) enum Announcement {
-    /// A fan-out begins: the epochs of its tags are set, then it is told.
-    Begun {
-        /// Who begins it.
-        proxy: peers::ProxyId,
-        /// The new epoch of all the tags.
-        epoch: Box<[u8]>,
-        /// The tags.
-        tags: Arc<[Tag]>,
-        /// How long Redis keeps the epochs, in milliseconds.
-        lifetime: Moment,
-    },
-    /// Anything else.
-    Message(Message),
-}
-
-impl Announcement {
-    /// Queues the commands that it takes; how many there are.
-    pub fn queue(&self, mut command: impl FnMut(&[&[u8]])) -> usize {
-        match self {
-            Self::Message(message) => {
-                command(&[b"PUBLISH", peers::CHANNEL, &message.encode()]);
-                1
-            }
-            Self::Begun { proxy, epoch, tags, lifetime } => {
-                let lifetime = lifetime.to_string();
-                for tag in tags.iter() {
-                    command(&[b"SET", &epoch_key(tag), epoch, b"PX", lifetime.as_bytes()]);
-                }
-                let chunks = tags.chunks(MOST_TAGS);
-                let messages = chunks.len();
-                for tags in chunks {
-                    let (proxy, epoch) = (proxy.clone(), epoch.clone());
-                    let message = Message::Begun { proxy, epoch, tags: tags.to_vec() };
-                    command(&[b"PUBLISH", peers::CHANNEL, &message.encode()]);
-                }
-                tags.len() + messages
-            }
-        }
-    }
-}
 
 /// The other proxies, and when to look again what is left to this one.
 pub(super) struct Others {
@@ -78,12 +32,15 @@ pub(super) struct Others {
     lost: Cell<Option<Instant>>,
     /// What they have invalidated lately.
     recent: RefCell<HashMap<Tag, Instant>>,
+    /// The last fan-out of this proxy that the feed has shown.
+    echo: Cell<u64>,
 }
 
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        Self { peers, wake: Notify::new(), lost: Cell::new(None), recent: RefCell::default() }
+        let (wake, lost, recent, echo) = Default::default();
+        Self { peers, wake, lost, recent, echo }
     }
 
     /// Somebody has invalidated these tags.
@@ -92,6 +49,18 @@ impl Others {
         if recent.len() < MOST_RECENT {
             recent.extend(tags.iter().map(|tag| (tag.clone(), Instant::now())));
         }
+    }
+
+    /// The feed shows a fan-out of this proxy.
+    fn echo(&self, epoch: &[u8]) {
+        if let Some(number) = number_of(epoch) {
+            self.echo.set(number);
+        }
+    }
+
+    /// Whether the feed has shown this fan-out of this proxy.
+    pub fn has_echoed(&self, epoch: &[u8]) -> bool {
+        number_of(epoch).is_some_and(|number| number <= self.echo.get())
     }
 
     /// `own` and what the others have invalidated within `window`, as far as that is known.
@@ -178,8 +147,7 @@ impl Engine {
     /// A name for a fan-out that none ever had.
     pub(super) fn next_epoch(&self) -> Box<[u8]> {
         self.epoch.set(self.epoch.get() + 1);
-        let me = String::from_utf8_lossy(&self.process.id);
-        format!("{me}-{}", self.epoch.get()).into_bytes().into()
+        epoch_named(&self.process.id, self.epoch.get())
     }
 
     /// Another proxy, or this one, has said something.
@@ -188,10 +156,12 @@ impl Engine {
         match message {
             Message::Begun { proxy, epoch, tags } => {
                 self.process.epochs.announced(&tags, &epoch, now);
-                if proxy != self.process.id {
+                if proxy == self.process.id {
+                    self.others.echo(&epoch);
+                } else {
                     self.others.note(&tags);
+                    self.heard(&proxy);
                 }
-                self.heard(&proxy);
                 self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
             }
             Message::Done { proxy, epoch } => {
@@ -225,7 +195,6 @@ impl Engine {
                 }
             }
         }
-        self.others.wake.notify_one();
     }
 
     /// Tells the others that this proxy goes in order.

@@ -2,10 +2,8 @@
 
 use std::rc::Rc;
 
-use redis_protocol::resp3::types::BytesFrame;
-
 use super::Engine;
-use super::wire::bytes_of;
+use super::push::Push;
 use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{CHANNEL, tags_of_message};
 use crate::lease::script::EPOCHS;
@@ -13,25 +11,20 @@ use crate::news::{LABEL_SETS, NEWS};
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 
-pub(super) fn pushed(engine: &Rc<Engine>, parts: &[BytesFrame]) {
-    let part = |i: usize| parts.get(i).and_then(bytes_of);
-    match part(0).map(|kind| &**kind) {
-        Some(b"pmessage") => {
-            if let (Some(channel), Some(key)) = (part(2), part(3)) {
+pub(super) fn pushed(engine: &Rc<Engine>, push: &Push<'_>) {
+    match push.kind() {
+        b"pmessage" => {
+            if let (Some(channel), Some(key)) = (push.part(2), push.part(3)) {
                 event(engine, channel, key);
             }
         }
-        Some(b"message") => {
-            if let (Some(channel), Some(payload)) = (part(1), part(2)) {
+        b"message" => {
+            if let (Some(channel), Some(payload)) = (push.part(1), push.part(2)) {
                 message(engine, channel, payload);
             }
         }
-        Some(b"invalidate") => match parts.get(1) {
-            Some(BytesFrame::Array { data, .. }) => {
-                data.iter().filter_map(bytes_of).for_each(|key| written(engine, key));
-            }
-            _ => engine.flushed(),
-        },
+        b"invalidate" if push.null => engine.flushed(),
+        b"invalidate" => push.rest().iter().for_each(|key| written(engine, key)),
         _ => {}
     }
 }
@@ -99,11 +92,8 @@ fn message(engine: &Rc<Engine>, channel: &[u8], payload: &[u8]) {
         asked_for(engine, payload);
     } else if channel == NEWS {
         super::label_news::heard(engine, payload);
-    } else if channel == peers::CHANNEL {
-        match Message::decode(payload) {
-            Some(message) => engine.told(message),
-            None => tracing::debug!("a message on the proxies' channel is none of theirs"),
-        }
+    } else if channel == peers::CHANNEL && !Message::decode(payload, |message| engine.told(message)) {
+        tracing::debug!("a message on the proxies' channel is none of theirs");
     }
 }
 

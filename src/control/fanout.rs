@@ -1,11 +1,12 @@
 //! One fan-out: barrier, collect, delete, answer.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::announce::Announcement;
+use super::announcement::{self, Announcement};
 use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, labels};
@@ -79,15 +80,27 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         duration,
         phases,
     };
-    log(&entry, engine.dry_run);
-    engine.process.log.push(entry);
+    let entry = Arc::new(entry);
+    engine.process.log.push(Arc::clone(&entry));
     drop(request.doubt);
     // The writer may be gone.
     let _ = request.done.send(keys);
     drop(request.outstanding);
+    // First those get their answers whose fan-outs end in the same turn.
+    tokio::task::yield_now().await;
+    log(&entry, engine.dry_run);
     for entries in gone {
         entries.drop_from(&engine);
         tokio::task::yield_now().await;
+    }
+}
+
+/// Shows tags as texts.
+struct Names<'a>(&'a [Tag]);
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|tag| String::from_utf8_lossy(tag))).finish()
     }
 }
 
@@ -96,7 +109,7 @@ fn log(entry: &LogEntry, dry_run: bool) {
         client = %entry.cause.client,
         cause = %entry.cause.what,
         trigger = %entry.trigger,
-        tags = ?entry.tags.iter().map(|t| String::from_utf8_lossy(t)).collect::<Vec<_>>(),
+        tags = ?Names(&entry.tags),
         keys = entry.keys,
         families = ?entry.families,
         journal_us = entry.phases.journal.as_micros() as u64,
@@ -126,7 +139,9 @@ async fn attempts(
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
         let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
-        engine.heard_itself(&begun);
+        if !passed || !engine.others.has_echoed(epoch) {
+            engine.heard_itself(&begun);
+        }
         phases.barrier = phases.barrier.max(began.elapsed());
         failpoint::pass("announced");
         let scan = !passed || !engine.process.index.is_complete();
@@ -145,10 +160,8 @@ async fn attempts(
         }
     }
     if !engine.others.is_alone() {
-        engine.feed.say(Announcement::Message(Message::Done {
-            proxy: engine.process.id.clone(),
-            epoch: epoch.into(),
-        }));
+        let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
+        engine.feed.say_soon(Announcement::Message(done), engine);
     }
 }
 
@@ -188,13 +201,13 @@ impl Engine {
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
-        if begun.queue(|words| batch.push(words)) > 0 {
+        if announcement::queue(std::slice::from_ref(begun), |words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }
         Ok(())
     }
 
-    /// What it has said itself counts, whether or not the feed has told.
+    /// What it has said itself counts, although the feed has not told.
     fn heard_itself(&self, begun: &Announcement) {
         if let Announcement::Begun { tags, epoch, .. } = begun {
             tags.iter().for_each(|tag| self.process.epochs.found(tag, epoch, self.moment()));

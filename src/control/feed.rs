@@ -5,12 +5,12 @@ use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::{Notify, oneshot};
 
-use super::announce::Announcement;
+use super::announcement::{self, Announcement};
+use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
-use super::wire::{Wire, into_result};
+use super::wire::Wire;
 use super::{Engine, events};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
@@ -18,6 +18,8 @@ use crate::peers::Message;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long something is kept that need not be told at once, for others to go with it.
+const SOON: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -105,6 +107,25 @@ impl Feed {
         connected
     }
 
+    /// As [`Feed::say`], with the next that is said, or soon.
+    pub fn say_soon(&self, announcement: Announcement, engine: &Rc<Engine>) {
+        if !self.connected.get() {
+            return;
+        }
+        let is_first = {
+            let mut unsaid = self.unsaid.borrow_mut();
+            unsaid.push(announcement);
+            unsaid.len() == 1
+        };
+        if is_first {
+            let engine = Rc::clone(engine);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(SOON).await;
+                engine.feed.wake.notify_one();
+            });
+        }
+    }
+
     /// Resolves once the index reflects every write that Redis executed before the call; false: the feed was
     /// lost. `own` are triggers of our clients that the feed need not cover from then on.
     pub async fn barrier(&self, own: Vec<Firing>, engine: &Engine) -> bool {
@@ -137,10 +158,9 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        for announcement in self.unsaid.borrow_mut().drain(..) {
-            let commands = announcement.queue(|words| wire.queue(words));
-            expected.extend((0..commands).map(|_| Expected::Anything));
-        }
+        let commands = announcement::queue(&self.unsaid.borrow(), |words| wire.queue(words));
+        self.unsaid.borrow_mut().clear();
+        expected.extend((0..commands).map(|_| Expected::Anything));
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
         if !unsent.waiters.is_empty() {
             wire.queue(&["PING"]);
@@ -149,13 +169,13 @@ impl Feed {
     }
 
     /// Takes a reply. The error is why the connection cannot go on.
-    fn answered(&self, engine: &Engine, reply: Result<BytesFrame, String>) -> Result<(), String> {
+    fn answered(&self, engine: &Engine, reply: Result<(), &[u8]>) -> Result<(), String> {
         let expected = self.expected.borrow_mut().pop_front();
-        match (expected, reply) {
+        match (expected, reply.map_err(String::from_utf8_lossy)) {
             // Memory is full, or this is a replica now: fan-outs and fills meet the same.
             (Some(Expected::Anything), Err(error)) => self.complain(&error),
-            (_, Err(error)) => return Err(error),
-            (Some(Expected::Barrier(barrier)), Ok(_)) => end(barrier, engine, true),
+            (_, Err(error)) => return Err(error.into_owned()),
+            (Some(Expected::Barrier(barrier)), Ok(())) => end(barrier, engine, true),
             _ => {}
         }
         Ok(())
@@ -301,8 +321,13 @@ fn watch_more(engine: &Engine, wire: &mut Wire) -> bool {
 async fn listen(engine: &Rc<Engine>, mut wire: Wire) -> String {
     let feed = &engine.feed;
     loop {
-        let frame = tokio::select! {
-            frame = wire.next() => frame,
+        if let Err(error) = take(engine, &mut wire) {
+            return error;
+        }
+        tokio::select! {
+            progress = wire.progress() => if let Err(error) = progress {
+                return error;
+            },
             () = feed.wake.notified() => {
                 if let Some(why) = feed.drop.take() {
                     return why.to_owned();
@@ -311,21 +336,25 @@ async fn listen(engine: &Rc<Engine>, mut wire: Wire) -> String {
                     return "the rules were reloaded".to_owned();
                 }
                 feed.send(&mut wire);
-                continue;
             }
-        };
-        let result = match frame {
-            Ok(BytesFrame::Push { data, .. }) => {
-                events::pushed(engine, &data);
-                Ok(())
-            }
-            Ok(frame) => feed.answered(engine, into_result(frame)),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            return error;
         }
     }
+}
+
+/// Takes what has arrived.
+fn take(engine: &Rc<Engine>, wire: &mut Wire) -> Result<(), String> {
+    let mut at = 0;
+    while let Some((received, length)) =
+        push::read(&wire.received()[at..]).map_err(|error| error.to_string())?
+    {
+        match received {
+            Received::Push(push) => events::pushed(engine, &push),
+            Received::Reply(reply) => engine.feed.answered(engine, reply)?,
+        }
+        at += length;
+    }
+    wire.consume(at);
+    Ok(())
 }
 
 impl Engine {

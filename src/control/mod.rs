@@ -1,9 +1,9 @@
 //! The control thread: keeps the index by the feed, and does fan-outs.
 //!
 //! - `feed`: the connection on which Redis reports key changes, and the barrier; `watched`: what it is asked to report;
-//!   `events`: what is made of it
+//!   `push`: reading it; `events`: what is made of it
 //! - `fanout`: the life of an invalidation; `deletion`: of the keys; `fills`: of values that came too late
-//! - `announce`: what proxies tell each other; `known`: whether Redis is still the one that it was
+//! - `announce`, `announcement`: what proxies tell each other; `known`: whether Redis is still the one that it was
 //! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
 //! - `labels`: keeping explicit labels in Redis, and telling other proxies of them; `label_news`: hearing of theirs;
 //!   `label_sets`: reading them back; `label_upkeep`: keeping them right; `sweep`: throwing away those of keys that are gone
@@ -11,6 +11,7 @@
 //! - `link`, `wire`: the connections for all that
 
 mod announce;
+mod announcement;
 mod deletion;
 mod described;
 mod events;
@@ -24,6 +25,7 @@ mod label_sets;
 mod label_upkeep;
 mod labels;
 mod link;
+mod push;
 mod rebuild;
 mod sweep;
 mod watched;

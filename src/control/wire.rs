@@ -77,8 +77,19 @@ impl Wire {
         }
     }
 
-    /// Writes or reads something.
-    async fn progress(&mut self) -> Result<(), Error> {
+    /// What has arrived and is not read yet.
+    pub fn received(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// So much of it has been read.
+    pub fn consume(&mut self, length: usize) {
+        self.input.advance(length);
+    }
+
+    /// Writes what is queued, as far as the socket takes it now, and waits until something arrives or can be written. Safe
+    /// to cancel.
+    pub async fn progress(&mut self) -> Result<(), Error> {
         while !self.output.is_empty() {
             match self.write.try_write(&self.output) {
                 Ok(n) => self.output.advance(n),

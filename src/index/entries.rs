@@ -111,13 +111,19 @@ impl Index {
         self.keep_labels(entry, labels)
     }
 
+    /// Puts back the labels of an entry.
+    pub(super) fn put_labels(&mut self, number: u32, labels: Vec<Label>) {
+        let entry = &self.entries[number];
+        self.labels.put(number, labels, (entry.db, &entry.key));
+    }
+
     /// Puts back the labels of an entry without those that are over, and drops the entry if it has no tag left.
     /// Returns the names of those that went, without the ones removed before.
     pub(super) fn keep_labels(&mut self, entry: u32, mut labels: Vec<Label>) -> Vec<Tag> {
         let over: Vec<Label> = labels.extract_if(.., |label| label.is_over()).collect();
         let went = over.iter().filter(|label| !label.removed);
         let names = went.map(|label| Tag::from(self.tags.name(label.tag))).collect();
-        self.labels.put(entry, labels);
+        self.put_labels(entry, labels);
         if !over.is_empty() {
             self.unlink_where(entry, |_, tag| over.iter().any(|label| label.tag == tag && !label.ruled));
             self.remove_if_bare(entry);

@@ -1,8 +1,11 @@
 //! Explicit labels (`TAG.WITH`, `TAG.NEXT`, `TAG.ADD`), kept beside the entries: most entries have none.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 use super::allocated;
+use super::filter::LabelFilter;
 
 /// What is known about the write that an explicit label belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ pub(super) struct Labels {
     by_entry: HashMap<u32, Vec<Label>>,
     len: usize,
     shown: usize,
+    /// Whether the entry had labels whose are being changed.
+    had: bool,
+    filter: Arc<LabelFilter>,
 }
 
 fn shown(labels: &[Label]) -> usize {
@@ -95,11 +101,23 @@ impl Labels {
         }
     }
 
+    /// Who surely has none.
+    pub(super) fn filter(&self) -> &Arc<LabelFilter> {
+        &self.filter
+    }
+
+    /// None, with the same filter.
+    pub(super) fn cleared(&self) -> Labels {
+        self.filter.clear();
+        Labels { filter: Arc::clone(&self.filter), ..Labels::default() }
+    }
+
     pub(super) fn take(&mut self, entry: u32) -> Vec<Label> {
         if self.len == 0 {
             return Vec::new();
         }
         let labels = self.by_entry.remove(&entry).unwrap_or_default();
+        self.had = !labels.is_empty();
         self.len -= labels.len();
         self.shown -= shown(&labels);
         if self.by_entry.capacity() > 64 && self.by_entry.len() < self.by_entry.capacity() / 8 {
@@ -108,7 +126,14 @@ impl Labels {
         labels
     }
 
-    pub(super) fn put(&mut self, entry: u32, labels: Vec<Label>) {
+    /// Ends what [`Labels::take`] began; `place`: the database and name of the entry's key.
+    pub(super) fn put(&mut self, entry: u32, labels: Vec<Label>, place: (u32, &[u8])) {
+        // Not in between: who looks without the lock must not find none.
+        match (std::mem::take(&mut self.had), labels.is_empty()) {
+            (false, false) => self.filter.add(place.0, place.1),
+            (true, true) => self.filter.remove(place.0, place.1),
+            _ => {}
+        }
         if !labels.is_empty() {
             self.len += labels.len();
             self.shown += shown(&labels);

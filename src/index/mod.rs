@@ -6,11 +6,14 @@
 //!
 //! - `entries`: the steps that every change consists of; `slab`: entries under numbers
 //! - `links`: the tags of an entry, with its place among the keys of each; `tags`: names of tags and their keys
-//! - `labels`: explicit labels, apart because few entries have them
+//! - `labels`: explicit labels, apart because few entries have them; `filter`: who has none, told without the lock;
+//!   `expected`: who is about to get some
 //!
 //! A key of 30 bytes with two tags takes about 115 bytes, or 180 if hardly any other key has these tags.
 
 mod entries;
+mod expected;
+mod filter;
 mod labels;
 mod links;
 mod shared;
@@ -166,7 +169,7 @@ impl Index {
                 LabelState::Settled => label.settled = true,
             }
         }
-        self.labels.put(entry, labels);
+        self.put_labels(entry, labels);
         added
     }
 
@@ -356,7 +359,8 @@ impl Index {
 
     /// Forgets everything. Generations given out before stay unequal to those that follow.
     pub fn clear(&mut self) {
-        *self = Index { clock: self.clock, ..Index::new() };
+        let labels = self.labels.cleared();
+        *self = Index { clock: self.clock, labels, ..Index::new() };
     }
 }
 

@@ -1,19 +1,34 @@
 //! The index as all threads share it, and what is known about its completeness.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::expected::ExpectedLabels;
+use super::filter::LabelFilter;
 use super::{Generation, Index, KeyId};
+use crate::rules::Tag;
 
 /// The one index of the process. The lock is held for microseconds: long walks go in chunks.
-#[derive(Default)]
 pub struct SharedIndex {
     index: Mutex<Index>,
+    labelled: Arc<LabelFilter>,
+    /// Made with the first of them.
+    expected: OnceLock<ExpectedLabels>,
     /// A copy of the number of explicit labels, to be looked at without the lock.
     labels: AtomicUsize,
     /// There has been one at some time.
     used: AtomicBool,
     state: Mutex<State>,
+}
+
+impl Default for SharedIndex {
+    fn default() -> Self {
+        let index = Index::default();
+        let labelled = Arc::clone(index.labels.filter());
+        let (labels, used) = Default::default();
+        let (expected, state) = Default::default();
+        Self { index: Mutex::new(index), labelled, expected, labels, used, state }
+    }
 }
 
 #[derive(Default)]
@@ -76,6 +91,31 @@ impl SharedIndex {
     /// Whether there are explicit labels at all.
     pub fn has_labels(&self) -> bool {
         self.labels.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the key may have explicit labels. Mostly no for one that has none, and then without the lock.
+    pub fn may_have_labels(&self, db: u32, key: &[u8]) -> bool {
+        self.has_labels() && self.labelled.may_have(db, key)
+    }
+
+    /// The explicit labels of a key.
+    pub fn explicit_of(&self, db: u32, key: &[u8]) -> Vec<Tag> {
+        if self.may_have_labels(db, key) { self.lock().explicit_of(db, key) } else { vec![] }
+    }
+
+    /// Where the key is, if it has explicit labels.
+    pub fn with_labels(&self, db: u32, key: &[u8]) -> Option<(KeyId, Generation)> {
+        if self.may_have_labels(db, key) { self.lock().with_labels(db, key) } else { None }
+    }
+
+    /// A write is about to be sent with which Redis labels the key; `now`: milliseconds since some start.
+    pub fn expect_labels(&self, db: u32, key: &[u8], now: u64) {
+        self.expected.get_or_init(ExpectedLabels::default).note(db, key, now);
+    }
+
+    /// Whether labels of the key may be on their way.
+    pub fn expects_labels(&self, db: u32, key: &[u8], now: u64) -> bool {
+        self.expected.get().is_some_and(|expected| expected.has(db, key, now))
     }
 
     /// Whether there have ever been explicit labels.

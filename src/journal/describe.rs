@@ -32,12 +32,21 @@ impl Journal {
         Description {
             enabled: self.is_on(),
             fsync: self.shared.fsync,
-            pending: self.shared.state().pending().len(),
+            pending: self.pending(),
             bytes: counts.bytes.load(Ordering::Relaxed),
             fsyncs: counts.fsyncs.load(Ordering::Relaxed),
             rewrites: counts.rewrites.load(Ordering::Relaxed),
             failures: counts.failures.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Journal {
+    fn pending(&self) -> usize {
+        // Locked in the order in which the thread does it when it takes the finished ones over.
+        let state = self.shared.state();
+        let finished = self.shared.finished().len();
+        state.pending().len().saturating_sub(finished)
     }
 }
 

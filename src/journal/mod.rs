@@ -75,6 +75,10 @@ pub struct Intent {
     pub unix_ms: u64,
 }
 
+/// Intents that are asked for together.
+#[derive(Default, Debug)]
+pub struct Intents(Vec<Asked>);
+
 /// What earlier processes left behind.
 #[derive(Default, Debug)]
 pub struct Recovered {
@@ -92,6 +96,8 @@ pub struct Recovered {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// Intents that are done, for the thread to note when it next writes.
+    finished: Mutex<Vec<IntentId>>,
     counts: Counts,
     /// What the steady clock counts from.
     started: Instant,
@@ -162,31 +168,39 @@ impl Journal {
         scope: Scope,
         what: String,
     ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
+        let mut intents = Intents::default();
+        let noted = self.prepare(scope, what, &mut intents);
+        self.submit(intents);
+        noted
+    }
+
+    /// As [`Journal::intend`], for several that are asked for together, by [`Journal::submit`].
+    pub fn prepare(
+        &self,
+        scope: Scope,
+        what: String,
+        among: &mut Intents,
+    ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { scope: bounded(scope), what: shortened(what), answer };
-        match &self.queue {
-            // If the thread is gone, so is the sender of the answer.
-            Some(queue) => drop(queue.send(Message::Intend(asked))),
-            None => {
-                let mut state = self.shared.state();
-                let id = state.next_id();
-                state.begin(Intent {
-                    id,
-                    scope: asked.scope,
-                    what: asked.what,
-                    unix_ms: self.shared.now().wall,
-                });
-                let _ = asked.answer.send(Ok(id));
-            }
-        }
+        among.0.push(Asked { scope: bounded(scope), what: shortened(what), answer });
         let mut waiting = Waiting { answered, journal: self.clone() };
         async move { (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned())) }
     }
 
-    /// The fan-out of an intent is complete, or its trigger did not fire. Written soon; nobody waits for it.
+    /// Asks for intents that were prepared.
+    pub fn submit(&self, intents: Intents) {
+        match &self.queue {
+            // If the thread is gone, so are the senders of the answers.
+            Some(queue) => drop(queue.send(Message::Intend(intents.0))),
+            None => intents.0.into_iter().for_each(|asked| self.shared.remember(asked)),
+        }
+    }
+
+    /// The fan-out of an intent is complete, or its trigger did not fire. Written soon, with what else there is;
+    /// nobody waits for it.
     pub fn done(&self, id: IntentId) {
         match &self.queue {
-            Some(queue) => drop(queue.send(Message::Done(id))),
+            Some(_) => self.shared.finished().push(id),
             None => drop(self.shared.state().done(id, self.shared.now())),
         }
     }
@@ -248,11 +262,24 @@ impl Drop for Waiting {
 impl Shared {
     fn new(fsync: Fsync, window: Duration) -> Self {
         let state = Mutex::new(State::new(window));
-        Self { state, counts: Counts::default(), started: Instant::now(), fsync }
+        let (finished, counts) = (Mutex::default(), Counts::default());
+        Self { state, finished, counts, started: Instant::now(), fsync }
+    }
+
+    /// Where nothing is kept on the disk.
+    fn remember(&self, Asked { scope, what, answer }: Asked) {
+        let mut state = self.state();
+        let id = state.next_id();
+        state.begin(Intent { id, scope, what, unix_ms: self.now().wall });
+        let _ = answer.send(Ok(id));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finished(&self) -> MutexGuard<'_, Vec<IntentId>> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {

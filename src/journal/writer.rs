@@ -26,6 +26,8 @@ const COMPACT_STEP: u64 = 1 << 20;
 const MOST_BATCH: usize = 32 << 20;
 /// A buffer beyond this is given back.
 const KEEP: usize = 1 << 20;
+/// So soon a completion is written if nothing else is; as long as none comes it is looked for less and less often.
+const SOON: Duration = Duration::from_millis(10);
 /// How often [`Fsync::EverySec`] is.
 const SECOND: Duration = Duration::from_secs(1);
 /// A wall clock that differs by more has been set: the times in the file mean something else now.
@@ -35,8 +37,7 @@ const SIGXFSZ: i32 = 25;
 
 /// What the handles tell the thread.
 pub(super) enum Message {
-    Intend(Asked),
-    Done(IntentId),
+    Intend(Vec<Asked>),
     Saw(String),
     Close {
         /// Nobody has to be careful afterwards.
@@ -47,6 +48,7 @@ pub(super) enum Message {
 }
 
 /// An intent that waits to be accepted.
+#[derive(Debug)]
 pub(super) struct Asked {
     pub scope: Scope,
     pub what: String,
@@ -63,6 +65,8 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// Since when something is in the file that may not be on the disk, with [`Fsync::EverySec`].
     unsynced: Option<Instant>,
+    /// How long to wait for the next message before it is looked what is complete.
+    lull: Duration,
     /// The size at which it is asked whether the file is worth rewriting.
     compact_at: u64,
     /// How much the clocks differed when the file was begun.
@@ -96,8 +100,9 @@ impl Writer {
     pub fn new(shared: Arc<Shared>, folder: Folder, file: LogFile) -> Self {
         let difference = shared.now().difference();
         let (notes, buffer) = (vec![], vec![]);
-        let (unsynced, compact_at, failing) = (None, COMPACT, false);
-        let writer = Self { shared, folder, file, notes, buffer, unsynced, compact_at, difference, failing };
+        let (unsynced, lull, compact_at, failing) = (None, SOON, COMPACT, false);
+        let writer =
+            Self { shared, folder, file, notes, buffer, unsynced, lull, compact_at, difference, failing };
         writer.tell_size();
         writer
     }
@@ -118,18 +123,18 @@ impl Writer {
                 return;
             }
         }
+        self.take_finished();
         self.write(&[]).unwrap_or_else(|error| self.complain(&error));
     }
 
     /// Waits for the next message, and takes all that are there.
     fn gather(&mut self, messages: &Receiver<Message>) -> ControlFlow<(), Batch> {
         let mut batch = Batch::default();
-        let first = match self.unsynced {
-            Some(since) => messages.recv_timeout(SECOND.saturating_sub(since.elapsed())),
-            // What failed is tried again.
-            None if self.file.is_distrusted() || !self.notes.is_empty() => messages.recv_timeout(SECOND),
+        let first = match self.patience() {
+            Some(patience) => messages.recv_timeout(patience),
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
+        self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(SECOND) };
         match first {
             Ok(first) => self.take(first, &mut batch),
             Err(RecvTimeoutError::Timeout) => {}
@@ -141,16 +146,27 @@ impl Writer {
         {
             self.take(message, &mut batch);
         }
+        self.take_finished();
         ControlFlow::Continue(batch)
+    }
+
+    /// How long nothing has to be done if nobody says anything.
+    fn patience(&self) -> Option<Duration> {
+        let sync = self.unsynced.map(|since| SECOND.saturating_sub(since.elapsed()));
+        // What failed is tried again.
+        let again = (self.file.is_distrusted() || !self.notes.is_empty()).then_some(SECOND);
+        // Whoever is done with an intent does not wake this thread for that.
+        let finished = (self.state().pending().len() > 0).then_some(self.lull);
+        [sync, again, finished].into_iter().flatten().min()
     }
 
     fn take(&mut self, message: Message, batch: &mut Batch) {
         match message {
             Message::Intend(asked) => {
-                batch.bytes += asked.what.len() + record::size(&asked.scope);
-                batch.asked.push(asked);
+                let size = |asked: &Asked| asked.what.len() + record::size(&asked.scope);
+                batch.bytes += asked.iter().map(size).sum::<usize>();
+                batch.asked.extend(asked);
             }
-            Message::Done(id) => self.done(id),
             Message::Saw(identity) => {
                 let now = self.shared.now();
                 if self.state().saw(&identity, now) {
@@ -161,11 +177,16 @@ impl Writer {
         }
     }
 
-    fn done(&mut self, id: IntentId) {
-        let now = self.shared.now();
-        if self.state().done(id, now) {
-            self.notes.push(Record::Done { id, unix_ms: now.wall });
+    /// What is complete since it was last looked.
+    fn take_finished(&mut self) {
+        if self.shared.finished().is_empty() {
+            return;
         }
+        let (mut state, now) = (self.shared.state(), self.shared.now());
+        let finished = std::mem::take(&mut *self.shared.finished());
+        let known = finished.into_iter().filter(|id| state.done(*id, now));
+        self.notes.extend(known.map(|id| Record::Done { id, unix_ms: now.wall }));
+        self.lull = SOON;
     }
 
     /// Writes what has gathered and answers.
@@ -206,7 +227,7 @@ impl Writer {
         for (id, answer) in ids.into_iter().zip(answers) {
             // Nobody waits for it any more: nobody will say that it is done.
             if answer.send(Ok(id)).is_err() {
-                self.done(id);
+                self.shared.finished().push(id);
             }
         }
     }

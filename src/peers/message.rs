@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::resp::{Limits, Parsed, RequestParser, encode};
+use crate::resp::{Args, Limits, Parsed, RequestParser, encode};
 use crate::rules::Tag;
 
 /// The channel on which proxies speak.
@@ -50,41 +50,42 @@ pub enum Message {
 }
 
 impl Message {
-    /// The payload.
-    pub fn encode(&self) -> BytesMut {
-        let mut out = BytesMut::new();
+    /// Appends it to a payload.
+    pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            Message::Begun { proxy, epoch, tags } => {
-                let head = [b"begun".as_slice(), proxy, epoch];
-                let words: Vec<&[u8]> = head.into_iter().chain(tags.iter().map(|tag| &**tag)).collect();
-                encode::request(&mut out, words);
-            }
-            Message::Done { proxy, epoch } => encode::request(&mut out, [b"done".as_slice(), proxy, epoch]),
-            Message::Hello(proxy) => encode::request(&mut out, [b"hello".as_slice(), proxy]),
+            Message::Begun { proxy, epoch, tags } => encode_begun(out, proxy, epoch, tags),
+            Message::Done { proxy, epoch } => encode::request(out, [b"done".as_slice(), proxy, epoch]),
+            Message::Hello(proxy) => encode::request(out, [b"hello".as_slice(), proxy]),
             Message::Here(proxy, shared) => {
-                encode::request(&mut out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
+                encode::request(out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
             }
             Message::Bye(proxy, open) => {
-                encode::request(&mut out, [b"bye".as_slice(), proxy, if *open { b"open" } else { b"" }]);
+                encode::request(out, [b"bye".as_slice(), proxy, if *open { b"open" } else { b"" }]);
             }
             Message::Undone { proxy, db, key } => {
                 let db = db.to_string();
-                encode::request(&mut out, [b"undone".as_slice(), proxy, db.as_bytes(), key]);
+                encode::request(out, [b"undone".as_slice(), proxy, db.as_bytes(), key]);
             }
         }
-        out
     }
 
-    /// Reads a payload; `None`: it is none of ours.
-    pub fn decode(payload: &[u8]) -> Option<Message> {
+    /// Reads the messages of a payload; false: what is left is none of ours.
+    pub fn decode(mut payload: &[u8], mut each: impl FnMut(Message)) -> bool {
         let mut parser = RequestParser::default();
-        let Parsed::Request { len, inline: false } = parser.parse(payload, &Limits::NORMAL) else {
-            return None;
-        };
-        if len != payload.len() {
-            return None;
+        loop {
+            let Parsed::Request { len, inline: false } = parser.parse(payload, &Limits::NORMAL) else {
+                return false;
+            };
+            let Some(message) = Self::of(parser.args(payload, false)) else { return false };
+            each(message);
+            payload = &payload[len..];
+            if payload.is_empty() {
+                return true;
+            }
         }
-        let args = parser.args(payload, false);
+    }
+
+    fn of(args: Args<'_>) -> Option<Message> {
         let proxy: ProxyId = args.get(1)?.into();
         Some(match (args.get(0)?, args.len()) {
             (b"begun", 4..) => Message::Begun {
@@ -108,6 +109,13 @@ impl Message {
     }
 }
 
+/// Appends a [`Message::Begun`] to a payload.
+pub fn encode_begun(out: &mut BytesMut, proxy: &[u8], epoch: &[u8], tags: &[Tag]) {
+    encode::header(out, b'*', 3 + tags.len() as i64);
+    [b"begun".as_slice(), proxy, epoch].into_iter().for_each(|word| encode::bulk(out, word));
+    tags.iter().for_each(|tag| encode::bulk(out, tag));
+}
+
 /// The channel on which that proxy listens as long as it lives.
 pub fn lifeline(proxy: &[u8]) -> Vec<u8> {
     [LIFELINE, proxy].concat()
@@ -122,7 +130,7 @@ mod tests {
         let proxy: ProxyId = b"p1".as_slice().into();
         let epoch: Box<[u8]> = b"p1-7".as_slice().into();
         let tags = vec![Tag::from(b"a\r\nb".as_slice()), Tag::from(b"".as_slice())];
-        for message in [
+        let all = [
             Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags },
             Message::Done { proxy: proxy.clone(), epoch },
             Message::Hello(proxy.clone()),
@@ -131,24 +139,37 @@ mod tests {
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),
             Message::Undone { proxy, db: 12, key: b"\0\xff".as_slice().into() },
-        ] {
-            assert_eq!(Message::decode(&message.encode()), Some(message));
+        ];
+        let mut together = BytesMut::new();
+        for message in &all {
+            let mut payload = BytesMut::new();
+            message.encode(&mut payload);
+            assert_eq!(read(&payload), (vec![message.clone()], true));
+            together.unsplit(payload);
         }
+        assert_eq!(read(&together), (all.to_vec(), true));
+        together.extend_from_slice(b"more");
+        assert_eq!(read(&together), (all.to_vec(), false));
+    }
+
+    fn read(payload: &[u8]) -> (Vec<Message>, bool) {
+        let mut messages = vec![];
+        let whole = Message::decode(payload, |message| messages.push(message));
+        (messages, whole)
     }
 
     #[test]
     fn anything_else_is_nothing() {
-        let payloads: [&[u8]; 7] = [
+        let payloads: [&[u8]; 6] = [
             b"",
             b"hello",
             b"*1\r\n$5\r\nhello\r\n",
-            b"*2\r\n$5\r\nhello\r\n$1\r\nx\r\n+",
             b"*-1\r\n",
             b"\xff",
             b"*2\r\n$4\r\nwhat\r\n$1\r\nx\r\n",
         ];
         for payload in payloads {
-            assert_eq!(Message::decode(payload), None, "{}", String::from_utf8_lossy(payload));
+            assert_eq!(read(payload), (vec![], false), "{}", String::from_utf8_lossy(payload));
         }
     }
 }

@@ -9,9 +9,9 @@
 
 mod message;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 
-pub use message::{CHANNEL, Message, ProxyId, lifeline};
+pub use message::{CHANNEL, Message, ProxyId, encode_begun, lifeline};
 
 use crate::lease::Moment;
 use crate::rules::Tag;
@@ -36,15 +36,16 @@ pub struct Duty<T> {
 struct Standby<T> {
     duty: Duty<T>,
     due: Moment,
-    /// The announced fan-out that does it.
-    covered: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct Begun<T> {
+    /// The how manieth that was announced.
+    number: u64,
     proxy: ProxyId,
-    epoch: Box<[u8]>,
     tags: Vec<Tag>,
+    /// What was to be done and is done by it.
+    covers: Vec<Duty<T>>,
 }
 
 /// The other proxies, and what is to be done if they do not.
@@ -53,9 +54,11 @@ pub struct Peers<T> {
     me: ProxyId,
     /// Each with when it was last heard of.
     others: BTreeMap<ProxyId, Moment>,
+    /// What nobody is known to do.
     standby: Vec<Standby<T>>,
-    /// Announced by others and not done, oldest first.
-    begun: VecDeque<Begun>,
+    /// Announced and not done, by epoch; of this proxy's own, those that cover something.
+    begun: BTreeMap<Box<[u8]>, Begun<T>>,
+    announced: u64,
 }
 
 /// Proxies that are known; more on one Redis are nonsense, or somebody's who may publish and should not.
@@ -66,7 +69,7 @@ const MOST_BEGUN: usize = 10_000;
 impl<T> Peers<T> {
     /// Nobody is known yet.
     pub fn new(me: ProxyId) -> Self {
-        Self { me, others: BTreeMap::new(), standby: vec![], begun: VecDeque::new() }
+        Self { me, others: BTreeMap::new(), standby: vec![], begun: BTreeMap::new(), announced: 0 }
     }
 
     /// The name of this proxy.
@@ -81,12 +84,15 @@ impl<T> Peers<T> {
 
     /// A proxy has been heard of; true: it was not known.
     pub fn heard(&mut self, proxy: &ProxyId, now: Moment) -> bool {
-        let known = self.others.contains_key(proxy);
-        if *proxy == self.me || (!known && self.others.len() >= MOST_PEERS) {
+        if let Some(heard) = self.others.get_mut(proxy) {
+            *heard = now;
             return false;
         }
-        self.others.insert(proxy.clone(), now);
-        !known
+        let is_new = *proxy != self.me && self.others.len() < MOST_PEERS;
+        if is_new {
+            self.others.insert(proxy.clone(), now);
+        }
+        is_new
     }
 
     /// How many of the known proxies come before this one.
@@ -100,33 +106,45 @@ impl<T> Peers<T> {
             return Some(duty);
         }
         let due = now + HESITATION + self.rank() * TURN;
-        self.standby.push(Standby { duty, due, covered: None });
+        self.standby.push(Standby { duty, due });
         None
     }
 
     /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later.
     pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag], now: Moment) {
+        let mut covers = vec![];
         if !self.standby.is_empty() {
             let known: HashSet<&Tag> = tags.iter().collect();
-            let covers = |duty: &Duty<T>| duty.tags.iter().all(|tag| known.contains(tag));
-            for waiting in self.standby.iter_mut().filter(|w| w.covered.is_none() && covers(&w.duty)) {
-                waiting.covered = Some(epoch.into());
-                waiting.due = Moment::MAX;
-            }
+            let covered = |waiting: &mut Standby<T>| waiting.duty.tags.iter().all(|tag| known.contains(tag));
+            covers.extend(self.standby.extract_if(.., covered).map(|waiting| waiting.duty));
         }
-        if *proxy != self.me {
+        let own = *proxy == self.me;
+        if !own {
             self.heard(proxy, now);
-            if self.begun.len() == MOST_BEGUN {
-                self.begun.pop_front();
+        } else if covers.is_empty() {
+            return;
+        }
+        self.announced += 1;
+        if self.begun.len() >= MOST_BEGUN {
+            let recent = self.announced - MOST_BEGUN as u64 * 3 / 4;
+            self.begun.retain(|_, begun| begun.number > recent);
+        }
+        // In several messages if it has many tags, and again if it is tried again.
+        match self.begun.get_mut(epoch) {
+            Some(begun) => {
+                begun.tags.extend(tags.iter().cloned());
+                begun.covers.extend(covers);
             }
-            self.begun.push_back(Begun { proxy: proxy.clone(), epoch: epoch.into(), tags: tags.to_vec() });
+            None => {
+                let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
+                self.begun.insert(epoch.into(), Begun { number, proxy, tags, covers });
+            }
         }
     }
 
     /// That fan-out is done.
     pub fn done(&mut self, epoch: &[u8]) {
-        self.standby.retain(|waiting| waiting.covered.as_deref() != Some(epoch));
-        self.begun.retain(|begun| *begun.epoch != *epoch);
+        self.begun.remove(epoch);
     }
 
     /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.
@@ -135,39 +153,34 @@ impl<T> Peers<T> {
             return;
         }
         let due = now + HESITATION + self.rank() * TURN;
-        let mut lost = vec![];
-        self.begun.retain(|begun| {
+        let standby = &mut self.standby;
+        self.begun.retain(|_, begun| {
             let goes = begun.proxy == *proxy;
             if goes {
-                lost.push((begun.epoch.clone(), begun.tags.clone()));
+                let (tags, what) = (begun.tags.clone(), duty(&begun.tags));
+                standby.push(Standby { duty: Duty { tags, what }, due });
             }
             !goes
         });
-        for (epoch, tags) in lost {
-            self.standby.retain(|waiting| waiting.covered.as_deref() != Some(&*epoch));
-            let what = duty(&tags);
-            self.standby.push(Standby { duty: Duty { tags, what }, due, covered: None });
-        }
     }
 
     /// What this proxy has to do now. If it is alone, that is all that is left.
     pub fn due(&mut self, now: Moment) -> Vec<Duty<T>> {
         let alone = self.others.is_empty();
-        let is_due = |waiting: &mut Standby<T>| waiting.due <= now || (alone && waiting.covered.is_none());
+        let is_due = |waiting: &mut Standby<T>| waiting.due <= now || alone;
         self.standby.extract_if(.., is_due).map(|waiting| waiting.duty).collect()
     }
 
     /// When [`Peers::due`] has something next.
     pub fn next_due(&self) -> Option<Moment> {
-        self.standby.iter().map(|waiting| waiting.due).filter(|due| *due < Moment::MAX).min()
+        self.standby.iter().map(|waiting| waiting.due).min()
     }
 
     /// The feed was lost: what others have announced and done since is not known, so all that is left is done here.
     pub fn lost_track(&mut self, now: Moment) {
-        self.begun.clear();
-        for waiting in &mut self.standby {
-            (waiting.covered, waiting.due) = (None, now);
-        }
+        self.standby.iter_mut().for_each(|waiting| waiting.due = now);
+        let covered = std::mem::take(&mut self.begun).into_values().flat_map(|begun| begun.covers);
+        self.standby.extend(covered.map(|duty| Standby { duty, due: now }));
     }
 
     /// Who has not been heard of for a while and may be asked for.
@@ -254,6 +267,31 @@ mod tests {
         // And again, should that one die, too.
         b.gone(&id("a"), 7, |_| "taken over");
         assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
+    }
+
+    #[test]
+    fn announcements_that_are_never_done_are_forgotten_the_oldest_first() {
+        let mut a = peers("a", &["b"]);
+        for n in 0..MOST_BEGUN + 1 {
+            a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()), 0);
+        }
+        a.gone(&id("b"), 0, |_| "taken over");
+        let left: Vec<_> = a.due(Moment::MAX).into_iter().flat_map(|duty| duty.tags).collect();
+        assert!(left.len() > MOST_BEGUN / 2 && left.len() < MOST_BEGUN);
+        assert!(!left.contains(&tags("0")[0]) && left.contains(&tags(&MOST_BEGUN.to_string())[0]));
+    }
+
+    #[test]
+    fn a_fan_out_told_in_parts_is_one() {
+        let mut a = peers("a", &["b"]);
+        a.seen(duty("x"), 0);
+        a.seen(duty("y"), 0);
+        for part in ["x", "y", "z"] {
+            a.begun(&id("b"), b"e1", &tags(part), 0);
+        }
+        assert_eq!(a.next_due(), None);
+        a.gone(&id("b"), 0, |_| "taken over");
+        assert_eq!(a.due(0), [Duty { tags: tags("x y z"), what: "taken over" }]);
     }
 
     #[test]
