@@ -29,6 +29,7 @@ from support import report
 from support.cases import CASES, QUICK, TARGETS, Case
 from support.cell import Target, run
 from support.judge import judge
+from support.load import LoadFailed
 from support.process import Address, Daemon, folder, found, free_port, note
 from support.results import Results
 from support.servers import (
@@ -84,7 +85,7 @@ def measure(targets: dict[bool, list[Target]], options: argparse.Namespace) -> R
                 cell = run(
                     target, case.words(), case.pipeline, requests, case.clients, keys=case.keys, value=case.value()
                 )
-            except SystemExit as failure:
+            except LoadFailed as failure:
                 if target.name.startswith(known.RESCIND):
                     raise
                 note(f"{target.name} fails at {case.name}, and is left out there: {failure}")

@@ -14,6 +14,10 @@ _SUMMARY = re.compile(r"avg\s+min\s+p50\s+p95\s+p99\s+max\s+([\d. ]+)")
 _PERCENTILE = re.compile(r"^([\d.]+)% <= ([\d.]+) milliseconds", re.MULTILINE)
 
 
+class LoadFailed(SystemExit):
+    """redis-benchmark did not come to an end; what it said. Uncaught, it ends the benchmark."""
+
+
 @dataclass
 class Load:
     """What one run did: commands per second, and latencies in milliseconds."""
@@ -41,14 +45,17 @@ def redis_benchmark(
     arguments = [*where, *f"-n {requests} -P {pipeline} -c {clients} -r {keys} -d {VALUE_BYTES}".split()]
     arguments += ["-x"] if value is not None else []
     arguments += ["-t", command.lower()] if isinstance(command, str) else command
-    done = subprocess.run(
-        ["redis-benchmark", *arguments], input=value or b"", capture_output=True, timeout=timeout, check=False
-    )
+    shown = "redis-benchmark " + " ".join(arguments)[:300]
+    try:
+        done = subprocess.run(
+            ["redis-benchmark", *arguments], input=value or b"", capture_output=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadFailed(f"{shown} takes longer than {timeout:g} s") from None
     out = done.stdout.decode(errors="replace").replace("\r", "\n")
     rate, summary = _RATE.search(out), _SUMMARY.search(out)
     if done.returncode or not rate or not summary:
-        shown = " ".join(arguments)[:300]
-        raise SystemExit(f"redis-benchmark {shown} failed:\n{out[-1000:]}{done.stderr.decode()[-1000:]}")
+        raise LoadFailed(f"{shown} failed:\n{out[-1000:]}{done.stderr.decode()[-1000:]}")
     _, _, p50, _, p99, longest = map(float, summary[1].split())
     return Load(float(rate[1]), p50, p99, _percentile(out, 99.9, longest), longest)
 
