@@ -11,8 +11,8 @@ index       1,000 to 1,000,000 keys in the index; with --huge 10,000,000
 dependents  1 to 100,000 keys that depend on one tag, beside UNLINK of them
 proxies     1 to 3 on one Redis
 
-Rounds go over the points in turn, forth and back; the charts show medians. CPU is user plus system time of all threads
-of a process. Needs the standard library, redis-server and redis-benchmark only.
+Rounds go over the points in turn, forth and back. CPU is user plus system time of all threads of a process. Needs the
+standard library, redis-server and redis-benchmark only.
 """
 
 import argparse
@@ -29,6 +29,11 @@ from support.process import folder, found, note
 from support.report import circumstances, compact_json, provenance
 from support.servers import ROOT
 from support.sweeps import SWEEPS
+
+MEDIANS = (
+    "Medians over rounds, of which only the half counts, but at least three, in which other processes took least of the "
+    "machine."
+)
 
 
 def main() -> int:
@@ -51,7 +56,7 @@ def main() -> int:
             raw = {**origin, "sweep": name, "points": bench.raw}
             (options.output / f"scaling-{name}.json").write_text(compact_json(raw))
     head = f"# How the cost grows, {origin['date'][:10]}"
-    whole = "\n\n".join([head, circumstances(origin, statistics.median(others or [0])), *text])
+    whole = "\n\n".join([head, circumstances(origin, statistics.median(others or [0])), MEDIANS, *text])
     print(whole)
     if options.output:
         (options.output / "scaling.md").write_text(whole + "\n")

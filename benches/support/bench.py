@@ -119,7 +119,8 @@ class Bench:
         }
 
     def measure(self, points: dict[Point, Run]) -> dict[Point, dict]:
-        """Medians over rounds, which go over the points forth and back; the first one is not counted."""
+        """Medians over rounds, which go over the points forth and back. The first one is not counted, and of the others
+        only the half in which other processes took least of the machine, but at least three."""
         cells: dict[Point, list[dict]] = {point: [] for point in points}
         begun, slowest = time.monotonic(), 0.0
         for number in range(self.options.rounds + 1):
@@ -145,6 +146,7 @@ class Bench:
 
 
 def _medians(cells: list[dict]) -> dict:
+    cells = sorted(cells, key=lambda cell: cell.get("others", 0))[: max(3, (len(cells) + 1) // 2)]
     measures = {name for cell in cells for name, value in cell.items() if value is not None}
     return {name: statistics.median(cell[name] for cell in cells if cell.get(name) is not None) for name in measures}
 
