@@ -31,8 +31,8 @@ from support.servers import ROOT
 from support.sweeps import SWEEPS
 
 MEDIANS = (
-    "Medians over rounds, of which only the half counts, but at least three, in which other processes took least of the "
-    "machine."
+    "Medians over rounds; of these only the half counts, but at least three, in which other processes took least of "
+    "the machine."
 )
 
 
