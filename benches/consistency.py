@@ -32,9 +32,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compare import CLIENTS, KEYS, ROOT, Connection, Daemon, encode, note, provenance
-from compare import redis_benchmark, start_redis, start_rescind
-from invalidation import VALUE, fill, key, trigger_after_fill, unlink_after_fill
+from invalidation import VALUE, key, trigger_after_fill, unlink_after_fill
+from support.load import CLIENTS, KEYS, RANDOM, redis_benchmark
+from support.process import Connection, Daemon, encode, folder, note
+from support.report import provenance
+from support.servers import ROOT, start_redis, start_rescind
 
 RULES = """
 [tags]
@@ -56,7 +58,6 @@ path = "journal"
 fsync = "{fsync}"
 """
 
-RANDOM = "__rand_int__"
 # Below this the disk does not really write, and sharing an fdatasync saves nothing.
 FREE_FSYNC = 100e-6
 
@@ -165,10 +166,10 @@ def group_commit(bench: "Bench") -> Iterator[Figure]:
         for _ in bench.rounds(7, seconds=30):
             bench.keep("fdatasync", fdatasync_seconds(always.proxy.directory))
             fsyncs = always.fsyncs()
-            bench.keep("50", redis_benchmark(always.proxy.port, command, 1, many)["rps"])
+            bench.keep("50", redis_benchmark(always.proxy.port, command, 1, many).rate)
             bench.keep("fsyncs", (always.fsyncs() - fsyncs) / many)
-            bench.keep("1", redis_benchmark(always.proxy.port, command, 1, one, clients=1)["rps"])
-            bench.keep("50, never", redis_benchmark(never.proxy.port, command, 1, many)["rps"])
+            bench.keep("1", redis_benchmark(always.proxy.port, command, 1, one, clients=1).rate)
+            bench.keep("50, never", redis_benchmark(never.proxy.port, command, 1, many).rate)
     bench.keep("fdatasyncs/s", *(1 / seconds for seconds in bench.raw["fdatasync"]))
     one_sync = bench.median("fdatasync")
     yield Figure("µs, fdatasync of 200 bytes", one_sync * 1e6)
@@ -209,7 +210,7 @@ def proxies(bench: "Bench") -> Iterator[Figure]:
             pairs = [("one", one), ("three", three)][:: -1 if turn % 2 else 1]
             for load, command in loads.items():
                 for name, pair in pairs:
-                    rate = redis_benchmark(pair.proxy.port, *command, sizes[load])["rps"]
+                    rate = redis_benchmark(pair.proxy.port, *command, sizes[load]).rate
                     bench.keep(f"{load} {name}", rate)
             for name, pair in pairs:
                 times = [trigger_after_fill(pair.direct, pair.client, dependents) for _ in range(repeats)]
@@ -344,7 +345,7 @@ class Bench:
     ) -> int:
         """Requests that take about so long; with --quick a third of it."""
         few = 20 * clients * pipeline
-        rate = redis_benchmark(pair.proxy.port, command, pipeline, few, clients)["rps"]
+        rate = redis_benchmark(pair.proxy.port, command, pipeline, few, clients).rate
         return max(few, int(rate * seconds / (3 if self.quick else 1)))
 
     @contextlib.contextmanager
@@ -390,7 +391,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rescind", default=str(ROOT / "target/release/rescind"), metavar="PATH")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), metavar="PART,...")
     parser.add_argument("--quick", action="store_true", help="less than a minute, and less exact")
-    parser.add_argument("--directory", type=Path, default=ROOT / "target", metavar="DIR", help="default: target/")
+    parser.add_argument("--directory", type=folder, default=ROOT / "target", metavar="DIR", help="default: target/")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="store the results, the machine and the versions"
     )

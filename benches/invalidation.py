@@ -30,7 +30,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from compare import ROOT, Connection, Daemon, encode, note, provenance, start_redis, start_rescind
+from support.process import Connection, Daemon, encode, note
+from support.report import provenance
+from support.servers import ROOT, start_redis, start_rescind
 
 RULES = """
 [tags]

@@ -100,7 +100,7 @@ pub struct Process {
     pub labels_known: AtomicBool,
     /// The feed shows the news of labels, so that the index learns from there what scripts give.
     pub hears_labels: AtomicBool,
-    /// There are other proxies, which give labels that the feed tells of a moment later.
+    /// There may be other proxies, which give labels that the feed tells of a moment later.
     pub others: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
@@ -159,7 +159,7 @@ impl Process {
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
-            others: AtomicBool::new(false),
+            others: AtomicBool::new(true),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: fanout::OwnTriggers::default(),
@@ -281,13 +281,12 @@ impl Process {
         !self.has_peers.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Whether any key may have explicit labels. Costs no lock. Where there never was one, one that another proxy has just
-    /// given shows a moment later.
+    /// Whether any key may have explicit labels. Costs no lock. Beside other proxies always: one of them may just have given
+    /// the first.
     pub fn may_have_labels(&self) -> bool {
         use std::sync::atomic::Ordering::Acquire;
-        let elsewhere = || self.index.has_had_labels() && self.others.load(Acquire);
         self.index.has_labels()
-            || elsewhere()
+            || self.others.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
     }
@@ -331,8 +330,9 @@ pub struct Context {
     pub standing: Standing,
     /// How tasks of this thread wait for other threads.
     pub relay: Relay,
-    /// What is asked of the journal in this turn.
+    /// What is asked of the journal and of the control thread in this turn.
     intents: RefCell<Intents>,
+    orders: RefCell<Vec<fanout::Order>>,
     turn: Notify,
     /// All clients of this thread, by their number.
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
@@ -372,6 +372,7 @@ impl Context {
             standing: Standing::default(),
             relay,
             intents: RefCell::default(),
+            orders: RefCell::default(),
             turn: Notify::new(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
@@ -495,12 +496,27 @@ impl Context {
         self.relay.wait(noted).await
     }
 
+    /// Asks for a fan-out, together with all others that are asked for in this turn. `None`: the process ends.
+    pub async fn fan_out(&self, cause: fanout::Cause, fired: Vec<Firing>) -> Option<u64> {
+        let (order, done) = self.process.fanout.prepare(cause, fired);
+        self.orders.borrow_mut().push(order);
+        self.turn.notify_one();
+        self.relay.wait(done).await.ok()
+    }
+
     /// Hands over what was asked for in a turn at its end: its task runs behind those of the clients that could be
     /// read. Runs for ever.
     pub async fn end_turns(self: Rc<Self>) {
         loop {
             self.turn.notified().await;
-            self.process.journal.submit(self.intents.take());
+            let intents = self.intents.take();
+            if !intents.is_empty() {
+                self.process.journal.submit(intents);
+            }
+            let orders = self.orders.take();
+            if !orders.is_empty() {
+                self.process.fanout.order(fanout::Order::Together(orders));
+            }
         }
     }
 

@@ -77,6 +77,8 @@ pub struct Request {
 pub enum Order {
     /// A fan-out.
     FanOut(Request),
+    /// All these, of one turn.
+    Together(Vec<Order>),
     /// The keys of a tag that exist: database, tag, most.
     Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
     /// The tags of a key, if it exists.
@@ -141,6 +143,11 @@ impl Handle {
         self.ask_for(cause, fired, false, None)
     }
 
+    /// As [`Handle::request`], for several that are asked for together: the order is still to be given.
+    pub fn prepare(&self, cause: Cause, fired: Vec<Firing>) -> (Order, oneshot::Receiver<u64>) {
+        self.order_for(cause, fired, false, None)
+    }
+
     /// Asks for the fan-out of what `firing` stands for and has to be done once more: of these tags. Until it is done,
     /// `doubt` lasts.
     pub fn repeat(&self, mut firing: Firing, scope: Scope, doubt: Option<Reason>) -> oneshot::Receiver<u64> {
@@ -159,11 +166,22 @@ impl Handle {
         everything: bool,
         doubt: Option<Reason>,
     ) -> oneshot::Receiver<u64> {
+        let (order, result) = self.order_for(cause, fired, everything, doubt);
+        self.order(order);
+        result
+    }
+
+    fn order_for(
+        &self,
+        cause: Cause,
+        fired: Vec<Firing>,
+        everything: bool,
+        doubt: Option<Reason>,
+    ) -> (Order, oneshot::Receiver<u64>) {
         let (done, result) = oneshot::channel();
         self.outstanding.fetch_add(1, Ordering::AcqRel);
         let outstanding = Outstanding(Arc::clone(&self.outstanding));
-        self.order(Order::FanOut(Request { cause, fired, everything, doubt, done, outstanding }));
-        result
+        (Order::FanOut(Request { cause, fired, everything, doubt, done, outstanding }), result)
     }
 
     /// How many fan-outs have been asked for and are not done.

@@ -3,19 +3,24 @@
 //! A task that is woken from outside costs its waker a system call. So a task that waits for another thread leaves its
 //! waker here, and the other thread wakes one task, which wakes all that were meant.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 /// By which the tasks of one thread wait for others.
 #[derive(Clone, Debug)]
-pub struct Relay(UnboundedSender<Waker>);
+pub struct Relay(UnboundedSender<Wakers>);
 
 /// Who was woken. A task is in it once for each time that it has waited.
-pub type Woken = UnboundedReceiver<Waker>;
+pub type Woken = UnboundedReceiver<Wakers>;
+
+/// Mostly one.
+type Wakers = SmallVec<[Waker; 1]>;
 
 /// Leaves a task's waker with its thread instead of waking it.
 struct Relayed {
@@ -29,9 +34,29 @@ impl Wake for Relayed {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // When the thread has ended there is nobody to wake.
-        let _ = self.relay.0.send(self.waker.clone());
+        HELD.with_borrow_mut(|held| match held {
+            Some(held) => match held.iter_mut().find(|(relay, _)| relay.0.same_channel(&self.relay.0)) {
+                Some((_, wakers)) => wakers.push(self.waker.clone()),
+                None => held.push((self.relay.clone(), smallvec![self.waker.clone()])),
+            },
+            None => self.relay.send(smallvec![self.waker.clone()]),
+        });
     }
+}
+
+thread_local! {
+    /// Whom this thread wakes at the end of [`together`].
+    static HELD: RefCell<Option<Vec<(Relay, Wakers)>>> = const { RefCell::new(None) };
+}
+
+/// Whom `work` wakes is woken at its end. Without this a thread that runs at once goes on with the first task before the
+/// second one is woken, and has to be woken again.
+pub fn together<T>(work: impl FnOnce() -> T) -> T {
+    let outer = HELD.replace(Some(vec![]));
+    let result = work();
+    let held = HELD.replace(outer).unwrap_or_default();
+    held.into_iter().for_each(|(relay, wakers)| relay.send(wakers));
+    result
 }
 
 impl Relay {
@@ -39,6 +64,11 @@ impl Relay {
     pub fn new() -> (Self, Woken) {
         let (relay, woken) = mpsc::unbounded_channel();
         (Self(relay), woken)
+    }
+
+    fn send(&self, wakers: Wakers) {
+        // When the thread has ended there is nobody to wake.
+        let _ = self.0.send(wakers);
     }
 
     /// The result of `future`, which another thread brings about.
@@ -54,8 +84,8 @@ impl Relay {
 
 /// Wakes whom other threads wake; runs as long as there is a relay.
 pub async fn run(mut woken: Woken) {
-    while let Some(waker) = woken.recv().await {
-        waker.wake();
+    while let Some(wakers) = woken.recv().await {
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -91,11 +121,12 @@ mod tests {
         for one in &mut waiting {
             assert!(one.as_mut().poll(&mut Context::from_waker(&task_waker)).is_pending());
         }
-        senders.into_iter().for_each(|sender| sender.send(7).unwrap());
+        together(|| {
+            senders.into_iter().for_each(|sender| sender.send(7).unwrap());
+            assert_eq!(thread.0.load(Ordering::SeqCst), 0);
+        });
         assert_eq!((thread.0.load(Ordering::SeqCst), tasks.0.load(Ordering::SeqCst)), (1, 0));
-        for _ in 0..3 {
-            woken.try_recv().unwrap().wake();
-        }
+        woken.try_recv().unwrap().into_iter().for_each(Waker::wake);
         assert!(woken.try_recv().is_err());
         assert_eq!(tasks.0.load(Ordering::SeqCst), 3);
     }

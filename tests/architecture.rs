@@ -31,12 +31,12 @@ const ORDER: [&str; 35] = [
     "spawn",
     "failpoint",
     "logging",
+    "relay",
     "metrics",
     // The log of invalidations: a folder, a thread, no sockets.
     "journal",
     "admin",
     // A worker's parts.
-    "relay",
     "backlog",
     "outbox",
     "standing",

@@ -4,12 +4,13 @@
 //! did nothing. Those of the old place, and those of what was overwritten, go when it has succeeded.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
 use super::labels::{self, Labelled};
 use crate::command::{Carrying, Command};
-use crate::context::Context;
+use crate::context::{Context, Process};
 use crate::fanout::Order;
 use crate::index::LabelState;
 use crate::news::{Labels, Verb};
@@ -28,6 +29,20 @@ pub(super) struct Carried {
     pub moves: bool,
     /// The labels of what is overwritten.
     old: Labels,
+    /// What the source loses until this is settled is remembered.
+    _following: Following,
+}
+
+/// A key of the index is followed as long as this lives.
+struct Following {
+    process: Arc<Process>,
+    place: (u32, Box<[u8]>),
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.process.index.lock().unfollow(self.place.0, &self.place.1);
+    }
 }
 
 /// Whether the request may have to do with labels that follow. Costs no lock where there are no labels.
@@ -54,7 +69,9 @@ pub(super) async fn hand_on(
     let carrying = command?.carrying(args, db)?;
     learn(client, vec![carrying.from, carrying.to]).await;
     let queued = client.outbox.session.borrow().in_multi();
-    let mut carried = begin(&client.context, carrying, queued)?;
+    // Where labels are used, the source may get its first one while its command is under way.
+    let always = queued || !client.context.process.knows_labels();
+    let mut carried = begin(&client.context, carrying, always)?;
     tell_leaving(&client.context, &carried.old).await;
     carried.write_given(&client.context).await;
     Some(carried)
@@ -71,7 +88,7 @@ pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
     }
 }
 
-/// In the index. With `always`, also where there is nothing to do yet: there may be when EXEC comes.
+/// In the index. With `always`, also where there is nothing to do yet: there may be when the command is done.
 fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carried> {
     let Carrying { from, to, moves, condition } = carrying;
     let mut index = context.process.index.lock();
@@ -79,6 +96,8 @@ fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carr
     if tags.is_empty() && old.is_empty() && !always {
         return None;
     }
+    index.follow(from.0, from.1);
+    let _following = Following { process: Arc::clone(&context.process), place: (from.0, from.1.into()) };
     if moves {
         index.leaving(from.0, from.1, &tags);
     }
@@ -91,6 +110,7 @@ fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carr
         late: vec![],
         moves,
         old: Labels::new(to.0, to.1, old),
+        _following,
     })
 }
 
@@ -112,7 +132,9 @@ pub(super) async fn before_exec(client: &mut Client) {
             one.given.added.extend(added);
         }
     }
-    client.carried_queued.retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
+    if client.context.process.knows_labels() {
+        client.carried_queued.retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
+    }
 }
 
 impl Client {
@@ -149,7 +171,7 @@ impl Carried {
     /// Labels that its source has got meanwhile, without those that commands behind it in the same transaction give to
     /// what is there then.
     pub fn late<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
-        let mut tags = context.process.index.lock().explicit_of(self.from.db, &self.from.key);
+        let mut tags = context.process.index.lock().explicit_or_lost(self.from.db, &self.from.key);
         tags.retain(|tag| !self.given.labels.tags.contains(tag));
         for other in given.filter(|other| other.element > self.given.element && other.is_of(&self.from)) {
             tags.retain(|tag| !other.labels.tags.contains(tag));

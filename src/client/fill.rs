@@ -155,15 +155,36 @@ pub(super) async fn undo_stale(context: &Rc<Context>, unwrapped: Vec<Unwrapped>)
 }
 
 impl Client {
-    /// Whether the request may be a fill, and it is not known yet if it can be sent as a script.
+    /// Whether the request may be a fill, and something about it is not known yet: if it can be sent as a script, or which
+    /// labels the keys have got a moment ago.
     #[inline]
-    pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {
-        let fills = command.is_some_and(|command| command.fill.is_some() && command.is_write());
-        if !fills || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
+    pub(super) fn awaits_knowledge(&mut self, command: Option<&Command>, args: Args<'_>) -> Option<Step> {
+        let command = command.filter(|command| command.fill.is_some() && command.is_write())?;
+        if !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
             return None;
         }
         let conn = self.conn();
-        (!conn.knows_scripts(&self.outbox)).then_some(Step::Again(Pause::Scripts))
+        if !conn.knows_scripts(&self.outbox) {
+            return Some(Step::Again(Pause::Scripts));
+        }
+        let knows = std::mem::take(&mut self.knows_labels) || !self.fills_unknown(command, args);
+        (!knows).then_some(Step::Again(Pause::Labels))
+    }
+
+    /// Whether a key that the request may fill has perhaps got labels that the index does not know yet.
+    fn fills_unknown(&self, command: &Command, args: Args<'_>) -> bool {
+        let process = &self.context.process;
+        if !process.index.expects_any() {
+            return false;
+        }
+        let (db, now) = (self.outbox.session.borrow().current_db(), self.context.moment());
+        let mut unknown = false;
+        command.keys(args, |used| {
+            let fills = used.writes && !used.deletes && process.index.expects_labels(db, used.key, now);
+            let hash = || process.leases.hash(db, used.key);
+            unknown |= fills && (!process.is_alone() || process.leases.may_be_filled(hash(), now));
+        });
+        unknown
     }
 
     /// Those among what EXEC has run that must be looked at.

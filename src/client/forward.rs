@@ -70,7 +70,7 @@ impl Client {
             return self.dispatch(&context, command, args, raw, Labels::default());
         };
         let step = self.dispatch(&context, commands.find(args), args, None, labels);
-        if !matches!(step, Step::Again(_)) {
+        if !matches!(step, Step::Again(_) | Step::Then(Pause::Tag(..))) {
             self.next.clear();
             let metric = command.filter(|c| matches!(c.kind, Kind::Tag(_))).map(|c| c.metric);
             context.command_done(metric, context.now(), false);
@@ -105,7 +105,9 @@ impl Client {
             if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
                 return step;
             }
-            if let Some(step) = self.awaits_scripts(command).or_else(|| self.awaits_labels(&labels, args)) {
+            if let Some(step) =
+                self.awaits_knowledge(command, args).or_else(|| self.awaits_labels(&labels, args))
+            {
                 return step;
             }
             let conn = self.conn();
@@ -183,7 +185,7 @@ impl Client {
         if !is_local(kind)
             && let Some(step) = self
                 .awaits_trust(command, args, kind, false)
-                .or_else(|| self.awaits_scripts(command))
+                .or_else(|| self.awaits_knowledge(command, args))
                 .or_else(|| self.awaits_labels(&labels, args))
                 .or_else(|| self.awaits_intent(context, command, args, kind))
         {

@@ -125,7 +125,9 @@ pub(super) async fn settle(
     let holds = |one: &Labelled| one.holds(verdict, unknown);
     let (good, bad): (Vec<_>, Vec<_>) = labelled.into_iter().partition(holds);
     let (mut done, failed): (Vec<_>, Vec<_>) = carried.into_iter().partition(|one| holds(&one.given));
-    if !unknown {
+    if !unknown && !done.is_empty() {
+        // The news of one that it got in one step may still be on their way.
+        context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
         // A label that a source got while its command was under way may have come before it.
         let given = || good.iter().chain(done.iter().map(|one| &one.given));
         let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();

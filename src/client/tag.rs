@@ -4,6 +4,7 @@
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
@@ -16,7 +17,8 @@ use crate::command::{FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
-use crate::news::{LABEL_SETS, Labels, Verb, label_set};
+use crate::lease::script;
+use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
 use crate::rules::Tag;
@@ -207,10 +209,11 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Waits until the index knows the labels that the key was given a moment ago.
+/// Waits until the index knows the labels that the key was given a moment ago, here or through another proxy.
 async fn learn(client: &mut Client, key: &[u8]) {
     let (process, db) = (&client.context.process, client.outbox.session.borrow().current_db());
-    if process.index.expects_labels(db, key, client.context.moment()) {
+    let others = process.others.load(Ordering::Acquire);
+    if others || process.index.expects_labels(db, key, client.context.moment()) {
         process.fanout.ask(|reply| Order::Learn(vec![(db, key.into())], reply)).await;
     }
 }
@@ -241,13 +244,33 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     learn(client, key).await;
-    for tag in &tags {
-        ask(client, &[b"ZREM", &label_set(tag), key]).await?;
-    }
+    let process = Arc::clone(&client.context.process);
     let db = client.outbox.session.borrow().current_db();
-    let removed = client.context.process.index.lock().unlabel(db, key, &tags);
-    let taken = vec![(Verb::Taken, Labels::new(db, key, tags))];
-    client.context.process.fanout.ask(|reply| Order::Settle(taken, reply)).await;
+    let taken = Labels::new(db, key, tags);
+    let sets: Vec<Vec<u8>> = taken.tags.iter().map(|tag| label_set(tag)).collect();
+    let known = process.index.explicit_of(db, key).iter().filter(|tag| taken.tags.contains(tag)).count();
+    let hears = process.hears_labels.load(Ordering::Acquire);
+    let removed = if hears && client.conn().takes_labels() && script::fits(sets.len() + 6, 0) {
+        let news = News::payload(process.number, Verb::Taken, &taken);
+        let mut request: Vec<&[u8]> = vec![b"EVAL", script::UNLABELLING.as_bytes(), b"0", key, &news];
+        request.extend(sets.iter().map(Vec::as_slice));
+        let Reply(Head::Int(removed)) = ask(client, &request).await? else {
+            return Err("ERR the reply to a script is no number".into());
+        };
+        // The index follows the feed.
+        process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
+        if !process.hears_labels.load(Ordering::Acquire) {
+            process.index.lock().unlabel(db, key, &taken.tags);
+        }
+        known.max(usize::try_from(removed).unwrap_or(0))
+    } else {
+        for set in &sets {
+            ask(client, &[b"ZREM", set, key]).await?;
+        }
+        let removed = process.index.lock().unlabel(db, key, &taken.tags);
+        process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken)], reply)).await;
+        removed
+    };
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())
 }
@@ -257,17 +280,16 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_write(client, &tags).await?;
     let mut all = tags.clone();
     client.context.matcher.borrow().cascade(&mut all);
-    let noted = client.context.process.journal.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
-    let intent =
-        client.context.relay.wait(noted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    let noted = client.context.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
+    let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
     fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
-    let done = client.context.relay.wait(client.context.process.fanout.request(cause, fired));
+    let done = client.context.fan_out(cause, fired);
     let keys = tokio::time::timeout(super::FANOUT_PATIENCE, done).await;
     let keys =
         keys.map_err(|_| Refusal::from("ERR the invalidation takes long; it goes on until it is done"))?;
-    let keys = keys.map_err(|_| Refusal::from("ERR the proxy is going down"))?;
+    let keys = keys.ok_or("ERR the proxy is going down")?;
     client.outbox.with_buffer(|out| encode::int(out, keys as i64));
     Ok(())
 }

@@ -308,9 +308,9 @@ pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
         process.fanout.detached(cause, fired);
         return true;
     }
-    let done = client.context.relay.wait(process.fanout.request(cause, fired));
+    let done = client.context.fan_out(cause, fired);
     match tokio::time::timeout(FANOUT_PATIENCE, done).await {
-        Ok(done) => done.is_ok(),
+        Ok(done) => done.is_some(),
         Err(_) => {
             let client = &client.outbox.peer;
             tracing::warn!(%client, "a fan-out takes long: its writer is answered, the fan-out goes on");

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::intent::take_intents;
-use super::{After, Client, Pause, fill, labels, tag, trigger, with};
+use super::{After, Client, Deleted, Pause, fill, labels, tag, trigger, with};
 use crate::accounting::Verdict;
 use crate::failpoint;
 use crate::fanout::Order;
@@ -56,6 +56,10 @@ impl Client {
             Pause::Intent(scope, what) => {
                 self.intent = Some(self.context.intend(scope, what).await);
                 failpoint::pass("intent noted");
+            }
+            Pause::Labels => {
+                self.context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
+                self.knows_labels = true;
             }
             Pause::Scripts => {
                 let conn = self.conn();
@@ -129,13 +133,14 @@ impl Client {
             // Whatever came of it: the index has been declared incomplete.
             self.context.process.fanout.rebuild("SWAPDB");
         }
-        if !verdict.error {
-            self.index_after(&after, &verdict.head);
-            self.forget_unseen(after.unseen).await;
-        }
         // Without a reply, because the upstream is gone, the write may have taken place.
         let unknown = verdict.error && self.outbox.is_closing();
         labels::settle(&self.context, after.labelled, after.carried, &verdict, unknown).await;
+        if !verdict.error {
+            // Labels have followed a value that was moved.
+            self.index_after(&after.deleted, &verdict.head);
+            self.forget_unseen(after.unseen).await;
+        }
         let written =
             |one: &fill::Unwrapped| unknown || one.condition.fired(&verdict.head) || in_multi(&verdict.head);
         let unwrapped = after.unwrapped.into_iter().filter(written).collect();
@@ -191,9 +196,9 @@ impl Client {
         }
     }
 
-    fn index_after(&self, after: &After, reply: &Head<'_>) {
+    fn index_after(&self, deleted: &[Deleted], reply: &Head<'_>) {
         let process = &self.context.process;
-        for gone in after.deleted.iter().filter(|gone| gone.condition.fired(reply)) {
+        for gone in deleted.iter().filter(|gone| gone.condition.fired(reply)) {
             let dropped = process.index.lock().drop_if(gone.id, gone.generation);
             process.fanout.forget(gone.db, &gone.key, dropped.explicit);
         }

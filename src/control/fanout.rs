@@ -1,10 +1,13 @@
 //! One fan-out: barrier, collect, delete, answer.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, oneshot};
 
 use super::announcement::{self, Announcement};
 use super::deletion::Deletion;
@@ -13,8 +16,9 @@ use super::{Engine, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
-use crate::fanout::{LogEntry, Phases, Request};
+use crate::fanout::{LogEntry, Outstanding, Phases, Request};
 use crate::peers::Message;
+use crate::relay;
 use crate::rules::Tag;
 
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
@@ -23,6 +27,40 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a fan-out may take before reads of its keys are answered as misses.
 const DOUBTFUL: Duration = Duration::from_secs(2);
+
+/// What is complete in this turn.
+#[derive(Default)]
+pub(super) struct Answers {
+    waiting: RefCell<Vec<Answer>>,
+    wake: Notify,
+}
+
+struct Answer {
+    done: oneshot::Sender<u64>,
+    keys: u64,
+    _outstanding: Outstanding,
+}
+
+impl Answers {
+    fn add(&self, answer: Answer) {
+        self.waiting.borrow_mut().push(answer);
+        self.wake.notify_one();
+    }
+
+    /// Gives those of a turn at its end, so that a worker is woken once for all of its clients. Runs for ever.
+    pub async fn give(&self) {
+        loop {
+            self.wake.notified().await;
+            let answers = self.waiting.take();
+            relay::together(|| {
+                for answer in answers {
+                    // The writer may be gone.
+                    let _ = answer.done.send(answer.keys);
+                }
+            });
+        }
+    }
+}
 
 /// Does one fan-out; it does not end before everything is deleted.
 pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
@@ -83,10 +121,8 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let entry = Arc::new(entry);
     engine.process.log.push(Arc::clone(&entry));
     drop(request.doubt);
-    // The writer may be gone.
-    let _ = request.done.send(keys);
-    drop(request.outstanding);
-    // First those get their answers whose fan-outs end in the same turn.
+    engine.answers.add(Answer { done: request.done, keys, _outstanding: request.outstanding });
+    // First it is answered, with all others that end in the same turn.
     tokio::task::yield_now().await;
     log(&entry, engine.dry_run);
     for entries in gone {

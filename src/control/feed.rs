@@ -241,7 +241,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
                 engine.process.index.set_incomplete("the feed was lost");
-                engine.process.labels_known.store(false, std::sync::atomic::Ordering::Release);
+                super::label_news::lost(&engine);
                 engine.process.doubt_redis();
                 engine.feed.lost(&engine);
                 engine.lost_track_of_peers();

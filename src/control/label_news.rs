@@ -14,7 +14,7 @@ use crate::news::{Labels, NEWS, News, Verb};
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     wire.queue(&[b"SUBSCRIBE", NEWS]);
     let subscribed = wire.call(&["PING"]).await;
-    engine.process.hears_labels.store(subscribed.is_ok(), Ordering::Release);
+    engine.hears_labels.set(subscribed.is_ok());
     if let Err(error) = subscribed {
         tracing::warn!(
             %error,
@@ -27,12 +27,23 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
     Ok(())
 }
 
+/// The feed is lost: nothing is heard, also not of new proxies.
+pub(super) fn lost(engine: &Engine) {
+    let process = &engine.process;
+    process.labels_known.store(false, Ordering::Release);
+    process.hears_labels.store(false, Ordering::Release);
+    process.others.store(true, Ordering::Release);
+}
+
 /// Tells the other proxies that there is one more, and learns whether there are any.
 pub(super) async fn greet(engine: Rc<Engine>) {
     let hello = News::payload(engine.process.number, Verb::Hello, &Labels::new(0, b"", vec![]));
-    if let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await {
-        engine.process.others.store(int_of(&listeners).is_some_and(|n| n > 1), Ordering::Release);
-    }
+    let heard = engine.heard_others.get();
+    let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await else { return };
+    let alone = int_of(&listeners) == Some(1) && engine.heard_others.get() == heard;
+    engine.process.others.store(!alone, Ordering::Release);
+    // Not before the others are about to know that they are not alone.
+    engine.process.hears_labels.store(engine.hears_labels.get(), Ordering::Release);
 }
 
 /// Another proxy, or this one, has said something about labels.
@@ -48,10 +59,11 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
         return;
     }
     let is_own = from == engine.process.number;
-    if is_own && verb != Verb::Written {
+    if is_own && !matches!(verb, Verb::Written | Verb::Taken) {
         return;
     }
     if !is_own {
+        engine.heard_others.set(engine.heard_others.get() + 1);
         engine.process.others.store(true, Ordering::Release);
     }
     let mut index = engine.process.index.lock();

@@ -64,8 +64,9 @@ impl Changes {
     }
 }
 
-/// Keys whose labels are in Redis and not in the index: another proxy gave them, or, with `all`, the index has not been
-/// filled yet. The index stays as it is: these labels are not this proxy's to forget.
+/// Keys whose labels are in Redis and not in the index: another proxy gave them. With `all`, because the index has not been
+/// filled yet or does not hear of labels, also those that are in the index: what it has of them may be of a value that is
+/// gone, and go before it is read. The index stays as it is: these labels are not this proxy's to forget.
 pub(super) async fn labelled_elsewhere(
     engine: &Engine,
     tags: &[Tag],
@@ -77,7 +78,19 @@ pub(super) async fn labelled_elsewhere(
         return Ok(vec![]);
     }
     let before = changes.seen();
-    let found = members(engine, &tags).await?;
+    let mut found = vec![];
+    for db in engine.databases().await? {
+        for tag in &tags {
+            let mut walk = Walk::new(db, label_set(tag));
+            while let Some(mut members) = walk.next(engine).await? {
+                if !all {
+                    let index = engine.process.index.lock();
+                    members.retain(|key| !index.explicit_of(db, key).contains(tag));
+                }
+                found.extend(members.into_iter().map(|key| (db, key)));
+            }
+        }
+    }
     // As long as there is a member that the index does not have, the next one who asks must look again.
     let unknown = {
         let index = engine.process.index.lock();
@@ -85,22 +98,6 @@ pub(super) async fn labelled_elsewhere(
     };
     if !unknown {
         changes.settled(&tags, before);
-    }
-    Ok(found)
-}
-
-/// The members of these tags' sets that the index does not know, with their databases.
-async fn members(engine: &Engine, tags: &[Tag]) -> Result<Vec<(u32, Bytes)>, String> {
-    let mut found = vec![];
-    for db in engine.databases().await? {
-        for tag in tags {
-            let mut walk = Walk::new(db, label_set(tag));
-            while let Some(members) = walk.next(engine).await? {
-                let index = engine.process.index.lock();
-                let unknown = members.into_iter().filter(|key| !index.explicit_of(db, key).contains(tag));
-                found.extend(unknown.map(|key| (db, key)));
-            }
-        }
     }
     Ok(found)
 }

@@ -1,8 +1,8 @@
 //! Keeping explicit labels in Redis, and telling other proxies of them.
 //!
-//! A label is in the index first, then in Redis, and only then the write is sent that it belongs to. Once that is
-//! answered the label is made sure of, and told to the other proxies, before the client hears of it. So whoever takes a
-//! label out of Redis need not know of writes that are under way: they put theirs back.
+//! A label that no script gives is in the index first, then in Redis, and only then the write is sent that it belongs to.
+//! Once that is answered the label is made sure of, and told to the other proxies, before the client hears of it. So
+//! whoever takes a label out of Redis need not know of such writes that are under way: they put theirs back.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +25,8 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// How long somebody waits until the labels in Redis have been read. Where that takes longer, as where it is not
 /// allowed, nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// And how long until the feed is back.
+const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
 /// of them afterwards. Of a key that exists only with `ARGV[3]`; then the others are told, and who has given it the same label
@@ -41,19 +43,25 @@ const FORGET: &str = "local n = 0 \
 
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
 pub(super) async fn learn(engine: &Engine) {
-    let known = || engine.process.labels_known.load(Ordering::Acquire);
-    let deadline = Instant::now() + PATIENCE;
-    while !known() && !engine.labels_given_up.get() {
-        if Instant::now() >= deadline {
-            tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
-            engine.labels_given_up.set(true);
+    let began = Instant::now();
+    loop {
+        let (known, connected) =
+            (engine.process.labels_known.load(Ordering::Acquire), engine.feed.is_connected());
+        if known {
+            engine.labels_given_up.set(false);
+        }
+        // What a feed did not show that is lost now, the sets in Redis tell when it is back.
+        if (known || engine.labels_given_up.get()) && engine.feed.barrier(vec![], engine).await {
+            return;
+        }
+        if began.elapsed() >= if connected { PATIENCE } else { LOST_PATIENCE } {
+            if connected && !known && !engine.labels_given_up.replace(true) {
+                tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
+            }
+            return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    if known() {
-        engine.labels_given_up.set(false);
-    }
-    engine.feed.barrier(vec![], engine).await;
 }
 
 /// Of these keys, those that do not exist lose the labels that the index still has.
@@ -219,10 +227,13 @@ async fn take_out(engine: &Engine, labels: Labels) {
     if take_out_once(engine, &labels, false).await {
         return;
     }
-    // It exists: perhaps it was written anew with the same label, which the feed then shows.
-    engine.feed.barrier(vec![], engine).await;
+    // It exists: perhaps it was written anew with the same label, which the feed then shows. What it could not show is read
+    // back before the labels are known again.
+    learn(engine).await;
+    let known = engine.process.labels_known.load(Ordering::Acquire);
     let labels = without_kept(engine, &labels);
-    if !labels.tags.is_empty() {
+    // A label too many costs a deletion, one that is missing a stale key.
+    if known && !labels.tags.is_empty() {
         take_out_once(engine, &labels, true).await;
     }
 }

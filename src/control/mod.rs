@@ -99,10 +99,16 @@ struct Engine {
     scans: Link,
     /// Tags whose label sets in Redis have changed since they were last looked at.
     label_changes: label_sets::Changes,
+    /// The feed is subscribed to the news of labels.
+    hears_labels: Cell<bool>,
+    /// How often others were heard on that channel.
+    heard_others: Cell<u64>,
     /// Labelled keys whose expiry may have changed.
     retimed: label_upkeep::Retimed,
     /// Label sets that are being written back.
     restoring: label_upkeep::Restoring,
+    /// To those who wait for fan-outs.
+    answers: fanout::Answers,
     /// Tags that are being invalidated.
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
@@ -131,14 +137,19 @@ pub async fn run(parts: Parts) {
         had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         label_changes: label_sets::Changes::default(),
+        hears_labels: Cell::new(false),
+        heard_others: Cell::new(0),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
+        answers: fanout::Answers::default(),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
     });
     tokio::task::spawn_local(feed::run(Rc::clone(&engine)));
+    let answering = Rc::clone(&engine);
+    tokio::task::spawn_local(async move { answering.answers.give().await });
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
     tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
@@ -161,6 +172,7 @@ impl Engine {
             Order::FanOut(request) => {
                 tokio::task::spawn_local(fanout::run(engine, request));
             }
+            Order::Together(orders) => orders.into_iter().for_each(|order| self.obey(order)),
             Order::Keys(db, tag, most, reply) => {
                 tokio::task::spawn_local(async move {
                     let _ = reply.send(engine.existing_keys(db, &tag, most).await);

@@ -122,7 +122,9 @@ impl Index {
     pub(super) fn keep_labels(&mut self, entry: u32, mut labels: Vec<Label>) -> Vec<Tag> {
         let over: Vec<Label> = labels.extract_if(.., |label| label.is_over()).collect();
         let went = over.iter().filter(|label| !label.removed);
-        let names = went.map(|label| Tag::from(self.tags.name(label.tag))).collect();
+        let names: Vec<Tag> = went.map(|label| Tag::from(self.tags.name(label.tag))).collect();
+        let place = &self.entries[entry];
+        self.sources.lost(place.db, &place.key, &names);
         self.put_labels(entry, labels);
         if !over.is_empty() {
             self.unlink_where(entry, |_, tag| over.iter().any(|label| label.tag == tag && !label.ruled));

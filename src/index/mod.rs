@@ -7,7 +7,7 @@
 //! - `entries`: the steps that every change consists of; `slab`: entries under numbers
 //! - `links`: the tags of an entry, with its place among the keys of each; `tags`: names of tags and their keys
 //! - `labels`: explicit labels, apart because few entries have them; `filter`: who has none, told without the lock;
-//!   `expected`: who is about to get some
+//!   `expected`: who is about to get some; `sources`: whose labels are about to follow a value
 //!
 //! A key of 30 bytes with two tags takes about 115 bytes, or 180 if hardly any other key has these tags.
 
@@ -18,6 +18,7 @@ mod labels;
 mod links;
 mod shared;
 mod slab;
+mod sources;
 mod tags;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -26,6 +27,7 @@ use crate::rules::Tag;
 use labels::{Label, Labels};
 use links::Links;
 use slab::Slab;
+use sources::Sources;
 use tags::TagTable;
 
 pub use labels::LabelState;
@@ -75,6 +77,7 @@ pub struct Index {
     hasher: DefaultHashBuilder,
     tags: TagTable,
     labels: Labels,
+    sources: Sources,
     /// The latest generation given out.
     clock: u64,
     /// Where the next sample begins.
@@ -98,6 +101,7 @@ impl Index {
             hasher: DefaultHashBuilder::default(),
             tags: TagTable::new(),
             labels: Labels::default(),
+            sources: Sources::default(),
             clock: 0,
             sampled: 0,
             heap: 0,
@@ -359,8 +363,8 @@ impl Index {
 
     /// Forgets everything. Generations given out before stay unequal to those that follow.
     pub fn clear(&mut self) {
-        let labels = self.labels.cleared();
-        *self = Index { clock: self.clock, labels, ..Index::new() };
+        let (labels, sources) = (self.labels.cleared(), std::mem::take(&mut self.sources));
+        *self = Index { clock: self.clock, labels, sources, ..Index::new() };
     }
 }
 

@@ -79,6 +79,13 @@ pub struct Intent {
 #[derive(Default, Debug)]
 pub struct Intents(Vec<Asked>);
 
+impl Intents {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What earlier processes left behind.
 #[derive(Default, Debug)]
 pub struct Recovered {

@@ -17,6 +17,7 @@ use super::record::{self, Record};
 use super::state::State;
 use super::{Intent, IntentId, Scope, Shared};
 use crate::config::Fsync;
+use crate::relay;
 
 /// A file beyond this is rewritten if less than half of it is needed.
 const COMPACT: u64 = 4 << 20;
@@ -28,8 +29,13 @@ const MOST_BATCH: usize = 32 << 20;
 const KEEP: usize = 1 << 20;
 /// So soon a completion is written if nothing else is; as long as none comes it is looked for less and less often.
 const SOON: Duration = Duration::from_millis(10);
+const LATER: Duration = Duration::from_millis(100);
 /// How often [`Fsync::EverySec`] is.
 const SECOND: Duration = Duration::from_secs(1);
+/// It is not worth waiting a part of less.
+const LEAST_SYNC: Duration = Duration::from_micros(100);
+/// What was in vain is tried again after twice as many turns each time, until it is done in one of 2 to the power of this.
+const MOST_IN_VAIN: u32 = 6;
 /// A wall clock that differs by more has been set: the times in the file mean something else now.
 const CLOCK_SET: u64 = 60_000;
 /// "File size limit exceeded"; the same on all common machines. Its default is to end the process.
@@ -65,6 +71,10 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// Since when something is in the file that may not be on the disk, with [`Fsync::EverySec`].
     unsynced: Option<Instant>,
+    /// How long the last fsync took that somebody waited for.
+    sync_time: Duration,
+    /// That it is worth waiting for more.
+    hope: Hope,
     /// How long to wait for the next message before it is looked what is complete.
     lull: Duration,
     /// The size at which it is asked whether the file is worth rewriting.
@@ -83,6 +93,31 @@ struct Batch {
     close: Option<(bool, SyncSender<()>)>,
 }
 
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.bytes >= MOST_BATCH || self.close.is_some()
+    }
+}
+
+/// Whether to do something that was in vain several times: less and less often.
+#[derive(Debug, Default)]
+struct Hope {
+    in_vain: u32,
+    skipped: u32,
+}
+
+impl Hope {
+    fn is_up(&mut self) -> bool {
+        let up = self.skipped + 1 >= 1 << self.in_vain;
+        self.skipped = if up { 0 } else { self.skipped + 1 };
+        up
+    }
+
+    fn learn(&mut self, succeeded: bool) {
+        self.in_vain = if succeeded { 0 } else { (self.in_vain + 1).min(MOST_IN_VAIN) };
+    }
+}
+
 /// A write beyond the limit of `ulimit -f` is an error then, and no longer the end of the process.
 pub(super) fn survive_file_size_limit() {
     // A thread of its own, since the caller may be inside a runtime. The handler stays for good.
@@ -99,10 +134,20 @@ pub(super) fn survive_file_size_limit() {
 impl Writer {
     pub fn new(shared: Arc<Shared>, folder: Folder, file: LogFile) -> Self {
         let difference = shared.now().difference();
-        let (notes, buffer) = (vec![], vec![]);
-        let (unsynced, lull, compact_at, failing) = (None, SOON, COMPACT, false);
-        let writer =
-            Self { shared, folder, file, notes, buffer, unsynced, lull, compact_at, difference, failing };
+        let writer = Self {
+            shared,
+            folder,
+            file,
+            notes: vec![],
+            buffer: vec![],
+            unsynced: None,
+            sync_time: Duration::ZERO,
+            hope: Hope::default(),
+            lull: SOON,
+            compact_at: COMPACT,
+            difference,
+            failing: false,
+        };
         writer.tell_size();
         writer
     }
@@ -134,20 +179,44 @@ impl Writer {
             Some(patience) => messages.recv_timeout(patience),
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(SECOND) };
+        self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(LATER) };
         match first {
             Ok(first) => self.take(first, &mut batch),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         }
-        while batch.bytes < MOST_BATCH
-            && batch.close.is_none()
+        self.drain(messages, &mut batch);
+        self.take_finished();
+        self.linger(messages, &mut batch);
+        ControlFlow::Continue(batch)
+    }
+
+    /// Takes all that are there.
+    fn drain(&mut self, messages: &Receiver<Message>, batch: &mut Batch) {
+        while !batch.is_full()
             && let Ok(message) = messages.try_recv()
         {
-            self.take(message, &mut batch);
+            self.take(message, batch);
         }
+    }
+
+    /// Whoever has an invalidation under way may soon ask for the next. If many do, waiting for them a part of the time that
+    /// an fsync takes halves the number of fsyncs, and whoever comes too late for one waits for two.
+    fn linger(&mut self, messages: &Receiver<Message>, batch: &mut Batch) {
+        let under_way = self.state().pending().len();
+        let worth = batch.asked.len() <= 2 * under_way && self.sync_time >= LEAST_SYNC;
+        if batch.asked.is_empty() || !worth || !self.hope.is_up() {
+            return;
+        }
+        let (before, deadline) = (batch.asked.len(), Instant::now() + self.sync_time / 2);
+        while batch.asked.len() < before + under_way && !batch.is_full() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(message) = messages.recv_timeout(left) else { break };
+            self.take(message, batch);
+            self.drain(messages, batch);
+        }
+        self.hope.learn(batch.asked.len() > before);
         self.take_finished();
-        ControlFlow::Continue(batch)
     }
 
     /// How long nothing has to be done if nobody says anything.
@@ -224,12 +293,14 @@ impl Writer {
             };
             intents.into_iter().filter_map(begin).collect()
         };
-        for (id, answer) in ids.into_iter().zip(answers) {
-            // Nobody waits for it any more: nobody will say that it is done.
-            if answer.send(Ok(id)).is_err() {
-                self.shared.finished().push(id);
+        relay::together(|| {
+            for (id, answer) in ids.into_iter().zip(answers) {
+                // Nobody waits for it any more: nobody will say that it is done.
+                if answer.send(Ok(id)).is_err() {
+                    self.shared.finished().push(id);
+                }
             }
-        }
+        });
     }
 
     /// Writes the notes and the intents, to the disk if they must be there.
@@ -252,7 +323,11 @@ impl Writer {
         let must = self.notes.iter().any(matters) || !intents.is_empty();
         self.notes.clear();
         match self.shared.fsync {
-            Fsync::Always if must => self.sync()?,
+            Fsync::Always if must => {
+                let began = Instant::now();
+                self.sync()?;
+                self.sync_time = began.elapsed();
+            }
             Fsync::EverySec => drop(self.unsynced.get_or_insert_with(Instant::now)),
             Fsync::Always | Fsync::Never => {}
         }

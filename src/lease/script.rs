@@ -90,13 +90,15 @@ s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 else ", "end ";
 }
 
 /// Labels the keys that the command writes, in the same step. The labels: how many sets, how many keys, how many messages
-/// about them (one for each key, or none); these. A label is given before the command runs, since a client that may not do
+/// about them (one for each key, or none; nothing is done if they may not be told any more); these. A label is given before the command runs, since a client that may not do
 /// that must not write either, and gets its key's expiry afterwards, or is taken back.
 macro_rules! labelling {
     ($script:ident) => {
         $script!(
             labels: concat!(
                 "local f=n+3 local g=f+ARGV[n+1] local h=g+ARGV[n+2] local m=ARGV[n+3]~='0' \
+if m and not redis.acl_check_cmd('PUBLISH','rescind:labels','') then \
+return redis.error_reply('NOPERM this user has no permissions to access one of the channels used as arguments') end \
 n=h+ARGV[n+3] local a={} \
 local function undo() for _,l in ipairs(a) do redis.pcall('ZREM',l[1],l[2]) end end \
 for i=f+1,g do for j=g+1,h do local z=redis.pcall('ZADD',ARGV[i],'NX','inf',ARGV[j]) \
@@ -118,6 +120,15 @@ const SCRIPT: &str = plain!(labels: "", "", "");
 const SCRIPT_FOR_MANY: &str = for_many!(labels: "", "", "");
 const LABELLING: &str = labelling!(plain);
 const LABELLING_FOR_MANY: &str = labelling!(for_many);
+
+/// Takes labels away and tells of it, in one step, so that what is told of labels is told in the order in which they come and
+/// go. `ARGV`: the key, the message, the sets. Answers how many there were.
+pub const UNLABELLING: &str = concat!(
+    "local n=0 for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],ARGV[1]) \
+if type(r)~='number' then ",
+    reworded!("r.err", "'zrem'"),
+    "return r end n=n+r end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) return n"
+);
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. 2: the
 /// user may also tell of labels. It writes nothing, so that it is answered also while writes are paused.

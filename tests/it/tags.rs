@@ -1,5 +1,8 @@
 //! The `TAG.*` commands: replies, errors, where labels stay and where they go.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::{Client, Proxy, RULES, Redis, eventually};
 
 struct World {
@@ -543,4 +546,94 @@ fn what_follows_a_labelled_write_at_once_finds_its_labels() {
     assert_eq!(w.client.cmd("TAG.WITH 1 stays SET last v"), "+OK\r\n");
     assert!(w.client.list("TAG.EXPLAIN TAG.INVALIDATE stays").contains(&"would delete 101 keys".to_owned()));
     assert_eq!(w.client.cmd("TAG.INVALIDATE stays"), ":101\r\n");
+}
+
+#[test]
+fn a_late_fill_right_behind_a_labelled_write_is_compared_with_the_new_label() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    w.client.cmd("TAG.WITH 1 other SET o v");
+    for round in 0..200 {
+        let (key, tag) = (format!("k{round}"), format!("t{round}"));
+        assert_eq!(x.cmd(&format!("GET {key}")), "$-1\r\n");
+        w.client.cmd(&format!("TAG.INVALIDATE {tag}"));
+        assert_eq!(y.cmd(&format!("GET {key}")), "$-1\r\n");
+        assert_eq!(y.cmd(&format!("TAG.WITH 1 {tag} SET {key} fresh")), "+OK\r\n");
+        assert_eq!(x.cmd(&format!("SET {key} stale")), "+OK\r\n");
+        assert_ne!(w.client.cmd(&format!("GET {key}")), "$5\r\nstale\r\n", "{round}");
+    }
+}
+
+#[test]
+fn a_value_that_is_renamed_while_it_is_being_labelled_keeps_its_label() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    let mut moved = 0;
+    for round in 0..400_u64 {
+        w.client.cmd("TAG.WITH 1 old SET a old");
+        x.send(b"RENAME a b\r\n");
+        std::thread::sleep(std::time::Duration::from_micros(50 * (round % 30)));
+        y.send(format!("TAG.WITH 1 t{round} SET a new\r\n").as_bytes());
+        assert_eq!((x.reply(), y.reply()), ("+OK\r\n".to_owned(), "+OK\r\n".to_owned()));
+        if w.client.cmd("GET b") == "$3\r\nnew\r\n" {
+            moved += 1;
+            assert_eq!(w.client.cmd(&format!("TAG.INVALIDATE t{round}")), ":1\r\n", "{round}");
+            assert_eq!(w.client.cmd("EXISTS b"), ":0\r\n", "{round}");
+        }
+        w.client.cmd("DEL a b");
+    }
+    assert!(moved > 0, "never at the same time");
+}
+
+#[test]
+fn a_label_that_is_given_while_it_is_taken_away_is_known_or_gone() {
+    let mut w = World::new();
+    let (mut x, mut y) = (w.proxy.client(), w.proxy.client());
+    let mut there = 0;
+    for round in 0..400_u64 {
+        w.client.cmd("TAG.WITH 1 t SET k old");
+        x.send(b"TAG.REM k t\r\n");
+        std::thread::sleep(std::time::Duration::from_micros(30 * (round % 20)));
+        y.send(b"TAG.WITH 1 t SET k new\r\n");
+        assert_eq!((x.reply(), y.reply()), (":1\r\n".to_owned(), "+OK\r\n".to_owned()));
+        let in_redis = w.direct.cmd("ZSCORE rescind:tag:t k") != "$-1\r\n";
+        let of: &[&str] = if in_redis { &["t"] } else { &[] };
+        assert_eq!(w.client.list("TAG.OF k"), of, "{round}");
+        there += u32::from(in_redis);
+    }
+    assert!(there > 0, "never at the same time");
+}
+
+/// Whoever refills keys while a fan-out is under way may do it while the feed is lost.
+#[test]
+fn labels_given_while_the_feed_is_lost_stay() {
+    const KEYS: u64 = 100;
+    let mut w = World::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (mut client, stop) = (w.proxy.client(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let get: String = (0..KEYS).map(|key| format!("GET k{key}\r\n")).collect();
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(get.as_bytes());
+                    let missed: Vec<u64> = (0..KEYS).filter(|_| client.reply() == "$-1\r\n").collect();
+                    let fill = missed.iter().map(|key| format!("TAG.WITH 1 t SET k{key} v\r\n"));
+                    client.send(fill.collect::<String>().as_bytes());
+                    missed.iter().for_each(|_| assert_eq!(client.reply(), "+OK\r\n"));
+                }
+            })
+        })
+        .collect();
+    for _ in 0..12 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        w.direct.cmd("CLIENT KILL TYPE pubsub");
+        assert!(!w.client.cmd("TAG.INVALIDATE t").starts_with('-'));
+        eventually("rebuilt", || (w.proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    w.client.cmd("TAG.INVALIDATE t");
+    let keys: Vec<String> = (0..KEYS).map(|key| format!("k{key}")).collect();
+    assert_eq!(w.direct.cmd(&format!("EXISTS {}", keys.join(" "))), ":0\r\n");
 }

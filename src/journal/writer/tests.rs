@@ -106,6 +106,59 @@ fn what_has_gathered_shares_one_fsync() {
 }
 
 #[test]
+fn those_who_are_about_to_ask_again_are_waited_for() {
+    let mut bench = Bench::new(Fsync::Always);
+    let long = Duration::from_secs(3600);
+    let (a, b) = (bench.accepted("a"), bench.accepted("b"));
+    (bench.writer.sync_time, bench.writer.hope) = (long, Hope::default());
+    let first = bench.intend("c");
+    let (queue, ids) = (bench.queue.clone(), [a, b]);
+    let others = std::thread::spawn(move || {
+        ids.map(|id| {
+            std::thread::sleep(Duration::from_millis(5));
+            let (answer, answered) = oneshot::channel();
+            let scope = Scope::Tags(vec![Tag::from(id.0.to_string().as_bytes())]);
+            queue.send(Message::Intend(vec![Asked { scope, what: String::new(), answer }])).unwrap();
+            answered
+        })
+    });
+    bench.turn();
+    for mut answered in others.join().unwrap().into_iter().chain([first]) {
+        assert!(answered.try_recv().unwrap().is_ok());
+    }
+    assert_eq!(bench.fsyncs(), 3);
+    // Nobody has anything under way.
+    let pending: Vec<_> = bench.writer.state().pending().map(|intent| intent.id).collect();
+    pending.into_iter().for_each(|id| bench.done(id));
+    bench.writer.sync_time = long;
+    let last = bench.accepted("d");
+    // Who has, does not come.
+    bench.writer.sync_time = 2 * LEAST_SYNC;
+    bench.accepted("e");
+    bench.writer.sync_time = long;
+    bench.accepted("f");
+    bench.done(last);
+}
+
+#[test]
+fn hope_fades_and_comes_back() {
+    let mut hope = Hope::default();
+    let mut tries = |turns: usize, success: bool| {
+        (0..turns)
+            .filter(|_| {
+                hope.is_up() && {
+                    hope.learn(success);
+                    true
+                }
+            })
+            .count()
+    };
+    assert_eq!(tries(7, false), 3, "the 1st, 3rd and 7th");
+    assert_eq!(tries(64 * 100, false), 100 + 2, "by and by one of 64");
+    assert!(tries(2 * 64, true) > 64, "after one success at once each time");
+}
+
+#[test]
 fn completions_are_written_but_not_synced() {
     let mut bench = Bench::new(Fsync::Always);
     let (a, b) = (bench.accepted("a"), bench.accepted("b"));

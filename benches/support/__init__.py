@@ -1,0 +1,1 @@
+"""What the benchmarks share: processes, load, results. Only the standard library."""
