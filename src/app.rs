@@ -113,10 +113,12 @@ impl App {
         let (tick, ticks) = watch::channel(());
         self.announce();
         let mut threads = vec![];
-        for (number, sockets) in self.sockets.into_iter().enumerate() {
+        let seats = worker::Seats::new(self.sockets.len());
+        for (number, (sockets, seats)) in self.sockets.into_iter().zip(seats).enumerate() {
             let parts = worker::Parts {
                 process: Arc::clone(&process),
                 sockets,
+                seats,
                 knowledge: known.clone(),
                 drain: draining.clone(),
                 ticks: ticks.clone(),

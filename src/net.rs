@@ -154,22 +154,72 @@ impl Bound {
 }
 
 impl Listener {
-    /// The next client: its halves and its address as Redis would print it.
+    /// The next client and its address as Redis would print it.
     /// `keepalive`: silence before the kernel asks whether the client is still there (Redis's `tcp-keepalive`).
-    pub async fn accept(&self, keepalive: Option<Duration>) -> io::Result<(ReadHalf, WriteHalf, String)> {
+    pub async fn accept(&self, keepalive: Option<Duration>) -> io::Result<(Stream, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 tune(&stream, keepalive)?;
-                let (read, write) = stream.into_split();
-                Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write), peer.to_string()))
+                Ok((Stream::Tcp(stream), peer.to_string()))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let (read, write) = stream.into_split();
-                Ok((ReadHalf::Unix(read), WriteHalf::Unix(write), "unix".to_owned()))
+                Ok((Stream::Unix(stream), "unix".to_owned()))
             }
         }
+    }
+}
+
+/// A connection, registered with the runtime of a thread.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP
+    Tcp(TcpStream),
+    /// Unix
+    Unix(UnixStream),
+}
+
+/// A connection on its way to another thread.
+#[derive(Debug)]
+pub enum Unregistered {
+    /// TCP
+    Tcp(std::net::TcpStream),
+    /// Unix
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Stream {
+    /// Its halves.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+            }
+            Self::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
+        }
+    }
+
+    /// Takes it from the calling thread.
+    pub fn unregister(self) -> io::Result<Unregistered> {
+        Ok(match self {
+            Self::Tcp(stream) => Unregistered::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Unregistered::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl Unregistered {
+    /// Registers it with the runtime of the calling thread.
+    pub fn register(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 
@@ -206,13 +256,9 @@ pub async fn dial(address: &Address) -> io::Result<(ReadHalf, WriteHalf)> {
         Address::Tcp(text) => {
             let stream = TcpStream::connect(text.as_str()).await?;
             tune(&stream, Some(KEEPALIVE))?;
-            let (read, write) = stream.into_split();
-            Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
+            Ok(Stream::Tcp(stream).into_split())
         }
-        Address::Unix(path) => {
-            let (read, write) = UnixStream::connect(path).await?.into_split();
-            Ok((ReadHalf::Unix(read), WriteHalf::Unix(write)))
-        }
+        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?).into_split()),
     }
 }
 

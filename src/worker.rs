@@ -1,5 +1,11 @@
 //! A worker thread: its listeners, its clients, its upstream connections, on a runtime of its own.
 
+mod seats;
+
+pub use seats::Seats;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +17,7 @@ use tokio::sync::watch;
 use crate::client::Client;
 use crate::context::{Context, Process};
 use crate::control::Knowledge;
-use crate::net::{Bound, Listener, ReadHalf, WriteHalf};
+use crate::net::{Bound, Listener, Stream, Unregistered};
 use crate::outbox::Outbox;
 use crate::relay::{self, Relay};
 use crate::upstream::Pool;
@@ -32,6 +38,8 @@ pub struct Parts {
     pub process: Arc<Process>,
     /// Its sockets.
     pub sockets: Vec<Bound>,
+    /// How clients are spread over the workers.
+    pub seats: Seats<Accepted>,
     /// Rules and commands, now and later.
     pub knowledge: watch::Receiver<Knowledge>,
     /// Becomes true when the worker shall let its clients go.
@@ -40,9 +48,13 @@ pub struct Parts {
     pub ticks: watch::Receiver<()>,
 }
 
+/// A client that another worker has accepted, and its address.
+pub type Accepted = (Unregistered, String);
+
 struct Worker {
     context: Rc<Context>,
     pool: Rc<Pool>,
+    seats: RefCell<Seats<Accepted>>,
     drain: watch::Receiver<bool>,
 }
 
@@ -54,7 +66,7 @@ pub fn run(parts: Parts, patience: Duration) -> io::Result<()> {
 }
 
 async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
-    let Parts { process, sockets, mut knowledge, mut drain, ticks } = parts;
+    let Parts { process, sockets, seats, mut knowledge, mut drain, ticks } = parts;
     let (relay, woken) = Relay::new();
     tokio::task::spawn_local(relay::run(woken));
     let context = {
@@ -63,8 +75,13 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
     };
     tokio::task::spawn_local(Rc::clone(&context).end_turns());
     let pool = Pool::new(Rc::clone(&context));
-    let worker = Rc::new(Worker { context: Rc::clone(&context), pool, drain: drain.clone() });
-    let mut accepting = vec![];
+    let worker = Rc::new(Worker {
+        context: Rc::clone(&context),
+        pool,
+        seats: RefCell::new(seats),
+        drain: drain.clone(),
+    });
+    let mut accepting = vec![tokio::task::spawn_local(take_over(Rc::clone(&worker)))];
     for socket in sockets {
         accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), socket.listen()?)));
     }
@@ -108,7 +125,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     until_known(&worker).await;
     loop {
         match listener.accept(worker.context.process.tcp_keepalive).await {
-            Ok((read, write, peer)) => worker.admit(read, write, peer),
+            Ok((stream, peer)) => worker.place(stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a client could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -117,12 +134,39 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
+/// Serves clients that other workers have accepted.
+async fn take_over(worker: Rc<Worker>) {
+    while let Some((stream, peer)) = poll_fn(|cx| worker.seats.borrow_mut().handed.poll_recv(cx)).await {
+        match stream.register() {
+            Ok(stream) => worker.admit(stream, peer),
+            Err(error) => {
+                worker.seats.borrow().leave();
+                tracing::warn!(%error, client = %peer, "a client could not be taken over");
+            }
+        }
+    }
+}
+
 impl Worker {
-    fn admit(self: &Rc<Self>, read: ReadHalf, write: WriteHalf, peer: String) {
+    /// Serves a client, or hands it to the worker that has the fewest.
+    fn place(self: &Rc<Self>, stream: Stream, peer: String) {
+        let Some(other) = self.seats.borrow().take() else { return self.admit(stream, peer) };
+        match stream.unregister() {
+            Ok(stream) => self.seats.borrow().hand(other, (stream, peer)),
+            Err(error) => {
+                self.seats.borrow().give_back(other);
+                tracing::warn!(%error, client = %peer, "a client could not be handed to another worker");
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Self>, stream: Stream, peer: String) {
+        let (read, write) = stream.into_split();
         let process = &self.context.process;
         let before = process.clients.fetch_add(1, Ordering::Relaxed);
         if before >= process.max_clients {
             process.clients.fetch_sub(1, Ordering::Relaxed);
+            self.seats.borrow().leave();
             // If the kernel does not take it, the client is not worth waiting for.
             let _ = write.try_write(b"-ERR max number of clients reached\r\n");
             return;
@@ -138,6 +182,7 @@ impl Worker {
             worker.context.clients.borrow_mut().remove(&id);
             worker.context.process.metrics.clients.dec();
             worker.context.process.clients.fetch_sub(1, Ordering::Relaxed);
+            worker.seats.borrow().leave();
         });
     }
 

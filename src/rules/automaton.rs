@@ -20,8 +20,8 @@ const CACHE_PER_PATTERN: usize = 8 << 10;
 const CACHE_MAX: usize = 32 << 20;
 
 /// A whole DFA may have so many bytes, and so many may be taken while it is made.
-const DENSE_MOST: usize = 1 << 20;
-const DENSE_WORK: usize = 8 << 20;
+const DENSE_MOST: usize = 256 << 10;
+const DENSE_WORK: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Engine {
