@@ -90,7 +90,7 @@ fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>)
         return false;
     }
     let mut matcher = context.matcher.borrow_mut();
-    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied());
+    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);
     let mut plainly = true;
     command.keys(args, |used| {
         if used.writes {

@@ -287,16 +287,20 @@ impl RequestParser {
 #[inline]
 pub(super) fn short_number(buf: &[u8], at: usize) -> Option<(usize, usize)> {
     let text = buf.get(at..)?;
-    let mut value = 0;
-    for (length, byte) in text.iter().enumerate().take(8) {
+    let (mut value, mut length) = (0, 0);
+    loop {
+        let byte = *text.get(length)?;
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            let is_plain = length > 0 && *byte == b'\r' && (length == 1 || text[0] != b'0');
+            let is_plain = byte == b'\r' && length > 0 && (length == 1 || text[0] != b'0');
             return is_plain.then_some((value, at + length));
         }
+        if length == 7 {
+            return None;
+        }
         value = value * 10 + usize::from(digit);
+        length += 1;
     }
-    None
 }
 
 /// The bytes between `from` and the next CR, and the offset behind its LF. `None`: not there yet.
