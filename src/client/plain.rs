@@ -65,5 +65,5 @@ fn is_plain(context: &Context, command: &Command, args: Args<'_>) -> bool {
         && !command.carries
         && !is_attack(Some(command), args);
     let nothing_waits = !context.coalesces() && !context.process.doubt.any();
-    is_simple && nothing_waits && (!command.is_write() || !context.may_fill())
+    is_simple && nothing_waits
 }

@@ -82,13 +82,17 @@ pub(super) fn account_plainly(
     (!reading.is_ambiguous()).then_some(Account::Read(reading))
 }
 
-/// Whether writing the keys of the request fires nothing and is nothing that the index must be told.
+/// Whether writing the keys of the request fires nothing, fills nothing that was missed, and is nothing that the index must
+/// be told.
 #[inline]
 fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>) -> bool {
     let process = &context.process;
-    if process.index.has_labels() || process.own_writes() {
+    let may_fill = command.fill.is_some() && context.may_fill();
+    // What has no miss here may have one at another proxy.
+    if process.own_writes() || (may_fill && !process.is_alone()) {
         return false;
     }
+    let (labels, now) = (process.index.has_labels(), context.moment());
     let mut matcher = context.matcher.borrow_mut();
     let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);
     let mut plainly = true;
@@ -96,7 +100,13 @@ fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>)
         if used.writes {
             plainly &= !matcher.classify(db, used.key).has_triggers;
             plainly &= feed_db.is_none_or(|db| !matcher.classify(db, used.key).has_triggers);
-            plainly &= !(used.deletes && process.index.expects_labels(db, used.key, context.moment()));
+            plainly &= !(used.deletes && process.index.expects_labels(db, used.key, now));
+            if plainly && may_fill {
+                plainly = !process.leases.may_be_filled(process.leases.hash(db, used.key), now);
+            }
+            if plainly && labels && process.index.may_have_labels(db, used.key) {
+                plainly = !(used.deletes || (command.retimes && context.may_retime()));
+            }
         }
     });
     plainly

@@ -301,6 +301,14 @@ impl Leases {
         self.len.load(Ordering::Relaxed) == 0 && self.suspect_until.load(Ordering::Relaxed) <= now
     }
 
+    /// Whether a write of the key may be a fill that matters.
+    #[inline]
+    pub fn may_be_filled(&self, key: KeyHash, now: Moment) -> bool {
+        self.suspect_until.load(Ordering::Relaxed) > now
+            || self.filled_unlabelled(key, now).is_some()
+            || (self.len.load(Ordering::Relaxed) > 0 && self.open.contains_key(&key))
+    }
+
     /// The client writes the key: which miss decides whether the value is stale?
     pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Filled {
         let found = self.take(key, client, fill, now);
