@@ -42,6 +42,23 @@ pub(super) enum Phase {
     Dead,
 }
 
+fn early() -> usize {
+    static E: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *E.get_or_init(|| std::env::var("EARLY").ok().and_then(|e| e.parse().ok()).unwrap_or(32 * 1024))
+}
+
+/// Makes a buffer that is empty ready for what comes next.
+fn reclaim(out: &mut BytesMut) {
+    if out.is_empty() {
+        // What has been written no longer counts as capacity unless it is reclaimed.
+        if out.try_reclaim(KEEP + 1) {
+            *out = BytesMut::new();
+        } else {
+            out.clear();
+        }
+    }
+}
+
 /// When Redis is asked again that could not answer.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -280,6 +297,9 @@ impl Conn {
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
         let idle = out.is_empty();
         out.extend_from_slice(request);
+        if out.len() >= early() && self.is_usable() {
+            self.write_early(&mut out);
+        }
         drop(out);
         if let Some(pending) = pending {
             pending.client.expect();
@@ -291,6 +311,16 @@ impl Conn {
         }
         if idle {
             self.wake();
+        }
+    }
+
+    /// Redis need not wait until the turn ends when it can have much to do already.
+    #[cold]
+    fn write_early(&self, out: &mut BytesMut) {
+        // What is wrong with the socket shows when the rest is written.
+        if let Some(Ok(written)) = self.writer.get().map(|writer| writer.try_write(out)) {
+            out.advance(written);
+            reclaim(out);
         }
     }
 
@@ -563,14 +593,7 @@ impl Conn {
             }
         }
         let room = out.len() < MOST_UNSENT / 2;
-        if out.is_empty() {
-            // What has been written no longer counts as capacity unless it is reclaimed.
-            if out.try_reclaim(KEEP + 1) {
-                *out = BytesMut::new();
-            } else {
-                out.clear();
-            }
-        }
+        reclaim(&mut out);
         drop(out);
         if room {
             self.make_room();
