@@ -16,6 +16,7 @@ with a note. Every process started here is stopped by its pid, also on Ctrl-C.
 
 import argparse
 import contextlib
+import json
 import signal
 import sys
 import tempfile
@@ -50,6 +51,11 @@ MANY_PATTERNS = 1000
 
 def main() -> int:
     options = parse_options()
+    if options.again:
+        earlier = json.loads(options.again.read_text())
+        cells = earlier.pop("cells")
+        write(Results.of(cells), earlier, options)
+        return 0
     origin = report.provenance(options.rescind, *options.programs.values())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.directory.mkdir(parents=True, exist_ok=True)
@@ -61,7 +67,7 @@ def main() -> int:
         starter = Starter(options, directory, sockets, stack)
         targets = {unix: list(starter.start(unix)) for unix in sorted({case.unix for case in options.cases})}
         results = measure(targets, options)
-    write(results, origin, options)
+    write(results, {**origin, "seconds": options.seconds}, options)
     return 0
 
 
@@ -193,6 +199,7 @@ def parse_options() -> argparse.Namespace:
         help="for journals; a disk; default: target/",
     )
     add("--output", type=Path, metavar="DIR", help="where tables, plots and raw data go; default: nowhere")
+    add("--again", type=Path, metavar="FILE", help="only tables and plots, from an earlier compare.json")
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"--targets: no target {', '.join(sorted(unknown))}")
@@ -208,7 +215,7 @@ def parse_options() -> argparse.Namespace:
     options.programs = {
         known.HAPROXY: "haproxy", known.TWEMPROXY: "nutcracker", known.ENVOY: envoy, known.PREDIXY: options.predixy,
     }  # fmt: skip
-    if any(t.startswith(known.RESCIND) for t in options.targets) and not found(options.rescind):
+    if not options.again and any(t.startswith(known.RESCIND) for t in options.targets) and not found(options.rescind):
         parser.error(f"--rescind: {options.rescind} is not there")
     return options
 
@@ -228,7 +235,7 @@ def write(results: Results, origin: dict, options: argparse.Namespace) -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "compare.md").write_text(text)
-    data = {**origin, "seconds": options.seconds, "verdicts": [asdict(v) for v in verdicts], "cells": results.raw()}
+    data = {**origin, "verdicts": [asdict(v) for v in verdicts], "cells": results.raw()}
     (options.output / "compare.json").write_text(report.compact_json(data))
     for name, plot in report.plots(results).items():
         (options.output / f"{name}.svg").write_text(plot)

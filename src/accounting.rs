@@ -10,6 +10,9 @@ use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
 use crate::session::Effect;
 
+/// What the error begins with that tells of missing rights.
+pub const NOPERM: &[u8] = b"NOPERM";
+
 /// What a miss of a key means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
@@ -368,7 +371,7 @@ impl Reader {
         }
     }
 
-    /// The head of the reply itself, as far as later decisions need it: its text is left out.
+    /// The head of the reply itself, as far as later decisions need it: its text is left out, except for [`NOPERM`].
     pub fn head(&self) -> Head<'static> {
         self.head.unwrap_or(Head::Null)
     }
@@ -518,6 +521,8 @@ impl Reader {
 fn without_text(head: &Head<'_>) -> Head<'static> {
     match *head {
         Head::Simple(_) => Head::Simple(b""),
+        // That rights have changed is news for whoever relied on them.
+        Head::Error(text) if text.starts_with(NOPERM) => Head::Error(NOPERM),
         Head::Error(_) => Head::Error(b""),
         Head::Int(n) => Head::Int(n),
         Head::Bulk(n) => Head::Bulk(n),

@@ -191,7 +191,7 @@ impl Process {
     /// Whether a write without an open miss may be a fill: its client may come from another proxy, or its key may have
     /// got its labels only now.
     pub fn tells_fills(&self) -> bool {
-        self.index.has_labels() || !self.is_alone()
+        self.uses_labels() || !self.is_alone()
     }
 
     /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
@@ -289,6 +289,13 @@ impl Process {
             || self.others.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
+    }
+
+    /// Whether explicit labels have been used here, or have been heard of.
+    #[inline]
+    pub fn uses_labels(&self) -> bool {
+        use std::sync::atomic::Ordering::Acquire;
+        self.labels_used.load(Acquire) || self.index.has_had_labels()
     }
 
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.

@@ -11,7 +11,7 @@ RSS_LIMIT_MIB = 64
 
 @dataclass
 class Verdict:
-    """One target in one case. `least` and `most`: over the rounds."""
+    """One target in one case. `least` and `most`: over the rounds. `always`: every round says the same."""
 
     what: str
     case: str
@@ -20,6 +20,7 @@ class Verdict:
     least: float
     most: float
     met: bool
+    always: bool
 
 
 def judge(results: Results) -> list[Verdict]:
@@ -29,8 +30,8 @@ def judge(results: Results) -> list[Verdict]:
         case = max(peaks, key=peaks.__getitem__)
         largest = peaks[case]
         met = largest <= RSS_LIMIT_MIB
-        where = f"largest: {case.name}"
-        verdicts.append(Verdict("MiB of RSS", where, f"≤ {RSS_LIMIT_MIB}", largest, min(peaks.values()), largest, met))
+        where, limit = f"largest: {case.name}", f"≤ {RSS_LIMIT_MIB}"
+        verdicts.append(Verdict("MiB of RSS", where, limit, largest, min(peaks.values()), largest, met, True))
     return verdicts
 
 
@@ -69,6 +70,6 @@ def _of_case(results: Results, case: Case) -> Iterator[Verdict]:
 def _verdict(what: str, case: Case, limit: float, ratios: list[float], *, at_least: bool) -> Verdict:
     ratios = sorted(ratios)
     middle = (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2
-    met = middle >= limit if at_least else middle <= limit
+    each = [ratio >= limit if at_least else ratio <= limit for ratio in (middle, *ratios)]
     shown = [round(ratio, 4) for ratio in (middle, ratios[0], ratios[-1])]
-    return Verdict(what, case.name, f"{'≥' if at_least else '≤'} {limit:g}", *shown, met)
+    return Verdict(what, case.name, f"{'≥' if at_least else '≤'} {limit:g}", *shown, each[0], len(set(each)) == 1)

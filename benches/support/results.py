@@ -18,6 +18,15 @@ class Results:
     def __init__(self) -> None:
         self.cells: dict[tuple[Case, str], list[Cell]] = {}
 
+    @classmethod
+    def of(cls, raw: list[dict]) -> "Results":
+        """What `raw` gave earlier."""
+        results, by_name = cls(), {case.name: case for case in CASES}
+        for row in raw:
+            for values in zip(*(row[measure] for measure in MEASURES), strict=True):
+                results.add(by_name[row["case"]], row["target"], Cell(*values))
+        return results
+
     def add(self, case: Case, target: str, cell: Cell) -> None:
         self.cells.setdefault((case, target), []).append(cell)
 

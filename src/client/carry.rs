@@ -13,6 +13,8 @@ use crate::command::{Carrying, Command};
 use crate::context::{Context, Process};
 use crate::fanout::Order;
 use crate::index::LabelState;
+use crate::lease::script::{Check, What};
+use crate::lease::{Clock, Expected};
 use crate::news::{Labels, Verb};
 use crate::resp::Args;
 use crate::rules::Tag;
@@ -29,6 +31,8 @@ pub(super) struct Carried {
     pub moves: bool,
     /// The labels of what is overwritten.
     old: Labels,
+    /// How many invalidations had been seen before it was sent.
+    clock: Clock,
     /// What the source loses until this is settled is remembered.
     _following: Following,
 }
@@ -110,6 +114,7 @@ fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carr
         late: vec![],
         moves,
         old: Labels::new(to.0, to.1, old),
+        clock: context.process.epochs.clock(),
         _following,
     })
 }
@@ -187,6 +192,14 @@ impl Carried {
             tags.retain(|tag| !other.labels.tags.contains(tag));
         }
         tags
+    }
+
+    /// Whether one of these labels was invalidated while its value was on its way: the fan-out may have come too early for
+    /// where it is now.
+    pub fn has_missed(&self, context: &Context, tags: &[Tag]) -> Option<Check> {
+        let epochs = &context.process.epochs;
+        let missed = tags.iter().any(|tag| epochs.expected(tag, self.clock) == Expected::Stale);
+        missed.then(|| Check { key: self.given.labels.key.clone(), what: What::Never })
     }
 
     /// These are handed on, too.

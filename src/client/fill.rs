@@ -12,6 +12,9 @@ use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{KeyClass, Tag};
 
+/// How many tags that were invalidated since the miss a key must not have got as labels; of more, the latest.
+const MOST_RECENT: usize = 64;
+
 /// A write whose keys have to be looked at behind it, because no script can do it with it.
 #[derive(Clone, Debug)]
 pub(super) struct Unwrapped {
@@ -46,10 +49,16 @@ pub(super) fn checks(
         }
         let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
         let labelled = !labels.is_empty() || process.index.may_have_labels(db, used.key);
-        if !(has_tags || labelled) || !context.protects(family) {
+        if !(has_tags || labelled || process.uses_labels()) || !context.protects(family) {
             return;
         }
         let hash = process.leases.hash(db, used.key);
+        let check = |what| Check { key: used.key.into(), what };
+        if !has_tags && !labelled {
+            let clock = process.leases.oldest(hash, now);
+            return checks
+                .extend(clock.into_iter().flat_map(|clock| unheard(context, &[], clock)).map(check));
+        }
         let Filled { mut clock, is_own, is_lone } = process.leases.filled(hash, outbox.lessee(), fill, now);
         if labelled {
             clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
@@ -65,15 +74,24 @@ pub(super) fn checks(
         fills.extend(clock.map(|clock| (hash, clock)));
         let told = is_lone.then_some(outbox.id);
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told));
+        found.extend(clock.into_iter().flat_map(|clock| unheard(context, &tags, clock)));
         if is_foreign {
             found.extend(elsewhere(context, &tags, told, context.is_strict(family)));
         }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
         }
-        checks.extend(found.into_iter().map(|what| Check { key: used.key.into(), what }));
+        checks.extend(found.into_iter().map(check));
     });
     checks
+}
+
+/// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
+/// the miss.
+fn unheard(context: &Context, tags: &[Tag], clock: Clock) -> Vec<What> {
+    let process = &context.process;
+    let recent = if process.uses_labels() { process.epochs.after(clock, MOST_RECENT) } else { vec![] };
+    recent.into_iter().filter(|tag| !tags.contains(tag)).map(What::Unlabelled).collect()
 }
 
 /// A key gets labels behind its fill: what has to hold for it not to be stale.
@@ -155,36 +173,15 @@ pub(super) async fn undo_stale(context: &Rc<Context>, unwrapped: Vec<Unwrapped>)
 }
 
 impl Client {
-    /// Whether the request may be a fill, and something about it is not known yet: if it can be sent as a script, or which
-    /// labels the keys have got a moment ago.
+    /// Whether the request may be a fill, and it is not known yet if it can be sent as a script.
     #[inline]
-    pub(super) fn awaits_knowledge(&mut self, command: Option<&Command>, args: Args<'_>) -> Option<Step> {
-        let command = command.filter(|command| command.fill.is_some() && command.is_write())?;
-        if !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
+    pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {
+        let fills = command.is_some_and(|command| command.fill.is_some() && command.is_write());
+        if !fills || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
             return None;
         }
         let conn = self.conn();
-        if !conn.knows_scripts(&self.outbox) {
-            return Some(Step::Again(Pause::Scripts));
-        }
-        let knows = std::mem::take(&mut self.knows_labels) || !self.fills_unknown(command, args);
-        (!knows).then_some(Step::Again(Pause::Labels))
-    }
-
-    /// Whether a key that the request may fill has perhaps got labels that the index does not know yet.
-    fn fills_unknown(&self, command: &Command, args: Args<'_>) -> bool {
-        let process = &self.context.process;
-        if !process.index.expects_any() {
-            return false;
-        }
-        let (db, now) = (self.outbox.session.borrow().current_db(), self.context.moment());
-        let mut unknown = false;
-        command.keys(args, |used| {
-            let fills = used.writes && !used.deletes && process.index.expects_labels(db, used.key, now);
-            let hash = || process.leases.hash(db, used.key);
-            unknown |= fills && (!process.is_alone() || process.leases.may_be_filled(hash(), now));
-        });
-        unknown
+        (!conn.knows_scripts(&self.outbox)).then_some(Step::Again(Pause::Scripts))
     }
 
     /// Those among what EXEC has run that must be looked at.

@@ -105,9 +105,7 @@ impl Client {
             if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
                 return step;
             }
-            if let Some(step) =
-                self.awaits_knowledge(command, args).or_else(|| self.awaits_labels(&labels, args))
-            {
+            if let Some(step) = self.awaits_scripts(command).or_else(|| self.awaits_labels(&labels, args)) {
                 return step;
             }
             let conn = self.conn();
@@ -185,7 +183,7 @@ impl Client {
         if !is_local(kind)
             && let Some(step) = self
                 .awaits_trust(command, args, kind, false)
-                .or_else(|| self.awaits_knowledge(command, args))
+                .or_else(|| self.awaits_scripts(command))
                 .or_else(|| self.awaits_labels(&labels, args))
                 .or_else(|| self.awaits_intent(context, command, args, kind))
         {

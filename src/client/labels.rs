@@ -131,7 +131,13 @@ pub(super) async fn settle(
         // A label that a source got while its command was under way may have come before it.
         let given = || good.iter().chain(done.iter().map(|one| &one.given));
         let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();
-        done.iter_mut().zip(late).for_each(|(one, late)| one.add(context, late));
+        for (one, late) in done.iter_mut().zip(late) {
+            let (db, missed) = (one.given.labels.db, one.has_missed(context, &late));
+            one.add(context, late);
+            if let Some(check) = missed {
+                context.process.fanout.ask(|reply| Order::Check(db, vec![check], reply)).await;
+            }
+        }
     }
     let outcome = Outcome::new(&[&good, &bad], &[&done, &failed], unknown);
     let ends: Vec<Labels> = done.iter().chain(&failed).flat_map(Carried::marked).collect();
@@ -157,7 +163,11 @@ async fn make_good(context: &Rc<Context>, given: Vec<Labels>, changes: Vec<(Verb
     // The events of these writes have been seen behind the barrier; later ones mean that the key was deleted.
     context.process.fanout.ask(|reply| Order::Settle(changes, reply)).await;
     let mut index = context.process.index.lock();
-    given.iter().for_each(|one| index.settle(one.db, &one.key, &one.tags));
+    for one in &given {
+        index.settle(one.db, &one.key, &one.tags);
+        // Redis has them, also those that were taken away while the write was under way.
+        index.label(one.db, &one.key, &one.tags, LabelState::Settled);
+    }
     drop(index);
     let keys = given.into_iter().map(|one| (one.db, one.key)).collect();
     context.process.fanout.order(Order::Retimed(keys));

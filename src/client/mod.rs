@@ -84,8 +84,6 @@ pub struct Client {
     broken: bool,
     /// The journal has noted what the next request may invalidate, or why it cannot.
     intent: Option<Result<IntentId, String>>,
-    /// The index has been waited for: it knows all labels that the next request may have to know.
-    knows_labels: bool,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
@@ -127,8 +125,6 @@ enum Pause {
     Intent(Scope, String),
     /// It is known whether fills can be sent as scripts.
     Scripts,
-    /// The index knows the labels that keys were given before.
-    Labels,
     /// These keys are not in doubt any more.
     Doubt(Vec<trust::Place>),
     /// The verdict on the request that was just sent.
@@ -203,7 +199,6 @@ impl Client {
             doubted: None,
             broken: false,
             intent: None,
-            knows_labels: false,
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),

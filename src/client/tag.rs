@@ -17,6 +17,7 @@ use crate::command::{FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
+use crate::index::LabelState;
 use crate::lease::script;
 use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
@@ -139,6 +140,9 @@ pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
     }
 }
 
+/// Tags that TAG.NEXT announces for one write.
+const MOST_NEXT: usize = 10_000;
+
 /// What Redis answered.
 pub(super) struct Reply(Head<'static>);
 
@@ -146,6 +150,11 @@ impl Reply {
     /// Whether it is this number.
     pub fn is(&self, number: i64) -> bool {
         self.0 == Head::Int(number)
+    }
+
+    /// Whether it says that there is nothing.
+    pub fn is_nil(&self) -> bool {
+        self.0 == Head::Null
     }
 }
 
@@ -184,7 +193,11 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     client.context.process.labels_used.store(true, Ordering::Relaxed);
-    client.next.extend(tags.iter().cloned());
+    client.next.extend(tags.iter().filter(|tag| !client.next.contains(tag)).cloned().collect::<Vec<_>>());
+    if client.next.len() > MOST_NEXT {
+        client.next.clear();
+        return Err("ERR too many tags".into());
+    }
     if let Err(refusal) = may_write(client, &tags).await {
         // What follows in the same pipeline must not go without its labels: it is labelled, or refused likewise. Who has been
         // told that he has no right to it goes on without.
@@ -248,8 +261,9 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let db = client.outbox.session.borrow().current_db();
     let taken = Labels::new(db, key, tags);
     let sets: Vec<Vec<u8>> = taken.tags.iter().map(|tag| label_set(tag)).collect();
-    let known = process.index.explicit_of(db, key).iter().filter(|tag| taken.tags.contains(tag)).count();
     let hears = process.hears_labels.load(Ordering::Acquire);
+    let conn = client.conn();
+    client.until(|outbox| conn.knows_scripts(outbox).then_some(())).await;
     let removed = if hears && client.conn().takes_labels() && script::fits(sets.len() + 6, 0) {
         let news = News::payload(process.number, Verb::Taken, &taken);
         let mut request: Vec<&[u8]> = vec![b"EVAL", script::UNLABELLING.as_bytes(), b"0", key, &news];
@@ -262,13 +276,19 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         if !process.hears_labels.load(Ordering::Acquire) {
             process.index.lock().unlabel(db, key, &taken.tags);
         }
-        known.max(usize::try_from(removed).unwrap_or(0))
+        usize::try_from(removed).unwrap_or(0)
     } else {
         for set in &sets {
             ask(client, &[b"ZREM", set, key]).await?;
         }
         let removed = process.index.lock().unlabel(db, key, &taken.tags);
-        process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken)], reply)).await;
+        process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken.clone())], reply)).await;
+        for (tag, set) in taken.tags.iter().zip(&sets) {
+            // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key.
+            if !ask(client, &[b"ZSCORE", set, key]).await?.is_nil() {
+                process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
+            }
+        }
         removed
     };
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));

@@ -57,10 +57,6 @@ impl Client {
                 self.intent = Some(self.context.intend(scope, what).await);
                 failpoint::pass("intent noted");
             }
-            Pause::Labels => {
-                self.context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
-                self.knows_labels = true;
-            }
             Pause::Scripts => {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;

@@ -3,10 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use redis_protocol::resp3::types::BytesFrame;
+
 use super::Engine;
 use super::link::Batch;
 use super::wire::{array_of, bytes_of, int_of, into_result};
 use crate::lease::script::{Check, What, epoch_key};
+use crate::news::label_set;
 
 /// The pause before it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -20,7 +23,7 @@ pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
 }
 
 async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> {
-    let mut questions = Batch::default();
+    let (mut questions, mut labels) = (Batch::default(), Batch::default());
     for check in checks {
         match &check.what {
             What::Never => questions.push([b"PING".as_slice()]),
@@ -29,18 +32,25 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
                 questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
             }
+            What::Unlabelled(tag) => labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]),
         }
     }
+    let labels = if labels.is_empty() { vec![] } else { engine.deletes.call(db, labels).await? };
+    let mut labels = labels.into_iter();
     let answers = engine.deletes.call(0, questions).await?;
     let mut stale: Vec<&[u8]> = vec![];
     let mut answers = answers.into_iter().map(into_result);
     let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
     for check in checks {
-        let first = answer()?;
         let is_stale = match &check.what {
-            What::Never => true,
-            What::Epoch(_, expected) => bytes_of(&first).is_some_and(|epoch| **epoch != **expected),
+            // Somebody else's key of another type that has such a name is no label.
+            What::Unlabelled(_) => {
+                labels.next().and_then(|score| into_result(score).ok()).is_some_and(is_score)
+            }
+            What::Never => answer().map(|_| true)?,
+            What::Epoch(_, expected) => bytes_of(&answer()?).is_some_and(|epoch| **epoch != **expected),
             What::Listener(..) => {
+                let first = answer()?;
                 let listeners = array_of(answer()?).get(1).and_then(int_of);
                 int_of(&first) == Some(1) && listeners == Some(0)
             }
@@ -57,4 +67,11 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     }
     let request: Vec<&[u8]> = std::iter::once(b"UNLINK".as_slice()).chain(stale).collect();
     engine.deletes.one(db, request).await.map(|_| ())
+}
+
+fn is_score(frame: BytesFrame) -> bool {
+    matches!(
+        frame,
+        BytesFrame::BlobString { .. } | BytesFrame::SimpleString { .. } | BytesFrame::Double { .. }
+    )
 }

@@ -38,8 +38,11 @@ pub(super) fn lost(engine: &Engine) {
 /// Tells the other proxies that there is one more, and learns whether there are any.
 pub(super) async fn greet(engine: Rc<Engine>) {
     let hello = News::payload(engine.process.number, Verb::Hello, &Labels::new(0, b"", vec![]));
-    let heard = engine.heard_others.get();
+    let (heard, session) = (engine.heard_others.get(), engine.feed.session());
     let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await else { return };
+    if !engine.feed.is_connected() || engine.feed.session() != session {
+        return;
+    }
     let alone = int_of(&listeners) == Some(1) && engine.heard_others.get() == heard;
     engine.process.others.store(!alone, Ordering::Release);
     // Not before the others are about to know that they are not alone.

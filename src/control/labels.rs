@@ -44,9 +44,9 @@ const FORGET: &str = "local n = 0 \
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
 pub(super) async fn learn(engine: &Engine) {
     let began = Instant::now();
+    let mut unread_since = began;
     loop {
-        let (known, connected) =
-            (engine.process.labels_known.load(Ordering::Acquire), engine.feed.is_connected());
+        let known = engine.process.labels_known.load(Ordering::Acquire);
         if known {
             engine.labels_given_up.set(false);
         }
@@ -54,10 +54,13 @@ pub(super) async fn learn(engine: &Engine) {
         if (known || engine.labels_given_up.get()) && engine.feed.barrier(vec![], engine).await {
             return;
         }
-        if began.elapsed() >= if connected { PATIENCE } else { LOST_PATIENCE } {
-            if connected && !known && !engine.labels_given_up.replace(true) {
-                tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
-            }
+        if known || !engine.feed.is_connected() {
+            unread_since = Instant::now();
+        }
+        if unread_since.elapsed() >= PATIENCE && !engine.labels_given_up.replace(true) {
+            tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
+        }
+        if began.elapsed() >= LOST_PATIENCE {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

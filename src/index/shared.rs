@@ -113,11 +113,6 @@ impl SharedIndex {
         self.expected.get_or_init(ExpectedLabels::default).note(db, key, now);
     }
 
-    /// Whether labels of any key may be on their way.
-    pub fn expects_any(&self) -> bool {
-        self.expected.get().is_some()
-    }
-
     /// Whether labels of the key may be on their way.
     pub fn expects_labels(&self, db: u32, key: &[u8], now: u64) -> bool {
         self.expected.get().is_some_and(|expected| expected.has(db, key, now))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use self::hope::Hope;
 use super::file::LogFile;
 use super::folder::{Folder, plain};
 use super::record::{self, Record};
@@ -34,8 +35,6 @@ const LATER: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 /// It is not worth waiting a part of less.
 const LEAST_SYNC: Duration = Duration::from_micros(100);
-/// What was in vain is tried again after twice as many turns each time, until it is done in one of 2 to the power of this.
-const MOST_IN_VAIN: u32 = 6;
 /// A wall clock that differs by more has been set: the times in the file mean something else now.
 const CLOCK_SET: u64 = 60_000;
 /// "File size limit exceeded"; the same on all common machines. Its default is to end the process.
@@ -96,25 +95,6 @@ struct Batch {
 impl Batch {
     fn is_full(&self) -> bool {
         self.bytes >= MOST_BATCH || self.close.is_some()
-    }
-}
-
-/// Whether to do something that was in vain several times: less and less often.
-#[derive(Debug, Default)]
-struct Hope {
-    in_vain: u32,
-    skipped: u32,
-}
-
-impl Hope {
-    fn is_up(&mut self) -> bool {
-        let up = self.skipped + 1 >= 1 << self.in_vain;
-        self.skipped = if up { 0 } else { self.skipped + 1 };
-        up
-    }
-
-    fn learn(&mut self, succeeded: bool) {
-        self.in_vain = if succeeded { 0 } else { (self.in_vain + 1).min(MOST_IN_VAIN) };
     }
 }
 
@@ -415,5 +395,6 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+mod hope;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Which tags were invalidated lately, as far as the feed has shown.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use super::Moment;
 use crate::rules::Tag;
@@ -44,6 +44,8 @@ pub struct Epochs {
     gap: AtomicU64,
     len: AtomicUsize,
     tags: RwLock<HashMap<Tag, Epoch>>,
+    /// The announcements of the same time, oldest first.
+    order: RwLock<VecDeque<(Clock, Moment, Tag)>>,
 }
 
 impl Epochs {
@@ -60,6 +62,7 @@ impl Epochs {
         for tag in tags {
             known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, told: None });
         }
+        self.order_mut().extend(tags.iter().map(|tag| (clock, now, Tag::clone(tag))));
         self.len.store(known.len(), Ordering::Relaxed);
         self.clock.fetch_add(1, Ordering::Release);
     }
@@ -121,6 +124,25 @@ impl Epochs {
         recent.map(|(tag, epoch)| (Tag::clone(tag), epoch.id.clone())).collect()
     }
 
+    /// What was invalidated after `clock`: the latest, and not more than `most`.
+    pub fn after(&self, clock: Clock, most: usize) -> Vec<Tag> {
+        let order = self.order.read().unwrap_or_else(PoisonError::into_inner);
+        let mut tags: Vec<Tag> = vec![];
+        for (_, _, tag) in order.iter().rev().take_while(|(at, ..)| *at > clock) {
+            if tags.len() == most {
+                break;
+            }
+            if !tags.contains(tag) {
+                tags.push(Tag::clone(tag));
+            }
+        }
+        tags
+    }
+
+    fn order_mut(&self) -> RwLockWriteGuard<'_, VecDeque<(Clock, Moment, Tag)>> {
+        self.order.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether nothing is remembered.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -131,6 +153,14 @@ impl Epochs {
     pub fn forget_before(&self, moment: Moment) {
         let mut tags = self.tags.write().unwrap_or_else(PoisonError::into_inner);
         tags.retain(|_, epoch| epoch.at >= moment);
+        let mut order = self.order_mut();
+        while order.front().is_some_and(|(_, at, _)| *at < moment) {
+            order.pop_front();
+        }
+        if order.capacity() > 1024 && order.len() < order.capacity() / 8 {
+            order.shrink_to_fit();
+        }
+        drop(order);
         self.len.store(tags.len(), Ordering::Relaxed);
         if tags.capacity() > 1024 && tags.len() < tags.capacity() / 8 {
             tags.shrink_to_fit();

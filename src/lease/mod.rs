@@ -301,13 +301,6 @@ impl Leases {
         self.len.load(Ordering::Relaxed) == 0 && self.suspect_until.load(Ordering::Relaxed) <= now
     }
 
-    /// Whether a write of the key may be a fill that matters.
-    pub fn may_be_filled(&self, key: KeyHash, now: Moment) -> bool {
-        self.suspect_until.load(Ordering::Relaxed) > now
-            || self.open.contains_key(&key)
-            || self.filled_unlabelled(key, now).is_some()
-    }
-
     /// The client writes the key: which miss decides whether the value is stale?
     pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Filled {
         let found = self.take(key, client, fill, now);
@@ -316,6 +309,14 @@ impl Leases {
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let is_lone = found.is_none() && !self.is_known_to_share(client.host, now);
         Filled { clock, is_own, is_lone }
+    }
+
+    /// The oldest miss of the key. It stays open: whoever writes the key may label it afterwards.
+    pub fn oldest(&self, key: KeyHash, now: Moment) -> Option<Clock> {
+        let open = self.open.get(&key);
+        let misses = open.iter().flat_map(|open| &open.misses);
+        let oldest = misses.filter(|miss| miss.until > now && miss.is_open()).map(|miss| miss.clock).min();
+        oldest.or_else(|| self.filled_unlabelled(key, now))
     }
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.

@@ -38,12 +38,12 @@ macro_rules! reworded {
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
 /// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` unless 0); the number of checks; three words
 /// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
-/// at: nothing, for what is known to be stale; an epoch; or, in a script for many proxies, a channel, on which somebody must
-/// listen if the epoch that stands beside it exists.
+/// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
+/// epoch that stands beside it exists, or the set of a label, which the key must not have.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 macro_rules! script {
-    (for_many: $many:expr, $else:expr; labels: $begun:expr, $done:expr, $failed:expr) => {
+    (more: $many:expr, $else:expr; labels: $begun:expr, $done:expr, $failed:expr) => {
         concat!(
             "local d,n,u,t,c=ARGV[1],4+3*ARGV[4],{},{},redis.call \
 if d~='' then c('SELECT',0) end \
@@ -74,16 +74,18 @@ return r"
 
 macro_rules! plain {
     ($($labels:tt)*) => {
-        script!(for_many: "", ""; $($labels)*)
+        script!(more: "", ""; $($labels)*)
     };
 }
 
-/// With checks of listeners.
-macro_rules! for_many {
+/// With checks of listeners and of labels.
+macro_rules! full {
     ($($labels:tt)*) => {
         script!(
-            for_many: "if string.sub(w,1,14)=='rescind:proxy:' then \
-s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 else ", "end ";
+            more: "if string.sub(w,1,14)=='rescind:proxy:' then \
+s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 \
+elseif string.sub(w,1,12)=='rescind:tag:' then if d~='' then c('SELECT',d) end \
+s=type(redis.pcall('ZSCORE',w,k))=='string' if d~='' then c('SELECT',0) end else ", "end ";
             $($labels)*
         )
     };
@@ -117,9 +119,9 @@ if m and e~=-2 then redis.pcall('PUBLISH','rescind:labels',ARGV[j+h-g]) end end 
 }
 
 const SCRIPT: &str = plain!(labels: "", "", "");
-const SCRIPT_FOR_MANY: &str = for_many!(labels: "", "", "");
+const FULL: &str = full!(labels: "", "", "");
 const LABELLING: &str = labelling!(plain);
-const LABELLING_FOR_MANY: &str = labelling!(for_many);
+const FULL_LABELLING: &str = labelling!(full);
 
 /// Takes labels away and tells of it, in one step, so that what is told of labels is told in the order in which they come and
 /// go. `ARGV`: the key, the message, the sets. Answers how many there were.
@@ -155,6 +157,8 @@ pub enum What {
     Epoch(Box<[u8]>, Box<[u8]>),
     /// Somebody listens on this channel, or this tag has not been invalidated lately.
     Listener(Box<[u8]>, Box<[u8]>),
+    /// The key does not have this label.
+    Unlabelled(Tag),
 }
 
 /// The most words of a command and of all that goes with it that Lua unpacks.
@@ -200,12 +204,13 @@ impl Wrapping<'_> {
             if has_labels { 3 + labels.tags.len() + labels.keys.len() + labels.news.len() } else { 0 };
         encode::array(out, 7 + 3 * checks.len() + labelling + args.len());
         encode::bulk(out, b"EVAL");
-        let many = checks.iter().any(|check| matches!(check.what, What::Listener(..)));
-        let script = match (many, has_labels) {
+        let is_full = |check: &Check| matches!(check.what, What::Listener(..) | What::Unlabelled(_));
+        let full = checks.iter().any(is_full);
+        let script = match (full, has_labels) {
             (false, false) => SCRIPT,
-            (true, false) => SCRIPT_FOR_MANY,
+            (true, false) => FULL,
             (false, true) => LABELLING,
-            (true, true) => LABELLING_FOR_MANY,
+            (true, true) => FULL_LABELLING,
         };
         encode::bulk(out, script.as_bytes());
         encode::bulk(out, b"0");
@@ -245,6 +250,7 @@ impl Check {
                 encode::bulk(out, channel);
                 encode::bulk(out, &epoch_key(tag));
             }
+            What::Unlabelled(tag) => [&*label_set(tag), b""].iter().for_each(|word| encode::bulk(out, word)),
         }
         encode::bulk(out, &self.key);
     }

@@ -12,13 +12,13 @@ use bytes::{Buf, BytesMut};
 use super::Key;
 use super::expected::{Expected, Pending, Setup};
 use super::replies::Incoming;
-use crate::accounting::ReadKey;
+use crate::accounting::{NOPERM, ReadKey};
 use crate::context::Context;
 use crate::lease::script;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
-use crate::resp::encode;
+use crate::resp::{Head, encode};
 use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
@@ -169,6 +169,13 @@ impl Conn {
         }
         conn.ask_for_scripts();
         conn
+    }
+
+    /// A command was answered like that: if it was a matter of rights, they may be others than they were.
+    pub(super) fn note_error(&self, head: &Head<'_>) {
+        if *head == Head::Error(NOPERM) && self.scripts.get() != Scripts::Asked {
+            self.scripts.set(Scripts::Unknown);
+        }
     }
 
     /// Queues the commands that bring it into the state `key`. False: there is no way.

@@ -297,6 +297,9 @@ impl Incoming {
         let error = head.is_error();
         context.command_done(metric, started, error);
         conn.failed.set(error);
+        if error {
+            conn.note_error(&head);
+        }
         client.arrived(self.length);
     }
 
@@ -319,6 +322,7 @@ impl Incoming {
         }
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
+        conn.note_error(&head);
         if let Some(fills) = special.fills
             && (!fills.condition.fired(&head) || verdict.has_failures)
         {

@@ -169,7 +169,7 @@ fn a_reload_changes_the_rules_and_no_connection() {
     std::fs::write(&proxy.config, WRONG).unwrap();
     proxy.signal("-HUP");
     eventually("refused", || (reloads("error") == 1.0).then_some(()));
-    assert!(proxy.log().contains("prefiks"));
+    eventually("it is said", || proxy.log().contains("prefiks").then_some(()));
     client.cmd("SET src v");
     assert_eq!(direct.cmd("EXISTS x:1 y:1"), ":1\r\n");
 

@@ -637,3 +637,52 @@ fn labels_given_while_the_feed_is_lost_stay() {
     let keys: Vec<String> = (0..KEYS).map(|key| format!("k{key}")).collect();
     assert_eq!(w.direct.cmd(&format!("EXISTS {}", keys.join(" "))), ":0\r\n");
 }
+
+/// Likewise if the fill was queued before the key got its label, or another proxy gave it.
+#[test]
+fn a_late_fill_is_compared_with_labels_that_nobody_here_has_heard_of() {
+    let mut w = World::new();
+    let elsewhere = Proxy::start(&w.redis, RULES);
+    let (mut x, mut y, mut z) = (w.proxy.client(), w.proxy.client(), elsewhere.client());
+    let mut undone = 0;
+    w.client.cmd("TAG.WITH 1 other SET o v");
+    for round in 0..50 {
+        for queued in [false, true] {
+            let (key, tag) = (format!("k{round}{queued}"), format!("t{round}{queued}"));
+            assert_eq!(x.cmd(&format!("GET {key}")), "$-1\r\n");
+            w.client.cmd(&format!("TAG.INVALIDATE {tag}"));
+            let fresh = format!("TAG.WITH 1 {tag} SET {key} fresh");
+            let who = if queued { &mut y } else { &mut z };
+            assert_eq!(who.cmd(&format!("GET {key}")), "$-1\r\n");
+            if queued {
+                x.cmd("MULTI");
+                x.cmd(&format!("SET {key} stale"));
+                assert_eq!(y.cmd(&fresh), "+OK\r\n");
+                assert_eq!(x.cmd("EXEC"), "*1\r\n+OK\r\n");
+            } else {
+                assert_eq!(z.cmd(&fresh), "+OK\r\n");
+                assert_eq!(x.cmd(&format!("SET {key} stale")), "+OK\r\n");
+            }
+            if w.direct.cmd(&format!("GET {key}")) == "$5\r\nstale\r\n" {
+                assert!(w.client.list(&format!("TAG.OF {key}")).is_empty(), "{round} {queued}");
+            } else {
+                undone += 1;
+            }
+        }
+    }
+    assert!(undone > 50, "{undone}");
+}
+
+#[test]
+fn who_loses_the_right_to_tell_of_labels_labels_all_the_same() {
+    let mut w = World::new();
+    w.direct.cmd("ACL SETUSER u on >pw ~* &* +@all");
+    let mut client = w.proxy.client();
+    client.cmd("AUTH u pw");
+    assert_eq!(client.cmd("TAG.WITH 1 t SET a v"), "+OK\r\n");
+    w.direct.cmd("ACL SETUSER u resetchannels");
+    // The first one notices.
+    client.cmd("TAG.WITH 1 t SET b v");
+    assert_eq!(client.cmd("TAG.WITH 1 t SET b v"), "+OK\r\n");
+    assert_eq!(w.client.cmd("TAG.INVALIDATE t"), ":2\r\n");
+}

@@ -141,24 +141,6 @@ fn those_who_are_about_to_ask_again_are_waited_for() {
 }
 
 #[test]
-fn hope_fades_and_comes_back() {
-    let mut hope = Hope::default();
-    let mut tries = |turns: usize, success: bool| {
-        (0..turns)
-            .filter(|_| {
-                hope.is_up() && {
-                    hope.learn(success);
-                    true
-                }
-            })
-            .count()
-    };
-    assert_eq!(tries(7, false), 3, "the 1st, 3rd and 7th");
-    assert_eq!(tries(64 * 100, false), 100 + 2, "by and by one of 64");
-    assert!(tries(2 * 64, true) > 64, "after one success at once each time");
-}
-
-#[test]
 fn completions_are_written_but_not_synced() {
     let mut bench = Bench::new(Fsync::Always);
     let (a, b) = (bench.accepted("a"), bench.accepted("b"));
