@@ -23,6 +23,8 @@ use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
 const MOST_UNSENT: usize = 1024 * 1024;
+/// Unsent bytes that do not wait for the end of the turn. Redis reads half as many at once.
+const EARLY: usize = 32 * 1024;
 /// Expected replies beyond which clients must wait before they add more.
 const MOST_EXPECTED: usize = 32 * 1024;
 /// A reply that has been waited for this long is one that others should not wait behind.
@@ -40,11 +42,6 @@ pub(super) enum Phase {
     Open,
     /// Gone.
     Dead,
-}
-
-fn early() -> usize {
-    static E: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *E.get_or_init(|| std::env::var("EARLY").ok().and_then(|e| e.parse().ok()).unwrap_or(32 * 1024))
 }
 
 /// Makes a buffer that is empty ready for what comes next.
@@ -304,7 +301,7 @@ impl Conn {
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
         let idle = out.is_empty();
         out.extend_from_slice(request);
-        if out.len() >= early() && self.is_usable() {
+        if out.len() >= EARLY && self.is_usable() {
             self.write_early(&mut out);
         }
         drop(out);
