@@ -146,11 +146,14 @@ impl Client {
                 Some(Err(error)) => return self.refuse(error),
             }
         }
-        if let Some(step) = self.awaits_fill(command, args) {
+        let in_multi = self.outbox.session.borrow().in_multi();
+        // In the midst of a transaction that travels in one piece nothing is waited for: what other clients send would come
+        // into it. What other threads have changed since it began comes too late for it.
+        let under_way = self.burst > 0 && in_multi;
+        if !under_way && let Some(step) = self.awaits_fill(command, args) {
             return step;
         }
         let idle = self.outbox.pending() == 0;
-        let in_multi = self.outbox.session.borrow().in_multi();
         let changes_conn = self.burst == 0 && self.pinned.is_none() && (stranger || may_pin(kind, blocks));
         if !idle && (is_local(kind) || changes_conn) {
             // Answers and changes of connection must not overtake earlier replies.
@@ -160,8 +163,6 @@ impl Client {
             return Step::Again(Pause::Idle);
         }
         self.unpin_if_free();
-        // In the midst of a transaction that travels in one piece nothing is waited for.
-        let under_way = self.burst > 0 && in_multi;
         if !(under_way || changes_conn || is_local(kind))
             && let Some(step) = self.blocked_way()
         {
@@ -180,7 +181,7 @@ impl Client {
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
         }
-        if !is_local(kind)
+        if !(under_way || is_local(kind))
             && let Some(step) = self
                 .awaits_trust(command, args, kind, false)
                 .or_else(|| self.awaits_scripts(command))
@@ -192,9 +193,8 @@ impl Client {
         let follows = match kind {
             Kind::Exec => in_multi && !self.carried_queued.is_empty(),
             // Inside MULTI, what counts is what there is at EXEC.
-            _ => {
-                command.is_some_and(|c| (in_multi && !under_way && c.carries) || self.labels_follow(c, args))
-            }
+            _ if under_way => false,
+            _ => command.is_some_and(|c| (in_multi && c.carries) || self.labels_follow(c, args)),
         };
         if follows {
             return if idle {

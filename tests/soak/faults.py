@@ -25,6 +25,8 @@ class Site:
         self.replicas = 0
         # Until when a fault that nobody can see at once may hide writes from the proxies, by its documentation.
         self.blind: list[tuple[float, float]] = []
+        # When epochs were evicted: a stale fill may be seen then, until the proxies have dealt with that.
+        self.evicting: list[tuple[float, float]] = []
 
     def add_replica(self, port: int) -> None:
         self.replicas += 1
@@ -107,6 +109,8 @@ def evict(site: Site, rng: random.Random) -> None:
     admin = site.redis.admin
     policy = rng.choice(["allkeys-lru", "allkeys-random", "allkeys-lfu"])
     site.note(f"maxmemory with {policy}")
+    began = time.monotonic()
+    site.evicting.append((began, began + 3600))
     # Something big to give way, or Redis would refuse to write.
     with admin.pipeline(transaction=False) as pipe:
         for number in range(BALLAST):
@@ -118,6 +122,7 @@ def evict(site: Site, rng: random.Random) -> None:
         time.sleep(rng.uniform(0.2, 2))
     finally:
         site.redis.admin.config_set("maxmemory", 0)
+        site.evicting[-1] = (began, time.monotonic() + 1)
 
 
 def reload(site: Site, rng: random.Random) -> None:

@@ -68,7 +68,11 @@ class Oracle:
                 missing.append(key)
             else:
                 self._shared.count(self._actor, Count.HITS)
-                value = Value.decode(data)
+                try:
+                    value = Value.decode(data)
+                except (AttributeError, ValueError) as error:
+                    what = f"{read.how} at proxy {read.proxy} from {read.began:.6f} to {read.ended:.6f}"
+                    raise AssertionError(f"no reply to {what}: {read.keys} gave {read.values}"[:2000]) from error
                 self._note(read, key, value.version, floor, "hit")
                 self._hit(read, key, value, floor)
         return missing
