@@ -23,6 +23,8 @@ use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
 const MOST_UNSENT: usize = 1024 * 1024;
+/// Unsent bytes that do not wait for the end of the turn. Redis reads half as many at once.
+const EARLY: usize = 32 * 1024;
 /// Expected replies beyond which clients must wait before they add more.
 const MOST_EXPECTED: usize = 32 * 1024;
 /// A reply that has been waited for this long is one that others should not wait behind.
@@ -40,6 +42,18 @@ pub(super) enum Phase {
     Open,
     /// Gone.
     Dead,
+}
+
+/// Makes a buffer that is empty ready for what comes next.
+fn reclaim(out: &mut BytesMut) {
+    if out.is_empty() {
+        // What has been written no longer counts as capacity unless it is reclaimed.
+        if out.try_reclaim(KEEP + 1) {
+            *out = BytesMut::new();
+        } else {
+            out.clear();
+        }
+    }
 }
 
 /// When Redis is asked again that could not answer.
@@ -287,6 +301,9 @@ impl Conn {
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
         let idle = out.is_empty();
         out.extend_from_slice(request);
+        if out.len() >= EARLY && self.is_usable() {
+            self.write_early(&mut out);
+        }
         drop(out);
         if let Some(pending) = pending {
             pending.client.expect();
@@ -298,6 +315,16 @@ impl Conn {
         }
         if idle {
             self.wake();
+        }
+    }
+
+    /// Redis need not wait until the turn ends when it can have much to do already.
+    #[cold]
+    fn write_early(&self, out: &mut BytesMut) {
+        // What is wrong with the socket shows when the rest is written.
+        if let Some(Ok(written)) = self.writer.get().map(|writer| writer.try_write(out)) {
+            out.advance(written);
+            reclaim(out);
         }
     }
 
@@ -570,14 +597,7 @@ impl Conn {
             }
         }
         let room = out.len() < MOST_UNSENT / 2;
-        if out.is_empty() {
-            // What has been written no longer counts as capacity unless it is reclaimed.
-            if out.try_reclaim(KEEP + 1) {
-                *out = BytesMut::new();
-            } else {
-                out.clear();
-            }
-        }
+        reclaim(&mut out);
         drop(out);
         if room {
             self.make_room();
