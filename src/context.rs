@@ -535,7 +535,7 @@ impl Context {
     }
 
     /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many
-    /// at once as were not used in the last [`RETIMINGS`]. Scores are hints for the sweep, which asks Redis itself, and
+    /// at once as were not used in the last five seconds. Scores are hints for the sweep, which asks Redis itself, and
     /// asking for each expiry and writing it costs more than the write that may have changed it.
     pub fn may_retime(&self) -> bool {
         let now = self.moment();
