@@ -194,9 +194,9 @@ impl Carried {
         tags
     }
 
-    /// Whether one of these labels was invalidated while its value was on its way: the fan-out may have come too early for
-    /// where it is now.
-    pub fn has_missed(&self, context: &Context, tags: &[Tag]) -> Option<Check> {
+    /// What is to be done if one of these labels was invalidated while its value was on its way: the fan-out may have come
+    /// too early for where it is now.
+    pub fn missed(&self, context: &Context, tags: &[Tag]) -> Option<Check> {
         let epochs = &context.process.epochs;
         let missed = tags.iter().any(|tag| epochs.expected(tag, self.clock) == Expected::Stale);
         missed.then(|| Check { key: self.given.labels.key.clone(), what: What::Never })

@@ -23,8 +23,8 @@ pub(super) struct Unwrapped {
     pub checks: Vec<Check>,
 }
 
-/// What has to hold for the keys that the request writes, with `labels` besides their own tags, not to become stale. Closes the misses that it fills, so it is
-/// to be asked once for each request; `fills` gets what it has closed.
+/// What has to hold for the keys that the request writes, with `labels` besides their own tags, not to become stale. Closes
+/// the misses that it fills, so it is to be asked once for each request; `fills` gets what it has closed.
 #[inline]
 pub(super) fn checks(
     context: &Context,

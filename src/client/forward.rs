@@ -11,7 +11,7 @@ use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
 use crate::lease::script::{Check, Wrapping};
 use crate::resp::{Args, encode};
-use crate::session::{Effect, Forward, Local, Route, Session};
+use crate::session::{Effect, Forward, Local, Route};
 use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
@@ -91,8 +91,7 @@ impl Client {
         let plain = command
             .is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping) && !self.labels_follow(c, args));
         let unbound = self.pinned.is_none() && (self.next.is_empty() || !labels.tags.is_empty());
-        let is_plain = |session: &Session| session.has_standing() && session.is_plain();
-        if plain && unbound && is_plain(&self.outbox.session.borrow()) {
+        if plain && unbound && self.outbox.session.borrow().travels_plainly() {
             if is_attack(command, args) {
                 return Step::Then(Pause::End);
             }
@@ -417,8 +416,8 @@ impl Client {
         (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
     }
 
-    /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at when it
-    /// is done, before the client gets its reply.
+    /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at
+    /// when it is done, before the client gets its reply.
     fn way_of_fill(
         &mut self,
         conn: &Conn,

@@ -7,6 +7,7 @@ use super::Client;
 use super::carry::{self, Carried};
 use super::outcome::Outcome;
 use super::tag::{Answer, ask, may_write};
+use super::with;
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
 use crate::context::Context;
@@ -81,25 +82,19 @@ pub(super) async fn label_writes(
     tags: &[Tag],
 ) -> Answer<Vec<Labelled>> {
     let own_db = client.outbox.session.borrow().current_db();
-    let mut keys: Vec<Box<[u8]>> = vec![];
-    if let Some(command) = command.filter(|c| c.is_write()) {
-        command.keys(inner, |used| {
-            if used.writes && !used.deletes {
-                keys.push(used.key.into());
-            }
-        });
-    }
+    let writing = command.filter(|command| command.is_write());
+    let keys = writing.map_or(vec![], |command| with::written(command, inner));
     if keys.is_empty() {
         may_write(client, tags).await?;
     }
     let condition = command.map_or(FireCondition::NoError, |c| c.fire_condition(inner));
     let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
     if client.outbox.session.borrow().in_multi() {
-        carry::learn(client, keys.iter().map(|key| (db, &**key)).collect()).await;
+        carry::learn(client, keys.iter().map(|key| (db, *key)).collect()).await;
     }
     let mut all: Vec<Labelled> = vec![];
     for key in keys {
-        match give(client, db, &key, tags, condition).await {
+        match give(client, db, key, tags, condition).await {
             Ok((labelled, _)) => all.push(labelled),
             Err(refusal) => {
                 undo(&client.context, all);
@@ -132,7 +127,7 @@ pub(super) async fn settle(
         let given = || good.iter().chain(done.iter().map(|one| &one.given));
         let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();
         for (one, late) in done.iter_mut().zip(late) {
-            let (db, missed) = (one.given.labels.db, one.has_missed(context, &late));
+            let (db, missed) = (one.given.labels.db, one.missed(context, &late));
             one.add(context, late);
             if let Some(check) = missed {
                 context.process.fanout.ask(|reply| Order::Check(db, vec![check], reply)).await;

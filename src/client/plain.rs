@@ -7,7 +7,6 @@ use super::{Client, trigger};
 use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::resp::Args;
-use crate::session::Session;
 use crate::upstream::{Conn, Pending};
 
 impl Client {
@@ -43,12 +42,11 @@ impl Client {
     /// Whether the state of the client makes any request remarkable.
     #[inline]
     fn has_concerns(&self) -> bool {
-        let is_plain = |session: &Session| session.has_standing() && session.is_plain();
         self.pinned.is_some()
             || !self.next.is_empty()
             || !self.fills.is_empty()
             || self.intent.is_some()
-            || !is_plain(&self.outbox.session.borrow())
+            || !self.outbox.session.borrow().travels_plainly()
     }
 
     /// Whether the client's next request may go to its shared connection at once.

@@ -53,7 +53,6 @@ impl Client {
         !self.context.process.doubt.any()
             && self.pinned.is_none()
             && self.next.is_empty()
-            && session.has_standing()
-            && session.is_plain()
+            && session.travels_plainly()
     }
 }

@@ -45,8 +45,8 @@ impl Labels {
     }
 }
 
-/// The keys that get a value.
-fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
+/// The keys that get a value, each once.
+pub(super) fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
     let mut keys = vec![];
     command.keys(args, |used| {
         if used.writes && !used.deletes && !keys.contains(&used.key) {

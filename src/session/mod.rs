@@ -112,6 +112,12 @@ impl Session {
         self.identity != Identity::Unknown
     }
 
+    /// Whether requests of the client need nothing but to be sent: it may go on without AUTH, and [`Self::is_plain`].
+    #[inline]
+    pub fn travels_plainly(&self) -> bool {
+        self.has_standing() && self.is_plain()
+    }
+
     /// Whether a plain command can take the shared connection without another look.
     pub fn is_plain(&self) -> bool {
         self.replies == Replies::On && !self.needs_own()
