@@ -440,6 +440,13 @@ impl Context {
         }
     }
 
+    /// Requests of several connections from the client's host are under way at the same time.
+    pub fn busy(&self, client: &Outbox) {
+        if self.process.leases.busy(client.lessee().host, self.moment()) {
+            self.process.fanout.order(fanout::Order::Shared);
+        }
+    }
+
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {

@@ -60,8 +60,8 @@ pub(super) fn checks(
                 .extend(clock.into_iter().flat_map(|clock| unheard(context, &[], clock)).map(check));
         }
         let Filled { mut clock, is_own, is_lone } = process.leases.filled(hash, outbox.lessee(), fill, now);
-        if labelled {
-            clock = clock.or_else(|| process.leases.filled_unlabelled(hash, now));
+        if labelled && !is_own {
+            clock = older(clock, process.leases.filled_unlabelled(hash, now));
         }
         // Who only counts up does not fill.
         let is_foreign = !is_own && !process.is_alone() && (command.is_scripted || fill == Fill::Whole);
@@ -105,9 +105,15 @@ pub(super) fn checks_of_labels(
     let process = &context.process;
     let (hash, now) = (process.leases.hash(db, key), context.moment());
     let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
-    let clock = filled.clock.or_else(|| process.leases.filled_unlabelled(hash, now));
+    let unlabelled = if filled.is_own { None } else { process.leases.filled_unlabelled(hash, now) };
+    let clock = older(filled.clock, unlabelled);
     let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
+}
+
+/// Which of two misses came first, as far as there are any: until labels are used, misses of keys without tags are kept apart.
+fn older(one: Option<Clock>, another: Option<Clock>) -> Option<Clock> {
+    one.into_iter().chain(another).min()
 }
 
 /// The tags of a key, by rules and explicit ones, as far as they are known.

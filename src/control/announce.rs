@@ -174,7 +174,7 @@ impl Engine {
                 } else {
                     self.heard(&proxy);
                     let shared = self.process.leases.knows_sharing(now);
-                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
+                    self.say_here(shared);
                 }
             }
             Message::Here(proxy, shared) => {
@@ -194,6 +194,13 @@ impl Engine {
                     self.process.metrics.stale_fills(&self.family_of(db, &key));
                 }
             }
+        }
+    }
+
+    /// Tells the others that this proxy is there, and whether tasks of clients share connections.
+    pub(super) fn say_here(&self, shared: bool) {
+        if !self.others.is_alone() {
+            self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
         }
     }
 

@@ -9,7 +9,8 @@
 //! connections (pools, multiplexing) that cannot be seen, and the misses of a key are a bag: the oldest one decides, and
 //! the youngest one is taken out. That way the bag is never younger than the misses that are really open, whoever fills
 //! first, and it is empty once each of them was filled. The price is that some fresh fills are undone, so the bag is used
-//! for clients that have given themselves away: by fills over connections that had not missed the key, or not so often.
+//! for clients that have given themselves away: by requests of several connections under way at once, as long as their
+//! fills have not disproved it, or by fills over connections that had not missed the key, or not so often.
 //!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.
 //!
@@ -42,8 +43,8 @@ const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
 const MOST_KEYS: usize = 250_000;
 /// So many fills without an own miss, within [`SHARING_MEMORY`], show that tasks share connections, if they are not less
-/// than one in [`RARE`].
-const SHARING: u32 = 8;
+/// than one in [`RARE`] of those that could have shown it.
+const SHARING: u32 = 4;
 const RARE: u32 = 64;
 /// How long that is remembered, in milliseconds.
 const SHARING_MEMORY: Moment = 60_000;
@@ -175,7 +176,8 @@ impl Open {
         let own = self.take_latest(client).or_else(|| self.part_of(client, fill));
         let found =
             own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| near(miss) && !miss.left));
-        found.or_else(|| self.oldest())
+        // Given up, as it seemed; or somebody else has filled the key over the connection meanwhile.
+        found.or_else(|| self.take(near)).or_else(|| self.oldest())
     }
 
     /// A fill that comes in parts goes on.
@@ -197,20 +199,26 @@ pub struct Filled {
     pub is_lone: bool,
 }
 
-/// Fills from one host.
+/// Fills from one host, of keys that had been missed over other connections, too: who shares connections may fill such a
+/// key over the wrong one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sharing {
     /// Those without a miss of the connection's own.
     without: u32,
     fills: u32,
     since: Moment,
+    /// Until then it counts that requests of several connections were under way at the same time: where that happens, it
+    /// is taken for granted that they are shared, until enough fills have shown that they are not.
+    busy_until: Moment,
 }
 
 impl Sharing {
-    /// Whether they show that tasks there share connections.
-    fn shows(&self, now: Moment) -> bool {
+    /// Whether tasks there share connections, as far as is known. `told`: somebody who knows more says so.
+    fn shows(&self, told: bool, now: Moment) -> bool {
         let lately = self.since + 2 * SHARING_MEMORY > now;
-        lately && self.without >= SHARING && self.without >= self.fills / RARE
+        let (without, fills) = if lately { (self.without, self.fills) } else { (0, 0) };
+        let without = without + if told || self.busy_until > now { SHARING } else { 0 };
+        without >= SHARING && without >= fills / RARE
     }
 }
 
@@ -324,7 +332,7 @@ impl Leases {
         let open = self.open.get(&key);
         let misses = open.iter().flat_map(|open| &open.misses);
         let oldest = misses.filter(|miss| miss.until > now && miss.is_open()).map(|miss| miss.clock).min();
-        oldest.or_else(|| self.filled_unlabelled(key, now))
+        oldest.into_iter().chain(self.filled_unlabelled(key, now)).min()
     }
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
@@ -340,9 +348,9 @@ impl Leases {
         let mut open = self.open.get_mut(&key)?;
         open.expire(now);
         let own = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
-        let near = |miss: &Miss| miss.is_open() && miss.client.host == client.host;
+        let another = |miss: &Miss| miss.is_open() && miss.client.host == client.host && !own(miss);
         let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
-        if is_own || open.misses.iter().any(near) {
+        if open.misses.iter().any(another) {
             self.count_fill(client.host, is_own, now);
         }
         let known = self.is_known_to_share(client.host, now);
@@ -356,23 +364,35 @@ impl Leases {
     fn count_fill(&self, host: u64, is_own: bool, now: Moment) {
         let mut sharing = self.sharing.entry(host).or_default();
         if sharing.since + SHARING_MEMORY <= now {
-            *sharing = Sharing { without: sharing.without / 4, fills: sharing.fills / 4, since: now };
+            (sharing.without, sharing.fills, sharing.since) = (sharing.without / 4, sharing.fills / 4, now);
         }
         sharing.fills = sharing.fills.saturating_add(1);
         sharing.without += u32::from(!is_own);
     }
 
+    /// Requests of several connections from there are under way at the same time. True: the other proxies are to know,
+    /// because less can be seen of it there.
+    pub fn busy(&self, host: u64, now: Moment) -> bool {
+        let until = now + 2 * SHARING_MEMORY;
+        if self.sharing.get(&host).is_some_and(|one| one.busy_until + SHARING_MEMORY / 2 > until) {
+            return false;
+        }
+        let mut sharing = self.sharing.entry(host).or_default();
+        sharing.busy_until = until;
+        sharing.shows(false, now)
+    }
+
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
     fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
-        self.told_until.load(Ordering::Relaxed) > now
-            || self.sharing.get(&host).is_some_and(|one| one.shows(now))
+        let told = self.told_until.load(Ordering::Relaxed) > now;
+        self.sharing.get(&host).map_or(told, |one| one.shows(told, now))
     }
 
     /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.
     pub fn knows_sharing(&self, now: Moment) -> bool {
         let told = self.sharing_until.load(Ordering::Relaxed).max(self.told_until.load(Ordering::Relaxed));
-        told > now || self.sharing.iter().any(|one| one.shows(now))
+        told > now || self.sharing.iter().any(|one| one.shows(false, now))
     }
 
     /// Somebody who knows better says that tasks share connections.
@@ -428,7 +448,7 @@ impl Leases {
         if self.open.capacity() > 4 * self.len() + 4096 {
             self.open.shrink_to_fit();
         }
-        self.sharing.retain(|_, one| one.since + 2 * SHARING_MEMORY > now);
+        self.sharing.retain(|_, one| one.since + 2 * SHARING_MEMORY > now || one.busy_until > now);
     }
 }
 

@@ -123,12 +123,73 @@ fn the_latest_of_several_misses_on_one_connection_decides() {
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(12));
     leases.missed(1, client(1), 14, 1, WINDOW);
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(14));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None, "a write without a miss");
-    // If there are many of these, several tasks share the connection, and no miss was given up.
-    for _ in 0..SHARING {
-        leases.filled(1, client(1), Fill::Whole, 1);
-    }
+    // A write without a miss: perhaps somebody shares the connection, and nothing was given up.
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    leases.missed(1, client(1), 15, 1, WINDOW);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(15));
+    // If there are several of these, somebody does.
+    for key in 2..=u64::from(SHARING) {
+        leases.missed(key, client(1), 10, 1, WINDOW);
+        leases.missed(key, client(1), 12, 1, WINDOW);
+        assert_eq!(clock(leases.filled(key, client(1), Fill::Whole, 1)), Some(12));
+        assert_eq!(clock(leases.filled(key, client(1), Fill::Whole, 1)), Some(10));
+    }
+    leases.missed(100, client(1), 10, 1, WINDOW);
+    leases.missed(100, client(1), 12, 1, WINDOW);
+    assert_eq!(clock(leases.filled(100, client(1), Fill::Whole, 1)), Some(10));
+}
+
+#[test]
+fn a_miss_that_another_fill_left_behind_may_be_filled_over_another_connection() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(1), 12, 0, WINDOW);
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(12));
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(10));
+}
+
+#[test]
+fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_proves_nothing() {
+    let leases = Leases::new();
+    assert!(leases.busy(7, 0), "to be told");
+    assert!(!leases.busy(7, 1), "once in a while");
+    assert!(leases.busy(7, SHARING_MEMORY) && leases.knows_sharing(SHARING_MEMORY));
+    let miss_both = |now| {
+        leases.missed(1, client(1), 10, now, WINDOW);
+        leases.missed(1, client(2), 12, now, WINDOW);
+    };
+    let fill_both =
+        |now| [2, 1].map(|id| clock(leases.filled(1, client(id), Fill::Whole, now)).unwrap_or_default());
+    miss_both(0);
+    assert_eq!(fill_both(0), [10, 10]);
+    // Until it shows that each keeps to its connection.
+    let proof = u64::from((SHARING + 1) * RARE);
+    for key in 0..=proof {
+        leases.missed(2 + key, client(1), 1, 0, WINDOW);
+        leases.missed(2 + key, client(2), 1, 0, WINDOW);
+        leases.filled(2 + key, client(1), Fill::Whole, 0);
+    }
+    miss_both(0);
+    assert_eq!(fill_both(0), [12, 10]);
+    leases.assume_sharing(0);
+    miss_both(0);
+    assert_eq!(fill_both(0), [12, 10], "who says so from afar knows less");
+    // Who is alone with its keys has proven nothing.
+    assert!(leases.busy(8, 0));
+    let other = |id| Client { id, host: 8 };
+    for key in 0..=proof {
+        leases.missed(10_000 + key, other(1), 1, 0, WINDOW);
+        leases.filled(10_000 + key, other(1), Fill::Whole, 0);
+    }
+    leases.missed(1, other(1), 10, 0, WINDOW);
+    leases.missed(1, other(2), 12, 0, WINDOW);
+    assert_eq!(clock(leases.filled(1, other(2), Fill::Whole, 0)), Some(10));
+    // It is forgotten when it has not happened for long.
+    let later = 4 * SHARING_MEMORY;
+    leases.expire(later);
+    assert!(!leases.knows_sharing(later));
+    miss_both(later);
+    assert_eq!(fill_both(later), [12, 10]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ const MOST_UNSENT: usize = 1024 * 1024;
 const EARLY: usize = 32 * 1024;
 /// Expected replies beyond which clients must wait before they add more.
 const MOST_EXPECTED: usize = 32 * 1024;
+/// So many requests are looked at for one of another client.
+const NEAR: usize = 16;
 /// A reply that has been waited for this long is one that others should not wait behind.
 const LONG: Duration = Duration::from_millis(20);
 /// Bytes of replies that are read in one turn.
@@ -166,6 +168,16 @@ impl Conn {
         }
         conn.ask_for_scripts();
         conn
+    }
+
+    /// Whether a request of another client from the same host is under way, too, close behind the first one.
+    pub(super) fn is_busy_for_others(&self, client: &Outbox) -> bool {
+        let (me, queue) = (client.lessee(), self.queue.borrow());
+        let mut next = queue.iter().take(NEAR).filter_map(|expected| match expected {
+            Expected::Client(pending) => Some(pending.client.lessee()),
+            Expected::Setup(_) | Expected::Probe(..) => None,
+        });
+        next.any(|other| other.id != me.id && other.host == me.host)
     }
 
     /// A command was answered like that: if it was a matter of rights, they may be others than they were.

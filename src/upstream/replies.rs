@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
-use crate::accounting::{Account, Reader, Seen};
+use crate::accounting::{Account, ReadKey, Reader, Seen, Watch};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -176,7 +176,7 @@ impl Incoming {
         let progress = match front {
             Some(Expected::Client(pending)) if self.current == Current::Reply => {
                 let account = &pending.account;
-                let mut count = |key, hit| conn.context.count_read(&pending.client, key, hit);
+                let mut count = |key, seen| count_read(conn, &pending.client, key, seen);
                 self.framer.advance(buf, |depth, head| reader.on_reply(depth, head, account, &mut count))
             }
             Some(Expected::Setup(_)) if self.current == Current::Reply => {
@@ -235,7 +235,7 @@ impl Incoming {
                     Some(Expected::Probe(key, client)) => {
                         if let (Head::Int(n), false) = (self.reader.head(), conn.failed.get()) {
                             let seen = if n > 0 { Seen::Hit } else { Seen::Miss };
-                            conn.context.count_read(&client, key, seen);
+                            count_read(conn, &client, key, seen);
                         }
                     }
                     None => {}
@@ -289,7 +289,7 @@ impl Incoming {
         let Pending { client, metric, started, account, .. } = pending;
         let (context, head) = (&conn.context, self.reader.head());
         if let Account::Read(reading) = &account {
-            self.reader.settle(reading, |key, seen| context.count_read(&client, key, seen));
+            self.reader.settle(reading, |key, seen| count_read(conn, &client, key, seen));
             if let Some(fetched) = account.fetched(&head) {
                 context.fetched(&client, fetched);
             }
@@ -310,7 +310,7 @@ impl Incoming {
         let context = &conn.context;
         let special = pending.special.map_or_else(Special::default, |special| *special);
         let client = Rc::clone(&pending.client);
-        let mut count = |key, hit| context.count_read(&client, key, hit);
+        let mut count = |key, seen| count_read(conn, &client, key, seen);
         let head = self.reader.head();
         let fetched = pending.account.fetched(&head);
         let mut verdict = self.reader.finish(pending.account, &mut count);
@@ -414,6 +414,14 @@ impl Read<'_> {
             conn.context.mark_dirty(&client);
         }
     }
+}
+
+/// One key of a client's read.
+fn count_read(conn: &Conn, client: &Outbox, key: ReadKey, seen: Seen) {
+    if seen != Seen::Hit && key.watch == Watch::Tagged && conn.is_busy_for_others(client) {
+        conn.context.busy(client);
+    }
+    conn.context.count_read(client, key, seen);
 }
 
 /// Whether somebody without AUTH may go on, after this error.

@@ -155,6 +155,33 @@ fn writes_without_a_miss_stay() {
 }
 
 #[test]
+fn whose_requests_overlap_may_fill_with_what_another_connection_missed() {
+    let w = World::new();
+    // More than there are workers: at least two of them are served by the same one.
+    let mut pool: Vec<_> = (0..5).map(|_| w.client()).collect();
+    let swaps = |pool: &mut Vec<Client>, key: &str| {
+        assert_eq!(pool[0].cmd(&format!("GET {key}")), "$-1\r\n");
+        w.invalidate();
+        assert_eq!(pool[1].cmd(&format!("GET {key}")), "$-1\r\n");
+        pool[1].cmd(&format!("SET {key} old"));
+        w.redis.client().cmd(&format!("EXISTS {key}"))
+    };
+    assert_eq!(swaps(&mut pool, KEY), ":1\r\n", "one at a time: who has missed it fills it");
+    w.redis.client().cmd("CLIENT PAUSE 300 ALL");
+    pool.iter_mut().for_each(|client| client.send(b"GET app:1:home_page_data_9\r\n"));
+    pool.iter_mut().for_each(|client| assert_eq!(client.raw(), b"$-1\r\n"));
+    w.redis.client().cmd(&format!("DEL {KEY}"));
+    assert_eq!(swaps(&mut pool, KEY), ":0\r\n", "either may hold what was read for the first miss");
+    // Once each miss may have been filled, new ones count.
+    let fill = |client: &mut Client| client.cmd(&format!("SET {KEY} v"));
+    pool.iter_mut().for_each(|client| assert_eq!(fill(client), "+OK\r\n"));
+    w.redis.client().cmd(&format!("DEL {KEY}"));
+    assert_eq!(pool[2].cmd(&format!("GET {KEY}")), "$-1\r\n");
+    fill(&mut pool[2]);
+    assert_eq!(pool[2].cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
+}
+
+#[test]
 fn after_its_window_a_fill_is_not_watched() {
     let w = World::with("");
     let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nfill_window = \"200ms\"\n");

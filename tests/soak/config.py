@@ -24,13 +24,13 @@ Post = ["home_*"]
 name = "posts"
 keys = ["post:*"]
 stale_fill = "{stale_fill}"
-fill_window = "5s"
+fill_window = "{window}s"
 
 [[family]]
 name = "home"
 keys = ["home_*"]
 stale_fill = "{stale_fill}"
-fill_window = "5s"
+fill_window = "{window}s"
 
 [[trigger]]
 name = "model saved"
@@ -47,9 +47,11 @@ path = "{journal}"
 """
 
 
-def write(binary: Path, file: Path, listen: int, admin: int, redis: int, stale_fill: str) -> None:
+def write(binary: Path, file: Path, listen: int, admin: int, redis: int, stale_fill: str, window: int) -> None:
     journal = file.with_suffix(".journal")
-    text = TEMPLATE.format(listen=listen, admin=admin, redis=redis, journal=journal, stale_fill=stale_fill)
+    text = TEMPLATE.format(
+        listen=listen, admin=admin, redis=redis, journal=journal, stale_fill=stale_fill, window=window
+    )
     # Unknown to versions that do not replay.
     file.write_text(text + 'replay_window = "1h"\n')
     check = subprocess.run([binary, "check", file], capture_output=True, text=True, timeout=30)

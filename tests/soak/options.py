@@ -26,6 +26,7 @@ class Options:
     light_every: float = 0.7
     heavy_every: float = 3.0
     stale_fill: str = "protect"
+    fill_window: int = 5
     naive: bool = False
     no_labels: bool = False
     careful: bool = False
@@ -51,6 +52,7 @@ def parse(description: str, arguments: list[str] | None = None) -> tuple[Options
     add("--light-every", type=float, default=Options.light_every, help="seconds between small faults, on average")
     add("--heavy-every", type=float, default=Options.heavy_every, help="… between those that end processes")
     add("--stale-fill", choices=["protect", "off"], default="protect")
+    add("--fill-window", type=int, default=Options.fill_window, help="seconds; careful after a crash for as long")
     add("--naive", action="store_true", help="no proxy: readers and a plain DEL straight at Redis")
     add("--no-labels", action="store_true", help="no keys that only TAG.WITH labels")
     add("--careful", action="store_true", help="the application never fills while it changes: no protection is needed")

@@ -19,8 +19,11 @@ def quick(options: Options) -> bool:
         ("no protection: likewise", 6, {"stale_fill": "off", "expect_violations": True}),
         ("no protection, and none needed: it must find none", 3, {"stale_fill": "off", "careful": True, "posts": 24}),
         ("no faults", 4, {}),
+        # Nothing is known yet of how these clients use their connections.
+        *[("busy from the first moment", 0.5, {"posts": 4, "seed": options.seed + n}) for n in range(3)],
         ("small faults", 6, {"faults": SMALL, "light_every": 0.2}),
-        ("proxies killed", 6, {"faults": ("kill-proxy", "stop-proxy"), "heavy_every": 0.7}),
+        # Their fills are hardly believed for a fill window after each crash.
+        ("proxies killed", 8, {"faults": ("kill-proxy", "stop-proxy"), "heavy_every": 1.5, "fill_window": 2}),
         ("data lost", 8, {"faults": DATA_LOST, "heavy_every": 0.5}),
     ]
     failed = []

@@ -59,7 +59,7 @@ class Run:
             site.add_replica(spare)
         for number, (listen, admin) in enumerate(zip(ports[::2], ports[1::2], strict=True)):
             file = folder / f"proxy-{number}.toml"
-            config.write(options.binary, file, listen, admin, port, options.stale_fill)
+            config.write(options.binary, file, listen, admin, port, options.stale_fill, options.fill_window)
             site.proxies.append(Proxy(number, options.binary, file, listen, admin))
         for proxy in site.proxies:
             proxy.ready()
@@ -232,8 +232,8 @@ def _not_tested(run: Run) -> Iterator[str]:
     """A run that has not tried is not a success."""
     total, options = run.shared.total, run.options
     # While proxies die and come back, much of what is filled is undone.
-    share = 0.02 if options.faults else 0.05
-    if total(Count.HITS) < max(total(Count.READS) * share, 100):
+    least = 30 if options.faults else max(total(Count.READS) * 0.03, 100)
+    if total(Count.HITS) < least:
         yield "too few hits to say anything"
     if not options.faults and (errors := total(Count.FAILED) + total(Count.RETRIED)):
         yield f"{errors} errors without faults"
