@@ -35,8 +35,7 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
             What::Unlabelled(tag) => labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]),
         }
     }
-    let labels = if labels.is_empty() { vec![] } else { engine.deletes.call(db, labels).await? };
-    let mut labels = labels.into_iter();
+    let mut labels = engine.deletes.call(db, labels).await?.into_iter();
     let answers = engine.deletes.call(0, questions).await?;
     let mut stale: Vec<&[u8]> = vec![];
     let mut answers = answers.into_iter().map(into_result);

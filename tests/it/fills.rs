@@ -229,6 +229,20 @@ fn explicit_labels_are_protected_from_the_first_one_on() {
 }
 
 #[test]
+fn who_fills_a_key_without_tags_as_no_script_can_holds_up_nobody() {
+    let w = World::new();
+    let (mut client, mut other) = (w.client(), w.client());
+    other.cmd("TAG.WITH 1 t SET p v");
+    assert_eq!(client.cmd("ZRANGE page 0 -1"), "*0\r\n");
+    // The page might have got this label meanwhile.
+    other.cmd("TAG.INVALIDATE u");
+    assert_eq!(client.cmd("ZADD page 1 a"), ":1\r\n");
+    assert_eq!(client.cmd("ZCARD page"), ":1\r\n");
+    // Not the error that it takes long.
+    assert_eq!(other.cmd("TAG.INVALIDATE t"), ":1\r\n");
+}
+
+#[test]
 fn a_big_value_is_looked_at_behind_its_write() {
     let w = World::new();
     let mut client = w.client();

@@ -31,6 +31,8 @@ WRITERS = 6
 PROGRESS = 5.0
 # How long the processes of the application may take to come to their end.
 PATIENCE = 90
+# No fault lasts so many seconds: if nobody reads anything for that long, something hangs.
+STANDSTILL = 10.0
 
 
 class Run:
@@ -46,6 +48,8 @@ class Run:
         self.report = Report(self.shared, quiet=options.expect_violations)
         self.site = self._site(folder)
         self.problems: list[str] = []
+        self._reads, self._moved = 0, time.monotonic()
+        self.standstill = 0.0
         # Forked before there are threads.
         self.processes = [*self._readers(), self._writers(range(readers, readers + writers))]
         self.troublemakers = self._troublemakers()
@@ -106,6 +110,7 @@ class Run:
         self.report.start()
         for process in self.processes:
             process.start()
+        self._moved = time.monotonic()
         for troublemaker in self.troublemakers:
             troublemaker.start()
         deadline = time.monotonic() + self.options.seconds_max
@@ -117,6 +122,8 @@ class Run:
         while any(process.is_alive() for process in self.processes) and time.monotonic() < deadline:
             self.turn()
         self.report.drain(self.site)
+        if self.standstill >= STANDSTILL:
+            self.problems.append(f"for {self.standstill:.0f} s nobody read anything")
         if any(process.is_alive() for process in self.processes):
             self.problems.append("processes of the application did not end: somebody waits for ever")
         self.problems += [f"a process of the application ended with {p.exitcode}" for p in self.processes if p.exitcode]
@@ -126,6 +133,10 @@ class Run:
         self.report.drain(self.site)
         self.report.look(self.site.proxies)
         self.report.progress(self.faults(), PROGRESS)
+        reads, now = self.shared.total(Count.READS), time.monotonic()
+        if reads > self._reads:
+            self._reads, self._moved = reads, now
+        self.standstill = max(self.standstill, now - self._moved)
 
     def _enough(self) -> bool:
         total = self.shared.total
