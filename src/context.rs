@@ -354,8 +354,10 @@ pub struct Context {
     pub scratch: RefCell<Vec<u8>>,
 }
 
-/// Bytes read from a socket at once.
-const SCRATCH: usize = 64 * 1024;
+/// Bytes read from a socket at once: with more, what is done with them would miss the caches of the processor.
+pub const READ: usize = 64 * 1024;
+/// The same of big values, with which nothing is done but to pass them on: the other side is woken less often.
+pub const READ_OF_BIG: usize = 128 * 1024;
 
 /// Milliseconds.
 const RETIMINGS: Moment = 5000;
@@ -387,7 +389,7 @@ impl Context {
             retimed_until: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
-            scratch: RefCell::new(vec![0; SCRATCH]),
+            scratch: RefCell::new(vec![0; READ_OF_BIG]),
         };
         context.tick();
         context.set_commands(commands);

@@ -37,7 +37,7 @@ use tokio::time::Sleep;
 
 use crate::accounting::{Became, IntentId, Settled};
 use crate::command::{FireCondition, TagCommand};
-use crate::context::Context;
+use crate::context::{Context, READ, READ_OF_BIG};
 use crate::doubt::Scope;
 use crate::index::{Generation, KeyId};
 use crate::lease::{Clock, KeyHash, Moment};
@@ -245,7 +245,8 @@ impl Client {
                 }
             }
             let mut scratch = context.scratch.borrow_mut();
-            let mut buf = ReadBuf::new(&mut scratch);
+            let most = if self.passing.is_some() { READ_OF_BIG } else { READ };
+            let mut buf = ReadBuf::new(&mut scratch[..most]);
             match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
                 Poll::Pending => {
                     drop(scratch);

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::intent::take_intents;
 use super::{After, Client, Deleted, Pause, fill, labels, tag, trigger, with};
 use crate::accounting::Verdict;
+use crate::context::READ;
 use crate::failpoint;
 use crate::fanout::Order;
 use crate::outbox::Outbox;
@@ -105,7 +106,7 @@ impl Client {
         let context = Rc::clone(&self.context);
         while self.input.len() < MOST_AHEAD {
             let mut scratch = context.scratch.borrow_mut();
-            let mut buf = ReadBuf::new(&mut scratch);
+            let mut buf = ReadBuf::new(&mut scratch[..READ]);
             match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}

@@ -23,6 +23,8 @@ use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
 const MOST_UNSENT: usize = 1024 * 1024;
+/// The same of a connection of a client's own: what passes through it should not pile up here.
+const MOST_UNSENT_PINNED: usize = 64 * 1024;
 /// Unsent bytes that do not wait for the end of the turn. Redis reads half as many at once.
 const EARLY: usize = 32 * 1024;
 /// Expected replies beyond which clients must wait before they add more.
@@ -47,10 +49,10 @@ pub(super) enum Phase {
 }
 
 /// Makes a buffer that is empty ready for what comes next.
-fn reclaim(out: &mut BytesMut) {
+fn reclaim(out: &mut BytesMut, keep: usize) {
     if out.is_empty() {
         // What has been written no longer counts as capacity unless it is reclaimed.
-        if out.try_reclaim(KEEP + 1) {
+        if out.try_reclaim(keep + 1) {
             *out = BytesMut::new();
         } else {
             out.clear();
@@ -336,7 +338,7 @@ impl Conn {
         // What is wrong with the socket shows when the rest is written.
         if let Some(Ok(written)) = self.writer.get().map(|writer| writer.try_write(out)) {
             out.advance(written);
-            reclaim(out);
+            reclaim(out, self.most_unsent().min(KEEP));
         }
     }
 
@@ -388,7 +390,11 @@ impl Conn {
     #[inline]
     pub fn is_full(&self) -> bool {
         let unsent = self.out.borrow().len() + self.behind.borrow().len();
-        unsent >= MOST_UNSENT || self.queue.borrow().len() >= MOST_EXPECTED
+        unsent >= self.most_unsent() || self.queue.borrow().len() >= MOST_EXPECTED
+    }
+
+    fn most_unsent(&self) -> usize {
+        if self.is_pinned() { MOST_UNSENT_PINNED } else { MOST_UNSENT }
     }
 
     /// Whether it still can carry requests.
@@ -608,8 +614,8 @@ impl Conn {
                 Err(error) => return Poll::Ready(error.to_string()),
             }
         }
-        let room = out.len() < MOST_UNSENT / 2;
-        reclaim(&mut out);
+        let room = out.len() < self.most_unsent() / 2;
+        reclaim(&mut out, self.most_unsent().min(KEEP));
         drop(out);
         if room {
             self.make_room();

@@ -13,6 +13,7 @@ use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
 use crate::accounting::{Account, ReadKey, Reader, Seen, Watch};
+use crate::context::{READ, READ_OF_BIG};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -99,7 +100,9 @@ impl Incoming {
         if scratch.len() < rest * 2 {
             scratch.resize(rest * 2, 0);
         }
-        let mut buf = ReadBuf::new(&mut scratch[rest..]);
+        let is_big = self.current == Current::Reply && self.length >= READ / 2;
+        let end = scratch.len().min(rest + if is_big { READ_OF_BIG } else { READ });
+        let mut buf = ReadBuf::new(&mut scratch[rest..end]);
         ready!(Pin::new(read).poll_read(cx, &mut buf))?;
         let filled = buf.filled().len();
         if filled == 0 {
