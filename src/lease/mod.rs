@@ -46,6 +46,9 @@ const MOST_KEYS: usize = 250_000;
 /// than one in [`RARE`] of those that could have shown it.
 const SHARING: u32 = 4;
 const RARE: u32 = 64;
+/// So many fills that could have shown it, and did not, show that each connection serves one task at a time. Tasks that
+/// share connections get their own back in two cases out of three at best.
+const PROOF: u32 = 32;
 /// How long that is remembered, in milliseconds.
 const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
@@ -217,8 +220,8 @@ impl Sharing {
     fn shows(&self, told: bool, now: Moment) -> bool {
         let lately = self.since + 2 * SHARING_MEMORY > now;
         let (without, fills) = if lately { (self.without, self.fills) } else { (0, 0) };
-        let without = without + if told || self.busy_until > now { SHARING } else { 0 };
-        without >= SHARING && without >= fills / RARE
+        let presumed = (told || self.busy_until > now) && fills < PROOF + without * RARE;
+        presumed || (without >= SHARING && without >= fills / RARE)
     }
 }
 
@@ -364,7 +367,9 @@ impl Leases {
     fn count_fill(&self, host: u64, is_own: bool, now: Moment) {
         let mut sharing = self.sharing.entry(host).or_default();
         if sharing.since + SHARING_MEMORY <= now {
-            (sharing.without, sharing.fills, sharing.since) = (sharing.without / 4, sharing.fills / 4, now);
+            // A proof holds as long as there are fills.
+            let fills = (sharing.fills / 4).max(sharing.fills.min(PROOF));
+            (sharing.without, sharing.fills, sharing.since) = (sharing.without / 4, fills, now);
         }
         sharing.fills = sharing.fills.saturating_add(1);
         sharing.without += u32::from(!is_own);

@@ -163,7 +163,7 @@ fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_prove
     miss_both(0);
     assert_eq!(fill_both(0), [10, 10]);
     // Until it shows that each keeps to its connection.
-    let proof = u64::from((SHARING + 1) * RARE);
+    let proof = u64::from(PROOF);
     for key in 0..=proof {
         leases.missed(2 + key, client(1), 1, 0, WINDOW);
         leases.missed(2 + key, client(2), 1, 0, WINDOW);
@@ -174,6 +174,14 @@ fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_prove
     leases.assume_sharing(0);
     miss_both(0);
     assert_eq!(fill_both(0), [12, 10], "who says so from afar knows less");
+    let later = SHARING_MEMORY;
+    miss_both(later);
+    assert_eq!(fill_both(later), [12, 10], "it need not be shown again every minute");
+    // One fill of a key that it had not missed weighs as much as many others.
+    leases.missed(1, client(1), 10, later, WINDOW);
+    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, later)), Some(10));
+    miss_both(later);
+    assert_eq!(fill_both(later), [10, 10]);
     // Who is alone with its keys has proven nothing.
     assert!(leases.busy(8, 0));
     let other = |id| Client { id, host: 8 };
