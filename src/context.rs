@@ -444,8 +444,9 @@ impl Context {
 
     /// Requests of several connections from the client's host are under way at the same time.
     pub fn busy(&self, client: &Outbox) {
-        if self.process.leases.busy(client.lessee().host, self.moment()) {
-            self.process.fanout.order(fanout::Order::Shared);
+        let host = client.lessee().host;
+        if self.process.leases.busy(host, self.moment()) {
+            self.process.fanout.order(fanout::Order::Busy(host));
         }
     }
 

@@ -87,8 +87,8 @@ pub enum Order {
     Compare,
     /// New connections lead to another Redis than those that there are.
     Redial,
-    /// The other proxies are to know that tasks of clients share connections, as it seems.
-    Shared,
+    /// The other proxies are to know that requests of several connections of this host are under way at once.
+    Busy(u64),
     /// The other proxies are to know that this one goes in order; resolves when they do.
     Bye(oneshot::Sender<()>),
     /// Resolves once the index knows all labels that were given before, through whatever proxy, and those of these keys

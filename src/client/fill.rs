@@ -59,8 +59,9 @@ pub(super) fn checks(
             return checks
                 .extend(clock.into_iter().flat_map(|clock| unheard(context, &[], clock)).map(check));
         }
-        let Filled { mut clock, is_own, is_lone } = process.leases.filled(hash, outbox.lessee(), fill, now);
-        if labelled && !is_own {
+        let Filled { mut clock, is_own, is_sure, is_lone } =
+            process.leases.filled(hash, outbox.lessee(), fill, now);
+        if labelled && !is_sure {
             clock = older(clock, process.leases.filled_unlabelled(hash, now));
         }
         // Who only counts up does not fill.
@@ -105,7 +106,7 @@ pub(super) fn checks_of_labels(
     let process = &context.process;
     let (hash, now) = (process.leases.hash(db, key), context.moment());
     let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
-    let unlabelled = if filled.is_own { None } else { process.leases.filled_unlabelled(hash, now) };
+    let unlabelled = if filled.is_sure { None } else { process.leases.filled_unlabelled(hash, now) };
     let clock = older(filled.clock, unlabelled);
     let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()

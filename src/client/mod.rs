@@ -180,6 +180,7 @@ impl Client {
     /// A client that has just connected.
     pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>, read: ReadHalf) -> Self {
         let last_read = context.now();
+        context.process.leases.connected(outbox.lessee().host);
         let period = context.process.idle_timeout.map(look_after);
         Self {
             context,
@@ -505,5 +506,6 @@ fn look_after(limit: Duration) -> Duration {
 impl Drop for Client {
     fn drop(&mut self) {
         self.set_shared(None);
+        self.context.process.leases.disconnected(self.outbox.lessee().host);
     }
 }

@@ -174,7 +174,7 @@ impl Engine {
                 } else {
                     self.heard(&proxy);
                     let shared = self.process.leases.knows_sharing(now);
-                    self.say_here(shared);
+                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
                 }
             }
             Message::Here(proxy, shared) => {
@@ -182,6 +182,12 @@ impl Engine {
                     self.process.leases.assume_sharing(now);
                 }
                 self.heard(&proxy);
+            }
+            Message::Busy(proxy, host) => {
+                if proxy != self.process.id {
+                    self.process.leases.busy(host, now);
+                    self.heard(&proxy);
+                }
             }
             Message::Bye(proxy, open) => {
                 if open && proxy != self.process.id {
@@ -197,10 +203,10 @@ impl Engine {
         }
     }
 
-    /// Tells the others that this proxy is there, and whether tasks of clients share connections.
-    pub(super) fn say_here(&self, shared: bool) {
+    /// Tells the others that requests of several connections of a host are under way at once: less of it shows there.
+    pub(super) fn say_busy(&self, host: u64) {
         if !self.others.is_alone() {
-            self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
+            self.feed.say(Announcement::Message(Message::Busy(self.process.id.clone(), host)));
         }
     }
 

@@ -219,7 +219,7 @@ impl Engine {
                     let _ = reply.send(());
                 });
             }
-            Order::Shared => self.say_here(true),
+            Order::Busy(host) => self.say_busy(host),
             Order::Bye(reply) => {
                 tokio::task::spawn_local(async move {
                     engine.say_bye().await;

@@ -46,9 +46,11 @@ const MOST_KEYS: usize = 250_000;
 /// than one in [`RARE`] of those that could have shown it.
 const SHARING: u32 = 4;
 const RARE: u32 = 64;
-/// So many fills that could have shown it, and did not, show that each connection serves one task at a time. Tasks that
-/// share connections get their own back in two cases out of three at best.
+/// So many fills that could have shown it, and did not, show that each connection serves one task at a time.
 const PROOF: u32 = 32;
+/// A fill over a connection with a miss of the key could have shown it if the connections with one are not more than one in
+/// so many of its host: among tasks that share connections that would be chance.
+const CHANCE: usize = 4;
 /// How long that is remembered, in milliseconds.
 const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
@@ -76,6 +78,8 @@ struct Miss {
     taken: u32,
     /// Its connection has filled the key since. Only where tasks share connections it may still be open.
     left: bool,
+    /// How many its connection has not filled, whatever else has been taken for their fills.
+    owed: u32,
 }
 
 /// The id of misses of which it is not known any more whose they are.
@@ -115,6 +119,7 @@ impl Open {
             |known: &&mut Miss| known.client == miss.client && known.clock == miss.clock && !known.left;
         if let Some(known) = self.misses.last_mut().filter(same) {
             known.count = known.count.saturating_add(1);
+            known.owed = known.owed.saturating_add(1);
             known.until = known.until.max(miss.until);
         } else if self.misses.len() < MOST_MISSES {
             self.misses.push(miss);
@@ -123,6 +128,28 @@ impl Open {
             youngest.until = youngest.until.max(miss.until);
             youngest.client.id = ANYBODY;
         }
+    }
+
+    /// Whether it says something about how the connections of its host are used, of which there are so many, that this one
+    /// fills the key, with or without a miss of its own.
+    fn is_telling(&self, client: Client, is_own: bool, connections: usize) -> bool {
+        let near = |miss: &&Miss| miss.client.host == client.host && (miss.is_open() || miss.owed > 0);
+        if self.misses.iter().filter(near).any(|miss| miss.client.id == ANYBODY) {
+            return false;
+        }
+        let mut ids: SmallVec<[u64; MOST_MISSES]> =
+            self.misses.iter().filter(near).map(|miss| miss.client.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        match is_own {
+            true => ids.len() > 1 && ids.len() * CHANCE <= connections,
+            false => self.misses.iter().filter(near).any(Miss::is_open),
+        }
+    }
+
+    /// The connection has filled the key: what else it missed has been given up, as it seems.
+    fn pay(&mut self, client: Client) {
+        self.misses.iter_mut().filter(|miss| miss.is_own(client)).for_each(|miss| miss.owed = 0);
     }
 
     /// The latest miss of the connection decides. The others of the same have been given up, as it seems.
@@ -194,9 +221,11 @@ impl Open {
 pub struct Filled {
     /// When the miss that decides was; `None`: there was none, and it fills nothing as far as is known.
     pub clock: Option<Clock>,
-    /// Its connection has a miss of the key, and serves one task at a time as far as is known; else it may be the fill of a
+    /// Its connection has a miss of the key, and nothing has shown that it serves several tasks; else it may be the fill of a
     /// miss that is not known here.
     pub is_own: bool,
+    /// That miss is the one that decides: it is not even presumed that the connection serves several tasks.
+    pub is_sure: bool,
     /// There is no miss of the key that is known, and its connection serves one task at a time as far as is known: what the
     /// connection has been told the writer knows.
     pub is_lone: bool,
@@ -213,15 +242,36 @@ struct Sharing {
     /// Until then it counts that requests of several connections were under way at the same time: where that happens, it
     /// is taken for granted that they are shared, until enough fills have shown that they are not.
     busy_until: Moment,
+    connections: usize,
 }
 
 impl Sharing {
-    /// Whether tasks there share connections, as far as is known. `told`: somebody who knows more says so.
-    fn shows(&self, told: bool, now: Moment) -> bool {
-        let lately = self.since + 2 * SHARING_MEMORY > now;
-        let (without, fills) = if lately { (self.without, self.fills) } else { (0, 0) };
-        let presumed = (told || self.busy_until > now) && fills < PROOF + without * RARE;
-        presumed || (without >= SHARING && without >= fills / RARE)
+    /// Whether tasks there share connections, as fills have shown.
+    fn shows(&self, now: Moment) -> bool {
+        self.is_fresh(now) && self.without >= SHARING && self.without >= self.fills / RARE
+    }
+
+    /// Whether that is to be presumed.
+    fn suggests(&self, now: Moment) -> bool {
+        self.busy_until > now && !(self.is_fresh(now) && self.is_disproved())
+    }
+
+    fn is_disproved(&self) -> bool {
+        self.fills >= PROOF + self.without * RARE
+    }
+
+    fn is_fresh(&self, now: Moment) -> bool {
+        self.since + 2 * SHARING_MEMORY > now
+    }
+
+    /// What was long ago weighs less. That does not make it disproved, nor a proof void.
+    fn fade(&mut self, now: Moment) {
+        (self.without, self.fills) = match (self.is_fresh(now), self.is_disproved()) {
+            (false, _) => (0, 0),
+            (true, false) => (self.without.div_ceil(4), self.fills / 4),
+            (true, true) => (self.without / 4, (self.fills / 4).max(PROOF + self.without / 4 * RARE)),
+        };
+        self.since = now;
     }
 }
 
@@ -273,7 +323,7 @@ impl Leases {
         if self.len.load(Ordering::Relaxed) >= MOST_KEYS {
             self.lose(now + window);
         }
-        let miss = Miss { client, clock, until: now + window, count: 1, taken: 0, left: false };
+        let miss = Miss { client, clock, until: now + window, count: 1, taken: 0, left: false, owed: 1 };
         match self.open.entry(key) {
             Entry::Occupied(mut open) => {
                 open.get_mut().expire(now);
@@ -327,7 +377,7 @@ impl Leases {
         let suspect = self.suspect_until.load(Ordering::Relaxed) > now && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let is_lone = found.is_none() && !self.is_known_to_share(client.host, now);
-        Filled { clock, is_own, is_lone }
+        Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
     /// The oldest miss of the key. It stays open: whoever writes the key may label it afterwards.
@@ -350,29 +400,42 @@ impl Leases {
         }
         let mut open = self.open.get_mut(&key)?;
         open.expire(now);
-        let own = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
-        let another = |miss: &Miss| miss.is_open() && miss.client.host == client.host && !own(miss);
+        let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
-        if open.misses.iter().any(another) {
+        let connections = self.sharing.get(&client.host).map_or(0, |one| one.connections);
+        if open.is_telling(client, is_own, connections) {
             self.count_fill(client.host, is_own, now);
         }
         let known = self.is_known_to_share(client.host, now);
-        let shared = known || self.sharing_until.load(Ordering::Relaxed) > now;
+        let presumed = self.sharing.get(&client.host).is_some_and(|one| one.suggests(now));
+        let shared = known || presumed || self.sharing_until.load(Ordering::Relaxed) > now;
         let decides = open.decide(client, fill, shared)?;
+        open.pay(client);
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
-        Some(Filled { clock: Some(decides.clock), is_own: is_own && !known, is_lone: false })
+        let is_own = is_own && !known;
+        Some(Filled { clock: Some(decides.clock), is_own, is_sure: is_own && !shared, is_lone: false })
     }
 
     /// A fill came over a connection with a miss of its own, or without.
     fn count_fill(&self, host: u64, is_own: bool, now: Moment) {
         let mut sharing = self.sharing.entry(host).or_default();
         if sharing.since + SHARING_MEMORY <= now {
-            // A proof holds as long as there are fills.
-            let fills = (sharing.fills / 4).max(sharing.fills.min(PROOF));
-            (sharing.without, sharing.fills, sharing.since) = (sharing.without / 4, fills, now);
+            sharing.fade(now);
         }
         sharing.fills = sharing.fills.saturating_add(1);
         sharing.without += u32::from(!is_own);
+    }
+
+    /// A client from there has connected.
+    pub fn connected(&self, host: u64) {
+        self.sharing.entry(host).or_default().connections += 1;
+    }
+
+    /// One has gone.
+    pub fn disconnected(&self, host: u64) {
+        if let Some(mut sharing) = self.sharing.get_mut(&host) {
+            sharing.connections = sharing.connections.saturating_sub(1);
+        }
     }
 
     /// Requests of several connections from there are under way at the same time. True: the other proxies are to know,
@@ -384,20 +447,20 @@ impl Leases {
         }
         let mut sharing = self.sharing.entry(host).or_default();
         sharing.busy_until = until;
-        sharing.shows(false, now)
+        sharing.suggests(now)
     }
 
     /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
     /// miss of its own.
     fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
         let told = self.told_until.load(Ordering::Relaxed) > now;
-        self.sharing.get(&host).map_or(told, |one| one.shows(told, now))
+        told || self.sharing.get(&host).is_some_and(|one| one.shows(now))
     }
 
     /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.
     pub fn knows_sharing(&self, now: Moment) -> bool {
         let told = self.sharing_until.load(Ordering::Relaxed).max(self.told_until.load(Ordering::Relaxed));
-        told > now || self.sharing.iter().any(|one| one.shows(false, now))
+        told > now || self.sharing.iter().any(|one| one.shows(now))
     }
 
     /// Somebody who knows better says that tasks share connections.
@@ -453,7 +516,7 @@ impl Leases {
         if self.open.capacity() > 4 * self.len() + 4096 {
             self.open.shrink_to_fit();
         }
-        self.sharing.retain(|_, one| one.since + 2 * SHARING_MEMORY > now || one.busy_until > now);
+        self.sharing.retain(|_, one| one.connections > 0 || one.is_fresh(now) || one.busy_until > now);
     }
 }
 

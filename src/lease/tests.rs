@@ -148,56 +148,91 @@ fn a_miss_that_another_fill_left_behind_may_be_filled_over_another_connection() 
     assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(10));
 }
 
+/// Two connections miss a key, each with a clock of its own; the clocks that decide when the second one fills first.
+fn swapped(leases: &Leases, host: u64, now: Moment) -> [Clock; 2] {
+    let [first, second] = [1, 2].map(|id| Client { id, host });
+    leases.missed(1, first, 10, now, WINDOW);
+    leases.missed(1, second, 12, now, WINDOW);
+    [second, first].map(|client| clock(leases.filled(1, client, Fill::Whole, now)).unwrap_or_default())
+}
+
+/// A host with so many connections, and requests of several under way at once.
+fn busy(host: u64, connections: usize) -> Leases {
+    let leases = Leases::new();
+    (0..connections).for_each(|_| leases.connected(host));
+    assert!(leases.busy(host, 0), "to be told");
+    leases
+}
+
 #[test]
 fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_proves_nothing() {
-    let leases = Leases::new();
-    assert!(leases.busy(7, 0), "to be told");
+    let leases = busy(7, 20);
     assert!(!leases.busy(7, 1), "once in a while");
-    assert!(leases.busy(7, SHARING_MEMORY) && leases.knows_sharing(SHARING_MEMORY));
-    let miss_both = |now| {
-        leases.missed(1, client(1), 10, now, WINDOW);
-        leases.missed(1, client(2), 12, now, WINDOW);
-    };
-    let fill_both =
-        |now| [2, 1].map(|id| clock(leases.filled(1, client(id), Fill::Whole, now)).unwrap_or_default());
-    miss_both(0);
-    assert_eq!(fill_both(0), [10, 10]);
-    // Until it shows that each keeps to its connection.
-    let proof = u64::from(PROOF);
-    for key in 0..=proof {
-        leases.missed(2 + key, client(1), 1, 0, WINDOW);
-        leases.missed(2 + key, client(2), 1, 0, WINDOW);
-        leases.filled(2 + key, client(1), Fill::Whole, 0);
-    }
-    miss_both(0);
-    assert_eq!(fill_both(0), [12, 10]);
-    leases.assume_sharing(0);
-    miss_both(0);
-    assert_eq!(fill_both(0), [12, 10], "who says so from afar knows less");
-    let later = SHARING_MEMORY;
-    miss_both(later);
-    assert_eq!(fill_both(later), [12, 10], "it need not be shown again every minute");
-    // One fill of a key that it had not missed weighs as much as many others.
-    leases.missed(1, client(1), 10, later, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, later)), Some(10));
-    miss_both(later);
-    assert_eq!(fill_both(later), [10, 10]);
-    // Who is alone with its keys has proven nothing.
-    assert!(leases.busy(8, 0));
-    let other = |id| Client { id, host: 8 };
-    for key in 0..=proof {
-        leases.missed(10_000 + key, other(1), 1, 0, WINDOW);
-        leases.filled(10_000 + key, other(1), Fill::Whole, 0);
-    }
-    leases.missed(1, other(1), 10, 0, WINDOW);
-    leases.missed(1, other(2), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, other(2), Fill::Whole, 0)), Some(10));
+    assert!(leases.busy(7, SHARING_MEMORY));
+    assert_eq!(swapped(&leases, 7, 0), [10, 10]);
+    assert_eq!(swapped(&leases, 8, 0), [12, 10], "another host");
+    // What is only presumed concerns nobody else, and no fill of this proxy's own misses after a crash.
+    assert!(!leases.knows_sharing(0));
+    leases.missed(2, client(1), 10, 0, WINDOW);
+    assert_eq!(both(leases.filled(2, client(1), Fill::Whole, 0)), (Some(10), true));
     // It is forgotten when it has not happened for long.
     let later = 4 * SHARING_MEMORY;
     leases.expire(later);
-    assert!(!leases.knows_sharing(later));
-    miss_both(later);
-    assert_eq!(fill_both(later), [12, 10]);
+    assert_eq!(swapped(&leases, 7, later), [12, 10]);
+}
+
+#[test]
+fn who_always_fills_over_its_own_connection_shares_it_with_nobody() {
+    // Each fills what it has missed, or one for all.
+    for fillers in [2, 1] {
+        let leases = busy(7, 20);
+        for key in 100..100 + u64::from(PROOF) {
+            leases.missed(key, client(1), 1, 0, WINDOW);
+            leases.missed(key, client(2), 1, 0, WINDOW);
+            for id in 1..=fillers {
+                leases.filled(key, client(id), Fill::Whole, 0);
+            }
+        }
+        assert_eq!(swapped(&leases, 7, 0), [12, 10], "{fillers}");
+        // As long as there are fills it need not be shown again every minute.
+        for minute in 1..5 {
+            leases.busy(7, minute * SHARING_MEMORY);
+            assert_eq!(swapped(&leases, 7, minute * SHARING_MEMORY), [12, 10], "{fillers}, {minute}");
+        }
+        let later = 100 * SHARING_MEMORY;
+        leases.busy(7, later);
+        assert_eq!(swapped(&leases, 7, later), [10, 10], "but after hours");
+    }
+}
+
+#[test]
+fn one_fill_over_a_foreign_connection_weighs_as_much_as_many_others() {
+    let leases = busy(7, 20);
+    leases.missed(99, client(1), 1, 0, WINDOW);
+    assert_eq!(clock(leases.filled(99, client(3), Fill::Whole, 0)), Some(1));
+    for key in 100..100 + u64::from(PROOF) {
+        leases.missed(key, client(1), 1, 0, WINDOW);
+        leases.missed(key, client(2), 1, 0, WINDOW);
+        leases.filled(key, client(1), Fill::Whole, 0);
+    }
+    assert_eq!(swapped(&leases, 7, 0), [10, 10]);
+    // Time alone proves nothing.
+    for minute in 1..5 {
+        leases.busy(7, minute * SHARING_MEMORY);
+        assert_eq!(swapped(&leases, 7, minute * SHARING_MEMORY), [10, 10], "{minute}");
+    }
+}
+
+#[test]
+fn where_all_connections_have_missed_a_key_an_own_miss_proves_nothing() {
+    // One of many computes, whichever connection it then gets.
+    let leases = busy(7, 7);
+    for key in 100..100 + u64::from(2 * PROOF) {
+        leases.missed(key, client(1), 1, 0, WINDOW);
+        leases.missed(key, client(2), 1, 0, WINDOW);
+        leases.filled(key, client(1), Fill::Whole, 0);
+    }
+    assert_eq!(swapped(&leases, 7, 0), [10, 10]);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub enum Message {
     Hello(ProxyId),
     /// The answer. Whether it knows that tasks of clients share connections.
     Here(ProxyId, bool),
+    /// Requests of several connections of a host are under way at once: it is presumed that tasks share them.
+    Busy(ProxyId, u64),
     /// A proxy goes in order. Whether clients may still fill what they missed there.
     Bye(ProxyId, bool),
     /// A stale fill was undone within Redis, for a client of that proxy.
@@ -58,6 +60,9 @@ impl Message {
             Message::Hello(proxy) => encode::request(out, [b"hello".as_slice(), proxy]),
             Message::Here(proxy, shared) => {
                 encode::request(out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
+            }
+            Message::Busy(proxy, host) => {
+                encode::request(out, [b"busy".as_slice(), proxy, host.to_string().as_bytes()]);
             }
             Message::Bye(proxy, open) => {
                 encode::request(out, [b"bye".as_slice(), proxy, if *open { b"open" } else { b"" }]);
@@ -96,6 +101,7 @@ impl Message {
             (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
             (b"hello", 2) => Message::Hello(proxy),
             (b"here", 3) => Message::Here(proxy, !args.get(2)?.is_empty()),
+            (b"busy", 3) => Message::Busy(proxy, std::str::from_utf8(args.get(2)?).ok()?.parse().ok()?),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
                 let db = match args.get(2)? {
@@ -136,6 +142,7 @@ mod tests {
             Message::Hello(proxy.clone()),
             Message::Here(proxy.clone(), true),
             Message::Here(proxy.clone(), false),
+            Message::Busy(proxy.clone(), u64::MAX),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),
             Message::Undone { proxy, db: 12, key: b"\0\xff".as_slice().into() },

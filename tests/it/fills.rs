@@ -156,8 +156,7 @@ fn writes_without_a_miss_stay() {
 
 #[test]
 fn whose_requests_overlap_may_fill_with_what_another_connection_missed() {
-    let w = World::new();
-    // More than there are workers: at least two of them are served by the same one.
+    let w = World::with("[listen]\nworkers = 1");
     let mut pool: Vec<_> = (0..5).map(|_| w.client()).collect();
     let swaps = |pool: &mut Vec<Client>, key: &str| {
         assert_eq!(pool[0].cmd(&format!("GET {key}")), "$-1\r\n");

@@ -138,7 +138,7 @@ impl Proxy {
                     self.publish(Message::Here(self.name.clone(), false), around);
                 }
             }
-            Message::Here(proxy, _) => {
+            Message::Here(proxy, _) | Message::Busy(proxy, _) => {
                 self.peers.heard(&proxy, now);
             }
             Message::Bye(proxy, open) => self.gone(&proxy, open, around),
