@@ -59,10 +59,10 @@ pub(super) fn checks(
             return checks
                 .extend(clock.into_iter().flat_map(|clock| unheard(context, &[], clock)).map(check));
         }
-        let Filled { mut clock, is_own, is_sure, is_lone } =
-            process.leases.filled(hash, outbox.lessee(), fill, now);
-        if labelled && !is_sure {
-            clock = older(clock, process.leases.filled_unlabelled(hash, now));
+        let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
+        let Filled { mut clock, is_own, is_lone, .. } = filled;
+        if labelled {
+            clock = clock_of_labelled(context, filled, hash);
         }
         // Who only counts up does not fill.
         let is_foreign = !is_own && !process.is_alone() && (command.is_scripted || fill == Fill::Whole);
@@ -104,17 +104,21 @@ pub(super) fn checks_of_labels(
     labels: &[Tag],
 ) -> Vec<Check> {
     let process = &context.process;
-    let (hash, now) = (process.leases.hash(db, key), context.moment());
-    let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, now);
-    let unlabelled = if filled.is_sure { None } else { process.leases.filled_unlabelled(hash, now) };
-    let clock = older(filled.clock, unlabelled);
+    let hash = process.leases.hash(db, key);
+    let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, context.moment());
+    let clock = clock_of_labelled(context, filled, hash);
     let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
-/// Which of two misses came first, as far as there are any: until labels are used, misses of keys without tags are kept apart.
-fn older(one: Option<Clock>, another: Option<Clock>) -> Option<Clock> {
-    one.into_iter().chain(another).min()
+/// When the miss was that decides about the fill of a key with labels. Until labels are used, misses of keys without tags are
+/// kept apart: unless it is sure whose miss that is, the older one decides.
+fn clock_of_labelled(context: &Context, filled: Filled, hash: KeyHash) -> Option<Clock> {
+    if filled.is_sure {
+        return filled.clock;
+    }
+    let unlabelled = context.process.leases.filled_unlabelled(hash, context.moment());
+    filled.clock.into_iter().chain(unlabelled).min()
 }
 
 /// The tags of a key, by rules and explicit ones, as far as they are known.

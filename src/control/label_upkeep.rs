@@ -85,9 +85,7 @@ async fn score(engine: &Engine, db: u32, entries: Entries) {
         }
     }
     drop_entries(engine, dead);
-    if !batch.is_empty() {
-        let _ = engine.scans.call(db, batch).await;
-    }
+    let _ = engine.scans.call(db, batch).await;
 }
 
 /// Label sets that are being written back; true: evicted once more meanwhile.
@@ -144,7 +142,7 @@ pub(super) async fn assure(engine: &Engine, db: u32, keys: &[Vec<u8>]) {
             index.explicit_of(db, key).iter().for_each(|tag| add(&mut batch, tag, key));
         }
     }
-    if !batch.is_empty() && !engine.dry_run {
+    if !engine.dry_run {
         let _ = engine.scans.call(db, batch).await;
     }
 }

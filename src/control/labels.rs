@@ -134,9 +134,6 @@ pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
 pub(super) async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     let mut batch = Batch::default();
     labels.tags.iter().for_each(|tag| add(&mut batch, tag, &labels.key));
-    if batch.is_empty() {
-        return vec![];
-    }
     let replies = engine.scans.call(labels.db, batch).await.unwrap_or_default();
     let new = labels.tags.iter().zip(replies).filter(|(_, reply)| int_of(reply) == Some(1));
     new.map(|(tag, _)| Tag::clone(tag)).collect()

@@ -51,7 +51,7 @@ const PROOF: u32 = 32;
 /// A fill over a connection with a miss of the key could have shown it if the connections with one are not more than one in
 /// so many of its host: among tasks that share connections that would be chance.
 const CHANCE: usize = 4;
-/// How long that is remembered, in milliseconds.
+/// How long it is remembered what fills and requests tell about connections, in milliseconds.
 const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
@@ -402,13 +402,13 @@ impl Leases {
         open.expire(now);
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
-        let connections = self.sharing.get(&client.host).map_or(0, |one| one.connections);
-        if open.is_telling(client, is_own, connections) {
+        if open.is_telling(client, is_own, self.sharing_of(client.host).connections) {
             self.count_fill(client.host, is_own, now);
         }
         let known = self.is_known_to_share(client.host, now);
-        let presumed = self.sharing.get(&client.host).is_some_and(|one| one.suggests(now));
-        let shared = known || presumed || self.sharing_until.load(Ordering::Relaxed) > now;
+        let shared = known
+            || self.sharing_of(client.host).suggests(now)
+            || self.sharing_until.load(Ordering::Relaxed) > now;
         let decides = open.decide(client, fill, shared)?;
         open.pay(client);
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
@@ -424,6 +424,11 @@ impl Leases {
         }
         sharing.fills = sharing.fills.saturating_add(1);
         sharing.without += u32::from(!is_own);
+    }
+
+    /// What is known about a host.
+    fn sharing_of(&self, host: u64) -> Sharing {
+        self.sharing.get(&host).map_or_else(Sharing::default, |one| *one)
     }
 
     /// A client from there has connected.
@@ -442,7 +447,7 @@ impl Leases {
     /// because less can be seen of it there.
     pub fn busy(&self, host: u64, now: Moment) -> bool {
         let until = now + 2 * SHARING_MEMORY;
-        if self.sharing.get(&host).is_some_and(|one| one.busy_until + SHARING_MEMORY / 2 > until) {
+        if self.sharing_of(host).busy_until + SHARING_MEMORY / 2 > until {
             return false;
         }
         let mut sharing = self.sharing.entry(host).or_default();
@@ -454,7 +459,7 @@ impl Leases {
     /// miss of its own.
     fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
         let told = self.told_until.load(Ordering::Relaxed) > now;
-        told || self.sharing.get(&host).is_some_and(|one| one.shows(now))
+        told || self.sharing_of(host).shows(now)
     }
 
     /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.

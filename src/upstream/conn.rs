@@ -48,18 +48,6 @@ pub(super) enum Phase {
     Dead,
 }
 
-/// Makes a buffer that is empty ready for what comes next.
-fn reclaim(out: &mut BytesMut, keep: usize) {
-    if out.is_empty() {
-        // What has been written no longer counts as capacity unless it is reclaimed.
-        if out.try_reclaim(keep + 1) {
-            *out = BytesMut::new();
-        } else {
-            out.clear();
-        }
-    }
-}
-
 /// When Redis is asked again that could not answer.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -338,7 +326,19 @@ impl Conn {
         // What is wrong with the socket shows when the rest is written.
         if let Some(Ok(written)) = self.writer.get().map(|writer| writer.try_write(out)) {
             out.advance(written);
-            reclaim(out, self.most_unsent().min(KEEP));
+            self.reclaim(out);
+        }
+    }
+
+    /// Makes a buffer that is empty ready for what comes next.
+    fn reclaim(&self, out: &mut BytesMut) {
+        if out.is_empty() {
+            // What has been written no longer counts as capacity unless it is reclaimed.
+            if out.try_reclaim(self.most_unsent().min(KEEP) + 1) {
+                *out = BytesMut::new();
+            } else {
+                out.clear();
+            }
         }
     }
 
@@ -615,7 +615,7 @@ impl Conn {
             }
         }
         let room = out.len() < self.most_unsent() / 2;
-        reclaim(&mut out, self.most_unsent().min(KEEP));
+        self.reclaim(&mut out);
         drop(out);
         if room {
             self.make_room();
