@@ -333,6 +333,17 @@ fn play(steps: &[Step]) {
     }
 }
 
+#[test]
+fn a_second_multi_may_be_the_one_that_counts() {
+    let named = |request: &str| REQUESTS.iter().position(|one| *one == request).unwrap();
+    let send = |request| Step::Send(named(request));
+    // The first one is refused, since the client listens; what follows ends that.
+    let begin = ["PSUBSCRIBE p*", "MULTI", "PUNSUBSCRIBE", "SUBSCRIBE", "MULTI"].map(send);
+    for arrived in 0..=5 {
+        play(&[&begin[..], &vec![Step::Arrive; arrived], &[send("MULTI")]].concat());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 

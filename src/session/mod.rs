@@ -294,12 +294,14 @@ impl Session {
         if kind == Kind::Select {
             self.queued_db = identity::of_select(args).or(self.queued_db);
         }
-        let (mut effect, mut at_exec) = (Effect::None, Effect::None);
+        let (mut effect, mut at_exec, mut sync) = (Effect::None, Effect::None, false);
         let queued = match kind {
             // These run at once even within MULTI.
             Kind::Exec | Kind::Discard | Kind::Quit => return None,
             Kind::Multi => {
                 effect = Effect::MultiAgain(self.transactions);
+                // If the first one is refused, it is this one's reply that tells where those behind it run.
+                sync = true;
                 false
             }
             Kind::Watch => false,
@@ -324,7 +326,7 @@ impl Session {
             _ => true,
         };
         self.change_queued |= at_exec != Effect::None;
-        Some(Route::Forward(Forward { own: true, sync: false, queued, silent, effect, at_exec }))
+        Some(Route::Forward(Forward { own: true, sync, queued, silent, effect, at_exec }))
     }
 
     fn transaction_over(&mut self) {
