@@ -1,5 +1,6 @@
 //! Sending a request upstream, on the right connection and in the right order.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -17,6 +18,13 @@ use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
+
+/// A write that goes as a script.
+struct Script {
+    request: BytesMut,
+    /// The name of the command, if the script says of its rights what Redis says in scripts.
+    short: Option<&'static str>,
+}
 
 /// What to do with a request besides forwarding it.
 #[derive(Default)]
@@ -362,16 +370,17 @@ impl Client {
                 fills,
                 retimed: self.retimed(forward.queued, extra.retimed),
                 settled,
+                short: script.as_ref().and_then(|script| script.short),
             }
             .boxed(),
         };
-        match raw {
+        match (script, raw) {
             _ if !extra.hidden.is_empty() && !extra.partial => {
                 conn.send(&without(args, &extra.hidden), Some(pending))
             }
-            _ if script.is_some() => conn.send(&script.unwrap_or_default(), Some(pending)),
-            Some(raw) => conn.send(raw, Some(pending)),
-            None => conn.send(&encoded(args), Some(pending)),
+            (Some(script), _) => conn.send(&script.request, Some(pending)),
+            (None, Some(raw)) => conn.send(raw, Some(pending)),
+            (None, None) => conn.send(&encoded(args), Some(pending)),
         }
         if let (Some(keys), Some(command)) = (probed, command) {
             // In the same write, so that nothing comes in between.
@@ -426,7 +435,7 @@ impl Client {
         checks: Vec<Check>,
         queued: bool,
         extra: &mut Extra,
-    ) -> Option<BytesMut> {
+    ) -> Option<Script> {
         let labels = std::mem::take(&mut extra.labels);
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
@@ -441,12 +450,21 @@ impl Client {
                 labels.keys.iter().for_each(|key| process.index.expect_labels(db, key, now));
             }
             let mut request = BytesMut::new();
-            Wrapping { db, proxy: &process.id, condition, checks: &checks, labels }.wrap(&mut request, args);
+            let wrapping = Wrapping { db, proxy: &process.id, condition, checks: &checks, labels };
+            // Inside EXEC's reply no error is worded anew.
+            let short = match &command.name {
+                Cow::Borrowed(name) if !queued && wrapping.is_short() => Some(*name),
+                _ => None,
+            };
+            match short {
+                Some(_) => wrapping.wrap_shortly(&mut request, args),
+                None => wrapping.wrap(&mut request, args),
+            }
             if !extra.after.labelled.is_empty() && !process.is_alone() {
                 // While its label was not in Redis, an invalidation by another proxy may have missed it.
                 extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks });
             }
-            return Some(request);
+            return Some(Script { request, short });
         }
         let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
         let unwrapped = fill::Unwrapped { db, condition, checks };

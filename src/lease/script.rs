@@ -1,6 +1,7 @@
 //! A fill as a script: Redis runs the client's command and undoes it in the same step if it is stale.
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 use crate::command::FireCondition;
 use crate::news::label_set;
@@ -90,6 +91,50 @@ s=type(redis.pcall('ZSCORE',w,k))=='string' if d~='' then c('SELECT',0) end else
         )
     };
 }
+
+/// What nearly all fills are sent as: of one key, by a command that is done unless it fails, without labels to be given. Redis
+/// takes longer to hash the text of a script than to run it, so this one says no more than it must. Errors about rights it
+/// leaves as they are, for [`refusal`].
+///
+/// `ARGV`: how many words about epochs; the key; the message that it was undone; where it is asked whether another proxy has
+/// gone, how many tags and how many channels; the client's database, if it is not 0; for each epoch its name and what to find
+/// there; the epochs of the tags, one of which must be there, and the channels, on one of which nobody must listen, for the
+/// fill to be stale on their account; the command.
+macro_rules! short {
+    ($fixed:literal, $first:literal; db: $begun:expr, $done:expr; $others:expr, $end:literal) => {
+        concat!(
+            "local c,n,s,r=redis.call,ARGV[1]+",
+            $fixed,
+            " ",
+            $begun,
+            "for i=",
+            $first,
+            ",n,2 do r=c('GET',ARGV[i])s=s or r and r~=ARGV[i+1]end ",
+            $others,
+            $done,
+            "r=redis.pcall(unpack(ARGV,",
+            $end,
+            "+1))if s and(type(r)~='table'or r.ok)then \
+c('UNLINK',ARGV[2])redis.pcall('PUBLISH','rescind:proxies',ARGV[3])end return r"
+        )
+    };
+}
+
+/// With the question whether another proxy has gone.
+macro_rules! asking {
+    ($($rest:tt)*) => {
+        short!($($rest)*
+            "local m=n+ARGV[4]local l=m+ARGV[5]if c('EXISTS',unpack(ARGV,n+1,m))>0 then \
+r=c('PUBSUB','NUMSUB',unpack(ARGV,m+1,l))for i=2,#r,2 do s=s or r[i]<1 end end ", "l")
+    };
+}
+
+const SHORT: &str = short!("3", "4"; db: "", ""; "", "n");
+const SHORT_IN_DB: &str = short!("4", "5"; db: "c('SELECT',0)", "c('SELECT',ARGV[4])"; "", "n");
+const ASKING: &str = asking!("5", "6"; db: "", "";);
+const ASKING_IN_DB: &str = asking!("6", "7"; db: "c('SELECT',0)", "c('SELECT',ARGV[6])";);
+// SHA-1 works on 64 bytes at a time and adds nine to the text.
+const _: () = assert!(SHORT.len() + 9 <= 4 * 64 && SHORT_IN_DB.len() + 9 <= 5 * 64);
 
 /// Labels the keys that the command writes, in the same step. The labels: how many sets, how many keys, how many messages
 /// about them (one for each key, or none; nothing is done if they may not be told any more); these. A label is given before the command runs, since a client that may not do
@@ -196,6 +241,72 @@ pub struct Wrapping<'a> {
 }
 
 impl Wrapping<'_> {
+    /// Whether [`Wrapping::wrap_shortly`] can do it.
+    pub fn is_short(&self) -> bool {
+        let Some(first) = self.checks.first() else { return false };
+        let is_simple = |check: &Check| {
+            check.key == first.key && matches!(check.what, What::Epoch(..) | What::Listener(..))
+        };
+        self.condition == FireCondition::NoError
+            && self.labels.tags.is_empty()
+            && self.checks.iter().all(is_simple)
+    }
+
+    /// Appends the request that runs `args` for the client, in the shortest form. If it is refused, [`refusal`] words it.
+    pub fn wrap_shortly(&self, out: &mut BytesMut, args: Args<'_>) {
+        let Some(first) = self.checks.first() else { return };
+        let (mut epochs, mut tags, mut channels) = (SmallVec::<[_; 8]>::new(), vec![], vec![]);
+        for check in self.checks {
+            match &check.what {
+                What::Epoch(tag, id) => epochs.push((tag, id)),
+                What::Listener(channel, tag) => {
+                    // Each with each.
+                    if !tags.contains(&tag) {
+                        tags.push(tag);
+                    }
+                    if !channels.contains(&channel) {
+                        channels.push(channel);
+                    }
+                }
+                What::Never | What::Unlabelled(_) => {}
+            }
+        }
+        let db = database(self.db);
+        let asks = !tags.is_empty();
+        let fixed = 3 + 2 * usize::from(asks) + usize::from(!db.is_empty());
+        encode::array(out, 3 + fixed + 2 * epochs.len() + tags.len() + channels.len() + args.len());
+        encode::bulk(out, b"EVAL");
+        let script = match (asks, db.is_empty()) {
+            (false, true) => SHORT,
+            (false, false) => SHORT_IN_DB,
+            (true, true) => ASKING,
+            (true, false) => ASKING_IN_DB,
+        };
+        encode::bulk(out, script.as_bytes());
+        encode::bulk(out, b"0");
+        encode::bulk(out, (2 * epochs.len()).to_string().as_bytes());
+        encode::bulk(out, &first.key);
+        let mut undone = message(self.proxy, &db);
+        undone.extend_from_slice(format!("{}\r\n", first.key.len()).as_bytes());
+        undone.extend_from_slice(&first.key);
+        undone.extend_from_slice(b"\r\n");
+        encode::bulk(out, &undone);
+        if asks {
+            encode::bulk(out, tags.len().to_string().as_bytes());
+            encode::bulk(out, channels.len().to_string().as_bytes());
+        }
+        if !db.is_empty() {
+            encode::bulk(out, db.as_bytes());
+        }
+        for (tag, id) in epochs {
+            encode_epoch(out, tag);
+            encode::bulk(out, id);
+        }
+        tags.iter().for_each(|tag| encode_epoch(out, tag));
+        channels.iter().for_each(|channel| encode::bulk(out, channel));
+        args.iter().for_each(|arg| encode::bulk(out, arg));
+    }
+
     /// Appends the request that runs `args` for the client.
     pub fn wrap(&self, out: &mut BytesMut, args: Args<'_>) {
         let Self { checks, labels, .. } = self;
@@ -240,10 +351,7 @@ impl Check {
         match &self.what {
             What::Never => [b"".as_slice(), b""].iter().for_each(|word| encode::bulk(out, word)),
             What::Epoch(tag, id) => {
-                encode::header(out, b'$', (EPOCHS.len() + tag.len()) as i64);
-                out.extend_from_slice(EPOCHS);
-                out.extend_from_slice(tag);
-                out.extend_from_slice(b"\r\n");
+                encode_epoch(out, tag);
                 encode::bulk(out, id);
             }
             What::Listener(channel, tag) => {
@@ -274,6 +382,25 @@ fn message(proxy: &[u8], db: &str) -> BytesMut {
     [b"undone".as_slice(), proxy, db.as_bytes()].iter().for_each(|word| encode::bulk(&mut out, word));
     out.extend_from_slice(b"$");
     out
+}
+
+/// The name of a tag's epoch.
+fn encode_epoch(out: &mut BytesMut, tag: &[u8]) {
+    encode::header(out, b'$', (EPOCHS.len() + tag.len()) as i64);
+    out.extend_from_slice(EPOCHS);
+    out.extend_from_slice(tag);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What Redis says outside of scripts instead of this reply to a fill sent by [`Wrapping::wrap_shortly`], if it is about the
+/// rights of the client's user: an error without its mark.
+pub fn refusal(reply: &[u8], command: &str) -> Option<String> {
+    let about = reply.strip_prefix(b"-ERR The user executing the script")?;
+    let what = match memchr::memmem::find(about, b"access") {
+        Some(_) => "access one of the keys used as arguments".to_owned(),
+        None => format!("run the '{command}' command"),
+    };
+    Some(format!("NOPERM this user has no permissions to {what}"))
 }
 
 fn database(db: u32) -> String {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::accounting::{Account, ReadKey, Settled};
 use crate::command::FireCondition;
-use crate::lease::{Clock, KeyHash};
+use crate::lease::{Clock, KeyHash, script};
 use crate::outbox::Outbox;
 use crate::session::Effect;
 
@@ -52,6 +52,8 @@ pub struct Special {
     pub retimed: Option<Box<Retimed>>,
     /// Keys that others may wait for, unless it is held.
     pub settled: Option<Box<Settled>>,
+    /// The name of a command that runs in a script, whose errors about rights are to be worded anew.
+    pub short: Option<&'static str>,
 }
 
 impl Pending {
@@ -75,6 +77,11 @@ impl Pending {
         self.special.as_mut()?.effect.as_mut()
     }
 
+    /// What the client gets instead of a reply that begins like that: an error without its mark.
+    pub fn refusal(&self, reply: &[u8]) -> Option<String> {
+        script::refusal(reply, self.special.as_ref()?.short?)
+    }
+
     /// Whether the client gets its bytes as they are.
     pub fn is_passed_on(&self) -> bool {
         self.special.as_ref().is_none_or(|special| !special.silent && special.instead.is_none())
@@ -84,12 +91,13 @@ impl Pending {
 impl Special {
     /// `None` if there is nothing special about it.
     pub fn boxed(self) -> Option<Box<Self>> {
-        let Self { effect, fills, hold, silent, capture, instead, retimed, settled } = &self;
+        let Self { effect, fills, hold, silent, capture, instead, retimed, settled, short } = &self;
         let any = effect.is_some()
             || fills.is_some()
             || instead.is_some()
             || retimed.is_some()
-            || settled.is_some();
+            || settled.is_some()
+            || short.is_some();
         (any || *hold || *silent || *capture).then(|| Box::new(self))
     }
 }

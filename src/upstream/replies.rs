@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::conn::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
-use crate::accounting::{Account, ReadKey, Reader, Seen, Watch};
+use crate::accounting::{Account, NOPERM, ReadKey, Reader, Seen, Watch};
 use crate::context::{READ, READ_OF_BIG};
 use crate::fanout::Order;
 use crate::net::ReadHalf;
@@ -207,8 +207,15 @@ impl Incoming {
             }
             (Current::Reply, Some(Expected::Client(pending))) => {
                 read.deliver(conn);
+                let refusal = if self.length == chunk.len() { pending.refusal(chunk) } else { None };
+                if refusal.is_some() {
+                    conn.note_error(&Head::Error(NOPERM));
+                }
                 if pending.is_captured() {
                     pending.client.capture(chunk);
+                } else if let Some(text) = refusal.filter(|_| pending.is_passed_on()) {
+                    pending.client.with_buffer(|out| encode::error(out, text));
+                    conn.context.mark_dirty(&pending.client);
                 } else if pending.is_passed_on() {
                     pending.client.push_reply(chunk, self.length);
                     conn.context.mark_dirty(&pending.client);

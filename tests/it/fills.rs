@@ -275,6 +275,43 @@ fn users_without_scripts_are_protected_all_the_same() {
 }
 
 #[test]
+fn what_a_user_may_not_do_is_said_as_redis_says_it_outside_of_scripts() {
+    let w = World::new();
+    let mut admin = w.redis.client();
+    admin.cmd("ACL SETUSER ann on nopass ~* &* +@all -setex");
+    admin.cmd("ACL SETUSER bob on nopass %R~* ~rescind:* &* +@all");
+    // May do it at first.
+    admin.cmd("ACL SETUSER eve on nopass ~* &* +@all");
+    let fills: [&[&str]; 2] = [&["SETEX", KEY, "9", "v"], &["SET", KEY, "v"]];
+    for db in ["0", "3"] {
+        admin.cmd("ACL SETUSER eve +setex");
+        for user in ["ann", "bob", "eve"] {
+            let (mut direct, mut client) = (w.redis.client(), w.client());
+            for one in [&mut direct, &mut client] {
+                one.cmd(&format!("AUTH {user} x"));
+                one.cmd(&format!("SELECT {db}"));
+            }
+            for fill in fills {
+                assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+                if user == "eve" {
+                    assert_eq!(client.call(fill), "+OK\r\n");
+                    admin.cmd("ACL SETUSER eve -setex");
+                    assert_eq!(client.cmd(&format!("UNLINK {KEY}")), ":1\r\n");
+                    client.cmd(&format!("GET {KEY}"));
+                }
+                // The pipelined one behind it is told of the same.
+                let expected = direct.call(fill);
+                direct.cmd(&format!("UNLINK {KEY}"));
+                client.send(&[encode(fill), encode(fill)].concat());
+                let replies = [client.raw(), client.raw()].map(|reply| String::from_utf8(reply).unwrap());
+                assert_eq!(replies, [&*expected, &*expected], "{user} {fill:?} in {db}");
+                client.cmd(&format!("UNLINK {KEY}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn other_databases_have_the_same_epochs() {
     let w = World::new();
     let mut client = w.client();
