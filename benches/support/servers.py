@@ -1,5 +1,6 @@
 """Redis and the proxies, each with one worker and otherwise as their makers deliver them."""
 
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -113,7 +114,13 @@ def start_envoy(program: str, directory: Path, listen: Address, upstream: Addres
 
 
 def start_rescind(
-    binary: str, config: Path, directory: Path, upstream: Address, listen: Address | None = None, name: str = "rescind"
+    binary: str,
+    config: Path,
+    directory: Path,
+    upstream: Address,
+    listen: Address | None = None,
+    name: str = "rescind",
+    preload: Path | None = None,
 ) -> Daemon:
     """Its journal goes to the directory, and no override from outside reaches it."""
     listen, admin = listen or free_port(), free_port()
@@ -122,7 +129,16 @@ def start_rescind(
     command += ["--upstream", url, "--listen", _place(listen, "unix:"), "--admin", f"127.0.0.1:{admin}"]
     env = clean_environment()
     env["RESCIND_JOURNAL_PATH"] = tempfile.mkdtemp(prefix="journal-", dir=directory) + "/journal"
+    if preload:
+        env["LD_PRELOAD"] = str(preload)
     return Daemon(name, command, directory, listen, admin, env)
+
+
+def build_slow_disk(directory: Path) -> Path:
+    """What to preload so that syncs take a millisecond longer."""
+    source, built = ROOT / "benches/support/slow_disk.c", directory / "slow_disk.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(built), str(source)], check=True)
+    return built
 
 
 def _place(address: Address, unix: str = "") -> str:
