@@ -88,17 +88,21 @@ pub(super) fn account_plainly(
 fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>) -> bool {
     let process = &context.process;
     let may_fill = command.fill.is_some() && context.may_fill();
-    // What has no miss here may have one at another proxy.
-    if process.own_writes() || (may_fill && !process.is_alone()) {
+    if process.own_writes() {
         return false;
     }
+    // Keys without tags are filled with anything, as long as nobody gives labels.
+    let may_fill_any = may_fill && process.uses_labels();
     let (labels, now) = (process.index.has_labels(), context.moment());
     let mut matcher = context.matcher.borrow_mut();
     let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);
     let mut plainly = true;
     command.keys(args, |used| {
         if used.writes {
-            plainly &= !matcher.classify(db, used.key).has_triggers;
+            let class = matcher.classify(db, used.key);
+            let may_fill = may_fill_any || (may_fill && class.has_tags);
+            // What has no miss here may have one at another proxy.
+            plainly &= !class.has_triggers && (!may_fill || process.is_alone());
             plainly &= feed_db.is_none_or(|db| !matcher.classify(db, used.key).has_triggers);
             plainly &= !(used.deletes && process.index.expects_labels(db, used.key, now));
             if plainly && may_fill {
