@@ -12,9 +12,6 @@ use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{KeyClass, Tag};
 
-/// How many tags that were invalidated since the miss a key must not have got as labels; of more, the latest.
-const MOST_RECENT: usize = 64;
-
 /// A write whose keys have to be looked at behind it, because no script can do it with it.
 #[derive(Clone, Debug)]
 pub(super) struct Unwrapped {
@@ -56,8 +53,7 @@ pub(super) fn checks(
         let check = |what| Check { key: used.key.into(), what };
         if !has_tags && !labelled {
             let clock = process.leases.oldest(hash, now);
-            return checks
-                .extend(clock.into_iter().flat_map(|clock| unheard(context, &[], clock)).map(check));
+            return checks.extend(clock.into_iter().filter_map(|clock| unheard(context, clock)).map(check));
         }
         let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
         let Filled { mut clock, is_own, is_lone, .. } = filled;
@@ -75,7 +71,7 @@ pub(super) fn checks(
         fills.extend(clock.map(|clock| (hash, clock)));
         let told = is_lone.then_some(outbox.id);
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told));
-        found.extend(clock.into_iter().flat_map(|clock| unheard(context, &tags, clock)));
+        found.extend(clock.and_then(|clock| unheard(context, clock)));
         if is_foreign {
             found.extend(elsewhere(context, &tags, told, context.is_strict(family)));
         }
@@ -88,11 +84,11 @@ pub(super) fn checks(
 }
 
 /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
-/// the miss.
-fn unheard(context: &Context, tags: &[Tag], clock: Clock) -> Vec<What> {
+/// the miss. Beside other proxies that may not have been heard of either.
+fn unheard(context: &Context, clock: Clock) -> Option<What> {
     let process = &context.process;
-    let recent = if process.uses_labels() { process.epochs.after(clock, MOST_RECENT) } else { vec![] };
-    recent.into_iter().filter(|tag| !tags.contains(tag)).map(What::Unlabelled).collect()
+    let may_be_stale = process.uses_labels() && (!process.is_alone() || process.epochs.has_news(clock));
+    may_be_stale.then(|| What::Unlabelled(process.epochs.mark_at(clock).unwrap_or_default()))
 }
 
 /// A key gets labels behind its fill: what has to hold for it not to be stale.

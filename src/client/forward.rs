@@ -10,7 +10,7 @@ use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
-use crate::lease::script::{Check, Wrapping};
+use crate::lease::script::{self, Check, Wrapping};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route};
 use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
@@ -440,7 +440,8 @@ impl Client {
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        let scripted = !extra.partial && fill::is_scripted(command, args, &checks) && conn.takes_scripts();
+        let may = if script::concerns_labels(&checks) { conn.takes_labels() } else { conn.takes_scripts() };
+        let scripted = !extra.partial && may && fill::is_scripted(command, args, &checks);
         if scripted || !labels.tags.is_empty() {
             let process = &self.context.process;
             let told = labels.told;

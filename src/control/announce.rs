@@ -150,6 +150,12 @@ impl Engine {
         epoch_named(&self.process.id, self.epoch.get())
     }
 
+    /// A mark that none ever was.
+    pub(super) fn next_mark(&self) -> Vec<u8> {
+        self.mark.set(self.mark.get() + 1);
+        [&self.process.id, b".".as_slice(), self.mark.get().to_string().as_bytes()].concat()
+    }
+
     /// Another proxy, or this one, has said something.
     pub(super) fn told(self: &Rc<Self>, message: Message) {
         let now = self.moment();
@@ -164,6 +170,7 @@ impl Engine {
                 }
                 self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
             }
+            Message::Mark(mark) => self.process.epochs.marked(&mark, now),
             Message::Done { proxy, epoch } => {
                 self.heard(&proxy);
                 self.others.peers.borrow_mut().done(&epoch);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::lease::Moment;
-use crate::lease::script::epoch_key;
+use crate::lease::script::{MOST_RECENT, RECENT, Recent, TELLING, epoch_key};
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 
@@ -33,16 +33,26 @@ pub(super) enum Announcement {
     Message(Message),
 }
 
+/// How what is told is put into commands.
+pub(super) struct Way<'a> {
+    /// The mark of what is told now: no other has it.
+    pub mark: &'a [u8],
+    /// Scripts are allowed.
+    pub scripted: bool,
+}
+
 /// Queues the commands that it takes to tell all this, in this order; how many there are. What is told together goes in
 /// one message. All epochs are set before.
-pub(super) fn queue(announcements: &[Announcement], mut command: impl FnMut(&[&[u8]])) -> usize {
+pub(super) fn queue(
+    announcements: &[Announcement],
+    way: &Way<'_>,
+    mut command: impl FnMut(&[&[u8]]),
+) -> usize {
     let mut commands = set_epochs(announcements, &mut command);
-    let mut payload = BytesMut::new();
-    let mut publish = |payload: &mut BytesMut, least: usize| {
+    let (mut payloads, mut payload) = (vec![], BytesMut::new());
+    let mut end = |payload: &mut BytesMut, least: usize| {
         if payload.len() > least {
-            command(&[b"PUBLISH", peers::CHANNEL, payload]);
-            commands += 1;
-            payload.clear();
+            payloads.push(payload.split());
         }
     };
     for announcement in announcements {
@@ -51,14 +61,53 @@ pub(super) fn queue(announcements: &[Announcement], mut command: impl FnMut(&[&[
             Announcement::Begun { proxy, epoch, tags, .. } => {
                 for tags in tags.chunks(MOST_TAGS) {
                     peers::encode_begun(&mut payload, proxy, epoch, tags);
-                    publish(&mut payload, LARGE);
+                    end(&mut payload, LARGE);
                 }
             }
         }
-        publish(&mut payload, LARGE);
+        end(&mut payload, LARGE);
     }
-    publish(&mut payload, 0);
+    let (entries, lifetime) = recent(announcements, way.mark);
+    if !entries.is_empty() {
+        Message::Mark(way.mark.into()).encode(&mut payload);
+    }
+    end(&mut payload, 0);
+    let (entries, payloads) =
+        (entries.iter().map(Vec::as_slice), payloads.iter().map(|payload| &payload[..]));
+    let mut queue = |words: &[&[u8]]| {
+        command(words);
+        commands += 1;
+    };
+    if entries.len() == 0 {
+        payloads.for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
+    } else if way.scripted {
+        let count = entries.len().to_string();
+        let head = [b"EVAL".as_slice(), TELLING.as_bytes(), b"0", lifetime.as_bytes(), count.as_bytes()];
+        queue(&head.into_iter().chain(entries).chain(payloads).collect::<Vec<_>>());
+    } else {
+        queue(&[b"LPUSH".as_slice(), RECENT].into_iter().chain(entries).collect::<Vec<_>>());
+        queue(&[b"LTRIM", RECENT, b"0", (MOST_RECENT - 1).to_string().as_bytes()]);
+        queue(&[b"PEXPIRE", RECENT, lifetime.as_bytes()]);
+        payloads.for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
+    }
     commands
+}
+
+/// What comes to the list of what was invalidated lately, the last one to its front, and how long that lives. Of more than it
+/// holds, so many that nothing older is left.
+fn recent(announcements: &[Announcement], mark: &[u8]) -> (Vec<Vec<u8>>, String) {
+    let (mut entries, mut longest) = (vec![], 0);
+    for announcement in announcements {
+        if let Announcement::Begun { tags, lifetime, .. } = announcement {
+            entries.extend(tags.iter().take(MOST_RECENT).map(|tag| Recent::Tag(tag).encoded()));
+            longest = longest.max(*lifetime);
+        }
+        entries.drain(..entries.len().saturating_sub(MOST_RECENT));
+    }
+    if !entries.is_empty() {
+        entries.push(Recent::Mark(mark).encoded());
+    }
+    (entries, longest.to_string())
 }
 
 /// Of several epochs of one tag the last.
@@ -104,8 +153,10 @@ mod tests {
 
     fn queued(announcements: &[Announcement]) -> Vec<Vec<Vec<u8>>> {
         let mut commands = vec![];
-        let count =
-            queue(announcements, |words| commands.push(words.iter().map(|word| word.to_vec()).collect()));
+        let way = Way { mark: b"p.1", scripted: false };
+        let count = queue(announcements, &way, |words| {
+            commands.push(words.iter().map(|word| word.to_vec()).collect());
+        });
         assert_eq!(count, commands.len());
         commands
     }
@@ -117,9 +168,41 @@ mod tests {
         assert!(Message::decode(&command[2], |message| epochs.push(match message {
             Message::Begun { epoch, .. } => format!("begun {}", String::from_utf8_lossy(&epoch)),
             Message::Done { epoch, .. } => format!("done {}", String::from_utf8_lossy(&epoch)),
+            Message::Mark(mark) => format!("mark {}", String::from_utf8_lossy(&mark)),
             other => format!("{other:?}"),
         })));
         epochs
+    }
+
+    #[test]
+    fn what_is_invalidated_is_noted_in_the_step_that_tells_of_it() {
+        let many = vec!["t"; 3 * MOST_RECENT];
+        for (announcements, expected) in [
+            (vec![begun("p-1", &["a", "b"]), begun("p-2", &["c"])], 3),
+            (vec![begun("p-1", &many)], MOST_RECENT),
+        ] {
+            let mut commands: Vec<Vec<Vec<u8>>> = vec![];
+            let way = Way { mark: b"p.1", scripted: true };
+            let count = queue(&announcements, &way, |words| {
+                commands.push(words.iter().map(|word| word.to_vec()).collect());
+            });
+            assert_eq!(count, commands.len());
+            let last = commands.last().unwrap();
+            assert_eq!(last[..4], [b"EVAL".to_vec(), TELLING.into(), b"0".to_vec(), b"10".to_vec()]);
+            let entries: usize = std::str::from_utf8(&last[4]).unwrap().parse().unwrap();
+            // The mark besides.
+            assert_eq!(entries, expected + 1);
+            assert_eq!(last[4 + entries], b"mp.1");
+            let mut marks = vec![];
+            for payload in &last[5 + entries..] {
+                assert!(Message::decode(payload, |message| {
+                    if let Message::Mark(mark) = message {
+                        marks.push(mark);
+                    }
+                }));
+            }
+            assert_eq!(marks, [b"p.1".as_slice().into()], "in the last message, behind what was begun");
+        }
     }
 
     #[test]
@@ -128,12 +211,16 @@ mod tests {
             proxy: b"p".as_slice().into(),
             epoch: b"p-1".as_slice().into(),
         });
-        let commands = queued(&[begun("p-2", &["a", "b"]), done, begun("p-3", &["a"])]);
+        let commands = queued(&[begun("p-2", &["a", "b"]), done.clone(), begun("p-3", &["a"])]);
         let text = |words: &[Vec<u8>]| String::from_utf8_lossy(&words.join(&b' ')).into_owned();
         assert_eq!(text(&commands[0]), "SET rescind:epoch:a p-3 PX 10");
         assert_eq!(text(&commands[1]), "SET rescind:epoch:b p-2 PX 10");
-        assert_eq!(told(&commands[2]), ["begun p-2", "done p-1", "begun p-3"]);
-        assert_eq!(commands.len(), 3);
+        assert_eq!(text(&commands[2]), "LPUSH rescind:recent ta tb ta mp.1");
+        assert_eq!(text(&commands[3]), "LTRIM rescind:recent 0 1023");
+        assert_eq!(text(&commands[4]), "PEXPIRE rescind:recent 10");
+        assert_eq!(told(&commands[5]), ["begun p-2", "done p-1", "begun p-3", "mark p.1"]);
+        assert_eq!(commands.len(), 6);
+        assert_eq!(queued(&[done]).len(), 1);
         assert_eq!(queued(&[]).len(), 0);
     }
 
@@ -141,12 +228,14 @@ mod tests {
     fn messages_do_not_grow_without_bound() {
         let long = "x".repeat(LARGE);
         let commands = queued(&[begun("p-1", &[&long]), begun("p-2", &["a"])]);
+        let told_of = |n: usize| told(&commands[commands.len() - n]);
         assert_eq!(
-            (told(&commands[2]), told(&commands[3])),
-            (vec!["begun p-1".into()], vec!["begun p-2".into()])
+            (told_of(2), told_of(1)),
+            (vec!["begun p-1".into()], vec!["begun p-2".into(), "mark p.1".into()])
         );
         let many = vec!["t"; 2 * MOST_TAGS + 1];
-        assert_eq!(told(queued(&[begun("p-1", &many)]).last().unwrap()).len(), 3);
+        // And the mark.
+        assert_eq!(told(queued(&[begun("p-1", &many)]).last().unwrap()).len(), 4);
     }
 
     #[test]

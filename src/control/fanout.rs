@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::announcement::{self, Announcement};
+use super::announcement::{self, Announcement, Way};
 use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, labels};
@@ -237,7 +237,8 @@ impl Engine {
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
-        if announcement::queue(std::slice::from_ref(begun), |words| batch.push(words)) > 0 {
+        let way = Way { mark: &self.next_mark(), scripted: false };
+        if announcement::queue(std::slice::from_ref(begun), &way, |words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }
         Ok(())

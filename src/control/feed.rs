@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::announcement::{self, Announcement};
+use super::announcement::{self, Announcement, Way};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::Wire;
@@ -59,6 +59,8 @@ pub(super) struct Feed {
     /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
     /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
+    /// Announcements may be made by a script.
+    scripted: Cell<bool>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -156,9 +158,11 @@ impl Feed {
     }
 
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
-    fn send(&self, wire: &mut Wire) {
+    fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let commands = announcement::queue(&self.unsaid.borrow(), |words| wire.queue(words));
+        let (mark, scripted) = (engine.next_mark(), self.scripted.get());
+        let way = Way { mark: &mark, scripted };
+        let commands = announcement::queue(&self.unsaid.borrow(), &way, |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
         expected.extend((0..commands).map(|_| Expected::Anything));
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
@@ -269,6 +273,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         subscribe(engine, &mut wire).await?;
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
         let enabled = enable_events(&mut wire).await;
+        engine.feed.scripted.set(wire.call(&["EVAL", "return 1", "0"]).await.is_ok());
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
         Ok(wire)
@@ -335,7 +340,7 @@ async fn listen(engine: &Rc<Engine>, mut wire: Wire) -> String {
                 if feed.changed.take() && !watch_more(engine, &mut wire) {
                     return "the rules were reloaded".to_owned();
                 }
-                feed.send(&mut wire);
+                feed.send(engine, &mut wire);
             }
         }
     }

@@ -8,7 +8,7 @@ use redis_protocol::resp3::types::BytesFrame;
 use super::Engine;
 use super::link::Batch;
 use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::lease::script::{Check, What, epoch_key};
+use crate::lease::script::{Check, RECENT, Recent, What, epoch_key};
 use crate::news::label_set;
 
 /// The pause before it is tried again.
@@ -23,6 +23,7 @@ pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
 }
 
 async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> {
+    let recent = recent(engine, checks).await?;
     let (mut questions, mut labels) = (Batch::default(), Batch::default());
     for check in checks {
         match &check.what {
@@ -32,7 +33,10 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
                 questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
             }
-            What::Unlabelled(tag) => labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]),
+            What::Unlabelled(mark) => {
+                let since = Recent::tags_since(&recent, mark).unwrap_or_default();
+                since.iter().for_each(|tag| labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]));
+            }
         }
     }
     let mut labels = engine.deletes.call(db, labels).await?.into_iter();
@@ -43,9 +47,13 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     for check in checks {
         let is_stale = match &check.what {
             // Somebody else's key of another type that has such a name is no label.
-            What::Unlabelled(_) => {
-                labels.next().and_then(|score| into_result(score).ok()).is_some_and(is_score)
-            }
+            What::Unlabelled(mark) => match Recent::tags_since(&recent, mark) {
+                Some(since) => labels
+                    .by_ref()
+                    .take(since.len())
+                    .fold(false, |found, score| found | into_result(score).is_ok_and(is_score)),
+                None => true,
+            },
             What::Never => answer().map(|_| true)?,
             What::Epoch(_, expected) => bytes_of(&answer()?).is_some_and(|epoch| **epoch != **expected),
             What::Listener(..) => {
@@ -66,6 +74,15 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     }
     let request: Vec<&[u8]> = std::iter::once(b"UNLINK".as_slice()).chain(stale).collect();
     engine.deletes.one(db, request).await.map(|_| ())
+}
+
+/// What was invalidated lately, if that is asked for.
+async fn recent(engine: &Engine, checks: &[Check]) -> Result<Vec<Vec<u8>>, String> {
+    if !checks.iter().any(|check| matches!(check.what, What::Unlabelled(_))) {
+        return Ok(vec![]);
+    }
+    let entries = engine.deletes.one(0, [b"LRANGE".as_slice(), RECENT, b"0", b"-1"]).await?;
+    Ok(array_of(entries).iter().filter_map(bytes_of).map(|entry| entry.to_vec()).collect())
 }
 
 fn is_score(frame: BytesFrame) -> bool {

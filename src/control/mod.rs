@@ -89,6 +89,8 @@ struct Engine {
     others: announce::Others,
     /// Counts the fan-outs of this proxy.
     epoch: Cell<u64>,
+    /// Counts the messages that tell of them.
+    mark: Cell<u64>,
     /// Before it was first compared: there were other proxies, and what they have invalidated is not known.
     had_others: Cell<bool>,
     /// The Redis that was seen last.
@@ -134,6 +136,7 @@ pub async fn run(parts: Parts) {
         feed: Feed::default(),
         others: announce::Others::new(process.id.clone()),
         epoch: Cell::new(0),
+        mark: Cell::new(0),
         had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         label_changes: label_sets::Changes::default(),

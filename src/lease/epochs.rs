@@ -25,6 +25,15 @@ struct Epoch {
     told: Option<u64>,
 }
 
+/// All that stands behind it in [`RECENT`](super::script::RECENT) has been announced.
+#[derive(Debug)]
+struct Mark {
+    /// How many announcements had been seen with it.
+    clock: Clock,
+    at: Moment,
+    name: Box<[u8]>,
+}
+
 /// What a fill is to be compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -44,8 +53,8 @@ pub struct Epochs {
     gap: AtomicU64,
     len: AtomicUsize,
     tags: RwLock<HashMap<Tag, Epoch>>,
-    /// The announcements of the same time, oldest first.
-    order: RwLock<VecDeque<(Clock, Moment, Tag)>>,
+    /// Oldest first.
+    marks: RwLock<VecDeque<Mark>>,
 }
 
 impl Epochs {
@@ -62,7 +71,6 @@ impl Epochs {
         for tag in tags {
             known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, told: None });
         }
-        self.order_mut().extend(tags.iter().map(|tag| (clock, now, Tag::clone(tag))));
         self.len.store(known.len(), Ordering::Relaxed);
         self.clock.fetch_add(1, Ordering::Release);
     }
@@ -124,23 +132,30 @@ impl Epochs {
         recent.map(|(tag, epoch)| (Tag::clone(tag), epoch.id.clone())).collect()
     }
 
-    /// What was invalidated after `clock`: the latest, and not more than `most`.
-    pub fn after(&self, clock: Clock, most: usize) -> Vec<Tag> {
-        let order = self.order.read().unwrap_or_else(PoisonError::into_inner);
-        let mut tags: Vec<Tag> = vec![];
-        for (_, _, tag) in order.iter().rev().take_while(|(at, ..)| *at > clock) {
-            if tags.len() == most {
-                break;
-            }
-            if !tags.contains(tag) {
-                tags.push(Tag::clone(tag));
-            }
-        }
-        tags
+    /// Whether an announcement has been seen since `clock`.
+    pub fn has_news(&self, clock: Clock) -> bool {
+        self.clock() > clock
     }
 
-    fn order_mut(&self) -> RwLockWriteGuard<'_, VecDeque<(Clock, Moment, Tag)>> {
-        self.order.write().unwrap_or_else(PoisonError::into_inner)
+    /// The feed has shown this mark.
+    pub fn marked(&self, mark: &[u8], now: Moment) {
+        let mut marks = self.marks_mut();
+        let clock = self.clock();
+        // Of a miss that was recorded in between it is not known on which side it is: for it the earlier one counts.
+        if marks.back().is_none_or(|last| last.clock < clock) {
+            marks.push_back(Mark { clock, at: now, name: mark.into() });
+        }
+    }
+
+    /// The latest mark that had been seen when a miss of `clock` was.
+    pub fn mark_at(&self, clock: Clock) -> Option<Box<[u8]>> {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        let later = marks.partition_point(|mark| mark.clock <= clock);
+        marks.get(later.checked_sub(1)?).map(|mark| mark.name.clone())
+    }
+
+    fn marks_mut(&self) -> RwLockWriteGuard<'_, VecDeque<Mark>> {
+        self.marks.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing is remembered.
@@ -153,14 +168,15 @@ impl Epochs {
     pub fn forget_before(&self, moment: Moment) {
         let mut tags = self.tags.write().unwrap_or_else(PoisonError::into_inner);
         tags.retain(|_, epoch| epoch.at >= moment);
-        let mut order = self.order_mut();
-        while order.front().is_some_and(|(_, at, _)| *at < moment) {
-            order.pop_front();
+        let mut marks = self.marks_mut();
+        // The last of them is what later misses have seen.
+        while marks.get(1).is_some_and(|mark| mark.at < moment) {
+            marks.pop_front();
         }
-        if order.capacity() > 1024 && order.len() < order.capacity() / 8 {
-            order.shrink_to_fit();
+        if marks.capacity() > 1024 && marks.len() < marks.capacity() / 8 {
+            marks.shrink_to_fit();
         }
-        drop(order);
+        drop(marks);
         self.len.store(tags.len(), Ordering::Relaxed);
         if tags.capacity() > 1024 && tags.len() < tags.capacity() / 8 {
             tags.shrink_to_fit();

@@ -380,11 +380,13 @@ impl Leases {
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
-    /// The oldest miss of the key. It stays open: whoever writes the key may label it afterwards.
+    /// The oldest miss of the key, also of those that were taken for the fill of somebody without one. It stays open: whoever
+    /// writes the key may label it afterwards.
     pub fn oldest(&self, key: KeyHash, now: Moment) -> Option<Clock> {
         let open = self.open.get(&key);
         let misses = open.iter().flat_map(|open| &open.misses);
-        let oldest = misses.filter(|miss| miss.until > now && miss.is_open()).map(|miss| miss.clock).min();
+        let may_be_filled = |miss: &&Miss| miss.until > now && miss.count + miss.taken > 0;
+        let oldest = misses.filter(may_be_filled).map(|miss| miss.clock).min();
         oldest.into_iter().chain(self.filled_unlabelled(key, now)).min()
     }
 

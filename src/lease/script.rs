@@ -11,6 +11,49 @@ use crate::rules::Tag;
 /// What the names of the keys begin with that hold the latest invalidation of a tag.
 pub const EPOCHS: &[u8] = b"rescind:epoch:";
 
+/// A list of what was invalidated lately, the latest first: tags, and in front of those that were told together a mark.
+/// Whoever has seen the message with that mark has heard of it and of all behind it.
+pub const RECENT: &[u8] = b"rescind:recent";
+/// Its length at most. What was invalidated before is not known any more.
+pub const MOST_RECENT: usize = 1024;
+
+/// An entry of [`RECENT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recent<'a> {
+    /// A tag.
+    Tag(&'a [u8]),
+    /// A mark.
+    Mark(&'a [u8]),
+}
+
+impl<'a> Recent<'a> {
+    /// As Redis keeps it.
+    pub fn encoded(self) -> Vec<u8> {
+        match self {
+            Recent::Tag(tag) => [b"t", tag].concat(),
+            Recent::Mark(mark) => [b"m", mark].concat(),
+        }
+    }
+
+    /// The tags in front of that mark. `None`: it is not known which.
+    pub fn tags_since(entries: &'a [Vec<u8>], mark: &[u8]) -> Option<Vec<&'a [u8]>> {
+        let entry = Recent::Mark(mark).encoded();
+        let place = entries.iter().position(|one| *one == entry);
+        if place.is_none() && entries.len() >= MOST_RECENT {
+            return None;
+        }
+        let since = &entries[..place.unwrap_or(entries.len())];
+        Some(since.iter().filter_map(|one| one.strip_prefix(b"t")).collect())
+    }
+}
+
+/// Tells of invalidations in the same step in which they are noted in [`RECENT`], so that both have one order. `ARGV`: how
+/// long the list lives, how many entries come to it, these, the messages. What memory or rights do not allow is left out; the
+/// reply is that to the last message.
+pub const TELLING: &str = "\
+local c,n,r=redis.pcall,2+ARGV[2] c('LPUSH','rescind:recent',unpack(ARGV,3,n)) c('LTRIM','rescind:recent',0,1023) \
+c('PEXPIRE','rescind:recent',ARGV[1]) for i=n+1,#ARGV do r=c('PUBLISH','rescind:proxies',ARGV[i]) end return r";
+
 /// The key that holds the latest invalidation of a tag.
 pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
     [EPOCHS, tag].concat()
@@ -40,7 +83,8 @@ macro_rules! reworded {
 /// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` unless 0); the number of checks; three words
 /// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
 /// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
-/// epoch that stands beside it exists, or the set of a label, which the key must not have.
+/// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
+/// stand there in front of a mark.
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 macro_rules! script {
@@ -85,8 +129,13 @@ macro_rules! full {
         script!(
             more: "if string.sub(w,1,14)=='rescind:proxy:' then \
 s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 \
-elseif string.sub(w,1,12)=='rescind:tag:' then if d~='' then c('SELECT',d) end \
-s=type(redis.pcall('ZSCORE',w,k))=='string' if d~='' then c('SELECT',0) end else ", "end ";
+elseif w=='rescind:recent' then local a,f,l=0 s=false \
+repeat l=c('LRANGE',w,a,a+31) if d~='' then c('SELECT',d) end \
+for _,t in ipairs(l) do f=t==ARGV[i+1] \
+if not f and string.sub(t,1,1)=='t' then s=type(redis.pcall('ZSCORE','rescind:tag:'..string.sub(t,2),k))=='string' end \
+if f or s then break end end \
+if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>1023 \
+s=s or not f and #l==32 else ", "end ";
             $($labels)*
         )
     };
@@ -178,11 +227,11 @@ if type(r)~='number' then ",
 );
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. 2: the
-/// user may also tell of labels. It writes nothing, so that it is answered also while writes are paused.
+/// user may also tell of labels, and see what was invalidated lately. It writes nothing, so that it is answered also while writes are paused.
 const PROBE: &str = "\
 redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
 if not (redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0')) then return 0 end \
-return redis.acl_check_cmd('PUBLISH','rescind:labels','') and 2 or 1";
+return redis.acl_check_cmd('PUBLISH','rescind:labels','') and redis.acl_check_cmd('LRANGE','rescind:recent','0','0') and 2 or 1";
 
 /// What has to hold for a key that is written not to be stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,12 +251,17 @@ pub enum What {
     Epoch(Box<[u8]>, Box<[u8]>),
     /// Somebody listens on this channel, or this tag has not been invalidated lately.
     Listener(Box<[u8]>, Box<[u8]>),
-    /// The key does not have this label.
-    Unlabelled(Tag),
+    /// The key has no label that was invalidated since that mark, as [`RECENT`] has it. Empty: there was none.
+    Unlabelled(Box<[u8]>),
 }
 
 /// The most words of a command and of all that goes with it that Lua unpacks.
 const MOST_WORDS: usize = 4000;
+
+/// Whether it takes the right to see what was invalidated lately to look at this.
+pub fn concerns_labels(checks: &[Check]) -> bool {
+    checks.iter().any(|check| matches!(check.what, What::Unlabelled(_)))
+}
 
 /// Whether a request of this length can be sent as a script, with so many checks.
 pub fn fits(args: usize, checks: usize) -> bool {
@@ -358,7 +412,10 @@ impl Check {
                 encode::bulk(out, channel);
                 encode::bulk(out, &epoch_key(tag));
             }
-            What::Unlabelled(tag) => [&*label_set(tag), b""].iter().for_each(|word| encode::bulk(out, word)),
+            What::Unlabelled(mark) => {
+                encode::bulk(out, RECENT);
+                encode::bulk(out, &Recent::Mark(mark).encoded());
+            }
         }
         encode::bulk(out, &self.key);
     }

@@ -38,6 +38,50 @@ fn a_fill_is_compared_with_what_came_after_its_miss() {
 }
 
 #[test]
+fn a_miss_knows_the_latest_mark_that_was_seen_before_it() {
+    let epochs = Epochs::default();
+    let first = epochs.clock();
+    assert_eq!((epochs.mark_at(first), epochs.has_news(first)), (None, false));
+    epochs.announced(&[tag("a")], b"1", 10);
+    // Between an announcement and its mark.
+    let between = epochs.clock();
+    epochs.marked(b"m1", 10);
+    epochs.announced(&[tag("b")], b"2", 20);
+    epochs.announced(&[tag("c")], b"3", 20);
+    epochs.marked(b"m2", 20);
+    // Nothing was announced since: what may stand in front of it in Redis has not been heard of.
+    epochs.marked(b"m3", 30);
+    let mark = |clock| epochs.mark_at(clock).map(|mark| String::from_utf8(mark.to_vec()).unwrap());
+    assert_eq!(mark(first), None);
+    assert_eq!(mark(between).as_deref(), Some("m1"));
+    assert_eq!(mark(between + 1).as_deref(), Some("m1"));
+    assert_eq!(mark(epochs.clock()).as_deref(), Some("m2"));
+    assert_eq!((epochs.has_news(between), epochs.has_news(epochs.clock())), (true, false));
+    assert!(epochs.has_news(BEFORE_ALL));
+    epochs.forget_before(100);
+    assert_eq!(epochs.mark_at(epochs.clock()).as_deref(), Some(b"m2".as_slice()));
+    assert_eq!(epochs.mark_at(between), None);
+}
+
+#[test]
+fn the_list_tells_what_was_invalidated_since_a_mark() {
+    use script::{MOST_RECENT, Recent, TELLING};
+    let entries: Vec<Vec<u8>> =
+        [Recent::Mark(b"2"), Recent::Tag(b"mark"), Recent::Tag(b"b"), Recent::Mark(b"1"), Recent::Tag(b"a")]
+            .map(Recent::encoded)
+            .to_vec();
+    let since = |mark: &str| Recent::tags_since(&entries, mark.as_bytes());
+    assert_eq!(since("2").unwrap(), [b""; 0]);
+    assert_eq!(since("1").unwrap(), [b"mark".as_slice(), b"b"]);
+    // It was never seen, or is so old that the list has gone since.
+    assert_eq!(since("0").unwrap().len(), 3);
+    assert_eq!(since("ark").unwrap().len(), 3);
+    let full = vec![Recent::Tag(b"a").encoded(); MOST_RECENT];
+    assert_eq!(Recent::tags_since(&full, b"0"), None, "nobody knows what is missing");
+    assert!(TELLING.contains(&format!("0,{})", MOST_RECENT - 1)));
+}
+
+#[test]
 fn what_is_found_again_is_no_news() {
     let epochs = Epochs::default();
     epochs.found(&tag("a"), b"1", 0);
@@ -66,6 +110,18 @@ fn a_miss_is_filled_once() {
         Some(7),
         "a fill that nobody may have got an answer to"
     );
+}
+
+#[test]
+fn a_miss_that_somebody_else_seems_to_have_filled_may_still_be_filled_by_a_key_that_gets_labels() {
+    let leases = Leases::new();
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, 1)), Some(10));
+    assert_eq!(leases.oldest(1, 1), Some(10));
+    assert_eq!(leases.oldest(1, WINDOW), None);
+    leases.missed(2, client(1), 10, 0, WINDOW);
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!(leases.oldest(2, 1), None);
 }
 
 #[test]

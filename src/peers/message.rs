@@ -32,6 +32,8 @@ pub enum Message {
         /// Which one.
         epoch: Box<[u8]>,
     },
+    /// What was begun in the same message stands in Redis behind this mark, see [`RECENT`](crate::lease::script::RECENT).
+    Mark(Box<[u8]>),
     /// A proxy has come, and wants to know who is there.
     Hello(ProxyId),
     /// The answer. Whether it knows that tasks of clients share connections.
@@ -57,6 +59,7 @@ impl Message {
         match self {
             Message::Begun { proxy, epoch, tags } => encode_begun(out, proxy, epoch, tags),
             Message::Done { proxy, epoch } => encode::request(out, [b"done".as_slice(), proxy, epoch]),
+            Message::Mark(mark) => encode::request(out, [b"mark".as_slice(), mark]),
             Message::Hello(proxy) => encode::request(out, [b"hello".as_slice(), proxy]),
             Message::Here(proxy, shared) => {
                 encode::request(out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
@@ -91,6 +94,7 @@ impl Message {
     }
 
     fn of(args: Args<'_>) -> Option<Message> {
+        // Of a mark: itself.
         let proxy: ProxyId = args.get(1)?.into();
         Some(match (args.get(0)?, args.len()) {
             (b"begun", 4..) => Message::Begun {
@@ -99,6 +103,7 @@ impl Message {
                 tags: args.iter().skip(3).map(Tag::from).collect(),
             },
             (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
+            (b"mark", 2) => Message::Mark(proxy),
             (b"hello", 2) => Message::Hello(proxy),
             (b"here", 3) => Message::Here(proxy, !args.get(2)?.is_empty()),
             (b"busy", 3) => Message::Busy(proxy, std::str::from_utf8(args.get(2)?).ok()?.parse().ok()?),
@@ -139,6 +144,7 @@ mod tests {
         let all = [
             Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags },
             Message::Done { proxy: proxy.clone(), epoch },
+            Message::Mark(b"p1.7".as_slice().into()),
             Message::Hello(proxy.clone()),
             Message::Here(proxy.clone(), true),
             Message::Here(proxy.clone(), false),

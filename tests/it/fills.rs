@@ -275,6 +275,29 @@ fn users_without_scripts_are_protected_all_the_same() {
 }
 
 #[test]
+fn users_who_may_not_see_what_was_invalidated_are_protected_all_the_same() {
+    let w = World::new();
+    let (mut direct, mut client, mut labeller) = (w.redis.client(), w.client(), w.client());
+    direct.cmd("ACL SETUSER sue on nopass ~app:* ~page* ~rescind:epoch:* &* +@all");
+    client.cmd("AUTH sue x");
+    labeller.cmd("TAG.WITH 1 t SET page v");
+    for (key, tag) in [(KEY, "Post"), ("page", "t")] {
+        for fresh in [false, true] {
+            labeller.cmd(&format!("DEL {key}"));
+            assert_eq!(client.cmd(&format!("GET {key}")), "$-1\r\n");
+            if !fresh {
+                labeller.cmd(&format!("TAG.INVALIDATE {tag} u"));
+                labeller.cmd("GET page");
+                labeller.cmd("TAG.WITH 1 t SET page new");
+            }
+            assert_eq!(client.call(&["SET", key, "old"]), "+OK\r\n");
+            let there = if fresh { ":1\r\n" } else { ":0\r\n" };
+            assert_eq!(direct.cmd(&format!("EXISTS {key}")), there, "{key}, fresh: {fresh}");
+        }
+    }
+}
+
+#[test]
 fn what_a_user_may_not_do_is_said_as_redis_says_it_outside_of_scripts() {
     let w = World::new();
     let mut admin = w.redis.client();

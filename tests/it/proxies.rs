@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Proxy, RULES, Redis, eventually};
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
 const KEY: &str = "app:1:home_page_data_1";
 const TRIGGER: &str = "SET app:1:model:Post:7 1";
@@ -168,4 +168,40 @@ fn who_goes_in_order_leaves_nothing_to_suspect() {
     client.cmd(&format!("SET {KEY} v"));
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
     assert!(!proxies[1].log().contains("gone without a word"));
+}
+
+#[test]
+fn a_fill_is_stale_by_a_label_that_nobody_has_heard_of_yet() {
+    // So many proxies; so many invalidations come between its miss and the fill.
+    for (number, between, rounds) in
+        [(2, 0, 200), (2, 10, 200), (2, 200, 100), (2, 2000, 10), (1, 0, 200), (1, 200, 100)]
+    {
+        let redis = Redis::start();
+        let proxies = some(&redis, number);
+        let (mut filler, mut labeller) = (proxies[0].client(), proxies[number - 1].client());
+        let others: Vec<String> = (0..between).map(|n| format!("x{n}")).collect();
+        labeller.cmd("TAG.WITH 1 first SET other v");
+        eventually("the label is known", || {
+            (filler.cmd("TAG.OF other") == "*1\r\n$5\r\nfirst\r\n").then_some(())
+        });
+        let mut old = 0;
+        for round in 0..rounds {
+            let key = &*format!("page{round}");
+            filler.cmd(&format!("GET {key}"));
+            labeller.cmd("TAG.INVALIDATE t");
+            if between > 0 {
+                let words: Vec<&str> =
+                    std::iter::once("TAG.INVALIDATE").chain(others.iter().map(String::as_str)).collect();
+                labeller.call(&words);
+            }
+            // Else its write would count as the fill of what the other has missed.
+            labeller.cmd(&format!("GET {key}"));
+            // At the same time: it gets its label, and what was read before.
+            labeller.send(&encode(&["TAG.WITH", "1", "t", "SET", key, "new"]));
+            filler.send(&encode(&["SET", key, "old"]));
+            assert_eq!((filler.raw(), labeller.raw()), (b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec()));
+            old += u32::from(filler.cmd(&format!("GET {key}")) == "$3\r\nold\r\n");
+        }
+        assert_eq!(old, 0, "{number} proxies, {between} invalidations in between");
+    }
 }

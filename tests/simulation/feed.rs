@@ -142,7 +142,8 @@ impl Proxy {
                 self.peers.heard(&proxy, now);
             }
             Message::Bye(proxy, open) => self.gone(&proxy, open, around),
-            Message::Undone { .. } => {}
+            // Labels are not simulated.
+            Message::Undone { .. } | Message::Mark(_) => {}
         }
     }
 
