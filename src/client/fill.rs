@@ -129,12 +129,16 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
 /// may know better: it has been told of the latest invalidation, and writes something new.
 fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) -> Vec<What> {
     let epochs = &context.process.epochs;
+    let lost = clock == BEFORE_ALL && context.process.may_lack_epochs(context.moment());
     let mut checks = vec![];
     for tag in tags {
         let known = match clock {
             BEFORE_ALL => epochs.expected_without_miss(tag, told),
             _ => Expected::NoEpoch,
         };
+        if lost && known == Expected::NoEpoch {
+            return vec![What::Never];
+        }
         let expected = if known == Expected::NoEpoch { epochs.expected(tag, clock) } else { known };
         match expected {
             Expected::Stale => return vec![What::Never],
@@ -151,9 +155,11 @@ fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) ->
 /// knows better.
 fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool) -> Vec<What> {
     let process = &context.process;
-    if strict {
+    let lost = process.may_lack_epochs(context.moment());
+    if strict || lost {
         let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, told) {
             Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
+            Expected::Stale | Expected::NoEpoch if lost => What::Never,
             Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
         };
         return tags.iter().map(expected).collect();

@@ -72,7 +72,10 @@ pub(super) async fn compare(engine: Rc<Engine>) {
         match ask(&engine).await {
             Ok(identity) => settle(&engine, identity).await,
             // Nothing is known about it: it may be another one each time.
-            Err(error) if error.starts_with("NOPERM") => again(&engine, "Redis may be another one").await,
+            Err(error) if error.starts_with("NOPERM") => {
+                engine.process.lost_epochs(engine.moment() + engine.longest_window());
+                again(&engine, "Redis may be another one").await;
+            }
             Err(error) => {
                 tracing::debug!(%error, "Redis does not say who it is");
                 tokio::time::sleep(PAUSE).await;
@@ -100,6 +103,7 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
     if changed {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
+        engine.process.lost_epochs(engine.moment() + engine.longest_window());
         engine.rebuild("Redis is another one");
         again(engine, "Redis came back with other data").await;
     }

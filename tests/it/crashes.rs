@@ -81,6 +81,36 @@ fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_the_next() {
 }
 
 #[test]
+fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_invalidated() {
+    let mut redis = Redis::start();
+    let mut proxies = [0, 1].map(|_| Proxy::start(&redis, RULES));
+    for proxy in &proxies {
+        eventually("they know each other", || proxy.log().contains("another proxy is there").then_some(()));
+    }
+    let mut client = proxies[1].client();
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    assert_eq!(client.cmd("GET page"), "$-1\r\n");
+    assert_eq!(proxies[0].client().cmd(TRIGGER), "+OK\r\n");
+    assert_eq!(proxies[0].client().cmd("TAG.INVALIDATE t"), ":0\r\n");
+    proxies.iter_mut().for_each(Proxy::kill);
+    redis.kill();
+    redis.restart();
+    // The other one stays away.
+    let proxy = &mut proxies[1];
+    proxy.start_again(&[]);
+    proxy.ready();
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for fill in [&["SET", KEY, "old"][..], &["TAG.WITH", "1", "t", "SET", "page", "old"]] {
+        assert_eq!(client.call(fill), "+OK\r\n");
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY} page")), ":0\r\n", "{fill:?}");
+    }
+    // With a miss of its own it is no retry.
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    client.cmd(&format!("SET {KEY} new"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+}
+
+#[test]
 fn after_an_orderly_stop_nothing_is_suspect() {
     let redis = Redis::start();
     let mut proxy = Proxy::start(&redis, RULES);
