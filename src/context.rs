@@ -85,8 +85,8 @@ pub struct Process {
     pub doubt: Arc<Doubt>,
     /// Whether Redis is the one that it was.
     pub redis_doubted: Mutex<RedisDoubt>,
-    /// Until then it may not know what was invalidated before it came.
-    pub epochs_lost_until: AtomicU64,
+    /// Since then it may not know what was invalidated before it came. 0: never.
+    pub epochs_lost: AtomicU64,
     /// Until that is known, also keys without tags may be stale: they may have had labels. Others are no cached values at
     /// all, so they are not hidden: their readers wait.
     pub doubts_untagged: AtomicBool,
@@ -153,7 +153,7 @@ impl Process {
             replay_window: config::Journal::default().replay_window,
             doubt: Arc::default(),
             redis_doubted: Mutex::default(),
-            epochs_lost_until: AtomicU64::new(0),
+            epochs_lost: AtomicU64::new(0),
             doubts_untagged: AtomicBool::new(false),
             run: RwLock::default(),
             is_known: AtomicBool::new(false),
@@ -274,15 +274,16 @@ impl Process {
     }
 
     /// Redis is another one: what the one before it knew of invalidations it need not know.
-    pub fn lost_epochs(&self, until: Moment) {
-        self.epochs_lost_until.fetch_max(until, Ordering::AcqRel);
+    pub fn lost_epochs(&self, now: Moment) {
+        self.epochs_lost.store(now + 1, Ordering::Release);
     }
 
-    /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: it was replaced not long
-    /// ago, or that is being found out.
-    pub fn may_lack_epochs(&self, now: Moment) -> bool {
+    /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: it was replaced within
+    /// `window`, or that is being found out.
+    pub fn may_lack_epochs(&self, now: Moment, window: Moment) -> bool {
         let comparing = self.redis_doubted.lock().unwrap_or_else(PoisonError::into_inner).comparing;
-        comparing || self.epochs_lost_until.load(Ordering::Acquire) > now
+        let lost = self.epochs_lost.load(Ordering::Acquire);
+        comparing || (lost > 0 && now < lost + window)
     }
 
     /// The channels of the other proxies.

@@ -51,9 +51,11 @@ pub(super) fn checks(
         }
         let hash = process.leases.hash(db, used.key);
         let check = |what| Check { key: used.key.into(), what };
+        let expects = process.index.expects_labels(db, used.key, now);
         if !has_tags && !labelled {
             let clock = process.leases.oldest(hash, now);
-            return checks.extend(clock.into_iter().filter_map(|clock| unheard(context, clock)).map(check));
+            let found = clock.and_then(|clock| unheard(context, clock, expects));
+            return checks.extend(found.map(check));
         }
         let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
         let Filled { mut clock, is_own, is_lone, .. } = filled;
@@ -70,10 +72,12 @@ pub(super) fn checks(
         tags.extend(new.into_iter().cloned());
         fills.extend(clock.map(|clock| (hash, clock)));
         let told = is_lone.then_some(outbox.id);
-        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told));
-        found.extend(clock.and_then(|clock| unheard(context, clock)));
+        let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL)
+            && process.may_lack_epochs(now, context.fill_window(family));
+        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told, lacks));
+        found.extend(clock.and_then(|clock| unheard(context, clock, expects)));
         if is_foreign {
-            found.extend(elsewhere(context, &tags, told, context.is_strict(family)));
+            found.extend(elsewhere(context, &tags, told, context.is_strict(family), lacks));
         }
         if found.contains(&What::Never) {
             process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
@@ -84,10 +88,13 @@ pub(super) fn checks(
 }
 
 /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
-/// the miss. Beside other proxies that may not have been heard of either.
-fn unheard(context: &Context, clock: Clock) -> Option<What> {
+/// the miss. Beside other proxies that may not have been heard of either. `expects`: labels for the key are on their way.
+fn unheard(context: &Context, clock: Clock, expects: bool) -> Option<What> {
     let process = &context.process;
-    let may_be_stale = process.uses_labels() && (!process.is_alone() || process.epochs.has_news(clock));
+    let has_news = || {
+        expects || process.epochs.has_news(clock) || process.fanout.outstanding() > 0 || !process.is_alone()
+    };
+    let may_be_stale = process.uses_labels() && has_news();
     may_be_stale.then(|| What::Unlabelled(process.epochs.mark_at(clock).unwrap_or_default()))
 }
 
@@ -103,7 +110,9 @@ pub(super) fn checks_of_labels(
     let hash = process.leases.hash(db, key);
     let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, context.moment());
     let clock = clock_of_labelled(context, filled, hash);
-    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None));
+    let lacks =
+        clock == Some(BEFORE_ALL) && process.may_lack_epochs(context.moment(), context.longest_window());
+    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None, lacks));
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
 }
 
@@ -126,17 +135,16 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
 }
 
 /// What a fill is compared with whose miss is of that clock. Where there was none, and misses have been lost, the connection
-/// may know better: it has been told of the latest invalidation, and writes something new.
-fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) -> Vec<What> {
+/// may know better: it has been told of the latest invalidation, and writes something new. `lacks`: else it is stale.
+fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>, lacks: bool) -> Vec<What> {
     let epochs = &context.process.epochs;
-    let lost = clock == BEFORE_ALL && context.process.may_lack_epochs(context.moment());
     let mut checks = vec![];
     for tag in tags {
         let known = match clock {
             BEFORE_ALL => epochs.expected_without_miss(tag, told),
             _ => Expected::NoEpoch,
         };
-        if lost && known == Expected::NoEpoch {
+        if lacks && known == Expected::NoEpoch {
             return vec![What::Never];
         }
         let expected = if known == Expected::NoEpoch { epochs.expected(tag, clock) } else { known };
@@ -152,14 +160,13 @@ fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>) ->
 /// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
 /// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be on
 /// their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation surely
-/// knows better.
-fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool) -> Vec<What> {
+/// knows better. `lacks`: likewise, because Redis need not know what is new.
+fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool, lacks: bool) -> Vec<What> {
     let process = &context.process;
-    let lost = process.may_lack_epochs(context.moment());
-    if strict || lost {
+    if strict || lacks {
         let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, told) {
             Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
-            Expected::Stale | Expected::NoEpoch if lost => What::Never,
+            Expected::Stale | Expected::NoEpoch if lacks => What::Never,
             Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
         };
         return tags.iter().map(expected).collect();
@@ -171,7 +178,10 @@ fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool) -
 
 /// Whether the request can be sent as a script, together with its checks.
 pub(super) fn is_scripted(command: &Command, args: Args<'_>, checks: &[Check]) -> bool {
-    command.is_scripted && command.arity_ok(args.len()) && script::fits(args.len(), checks.len())
+    // A script deletes what is stale in the client's own database.
+    let here = command.other_db(args).is_none();
+    let fits = script::fits(args.len(), checks.len()) && script::fits_in_a_step(checks);
+    here && fits && command.is_scripted && command.arity_ok(args.len())
 }
 
 /// Looks at what was written and undoes what is stale; returns when that is done. False: it takes too long.

@@ -440,7 +440,7 @@ impl Client {
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        let may = if script::concerns_labels(&checks) { conn.takes_labels() } else { conn.takes_scripts() };
+        let may = conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
         let scripted = !extra.partial && may && fill::is_scripted(command, args, &checks);
         if scripted || !labels.tags.is_empty() {
             let process = &self.context.process;

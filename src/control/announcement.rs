@@ -37,6 +37,8 @@ pub(super) enum Announcement {
 pub(super) struct Way<'a> {
     /// The mark of what is told now: no other has it.
     pub mark: &'a [u8],
+    /// How long Redis keeps the list of what was invalidated lately, in milliseconds.
+    pub lifetime: Moment,
     /// Scripts are allowed.
     pub scripted: bool,
 }
@@ -67,7 +69,7 @@ pub(super) fn queue(
         }
         end(&mut payload, LARGE);
     }
-    let (entries, lifetime) = recent(announcements, way.mark);
+    let (entries, lifetime) = (recent(announcements, way.mark), way.lifetime.to_string());
     if !entries.is_empty() {
         Message::Mark(way.mark.into()).encode(&mut payload);
     }
@@ -93,21 +95,21 @@ pub(super) fn queue(
     commands
 }
 
-/// What comes to the list of what was invalidated lately, the last one to its front, and how long that lives. Of more than it
-/// holds, so many that nothing older is left.
-fn recent(announcements: &[Announcement], mark: &[u8]) -> (Vec<Vec<u8>>, String) {
-    let (mut entries, mut longest) = (vec![], 0);
+/// What comes to the list of what was invalidated lately, the last one to its front. Of more than it holds, so many that
+/// nothing older is left. Who says hello wants a mark to begin with.
+fn recent(announcements: &[Announcement], mark: &[u8]) -> Vec<Vec<u8>> {
+    let mut entries = vec![];
     for announcement in announcements {
-        if let Announcement::Begun { tags, lifetime, .. } = announcement {
+        if let Announcement::Begun { tags, .. } = announcement {
             entries.extend(tags.iter().take(MOST_RECENT).map(|tag| Recent::Tag(tag).encoded()));
-            longest = longest.max(*lifetime);
         }
         entries.drain(..entries.len().saturating_sub(MOST_RECENT));
     }
-    if !entries.is_empty() {
+    let hello = |one: &Announcement| matches!(one, Announcement::Message(Message::Hello(_)));
+    if !entries.is_empty() || announcements.iter().any(hello) {
         entries.push(Recent::Mark(mark).encoded());
     }
-    (entries, longest.to_string())
+    entries
 }
 
 /// Of several epochs of one tag the last.
@@ -153,7 +155,7 @@ mod tests {
 
     fn queued(announcements: &[Announcement]) -> Vec<Vec<Vec<u8>>> {
         let mut commands = vec![];
-        let way = Way { mark: b"p.1", scripted: false };
+        let way = Way { mark: b"p.1", lifetime: 10, scripted: false };
         let count = queue(announcements, &way, |words| {
             commands.push(words.iter().map(|word| word.to_vec()).collect());
         });
@@ -182,7 +184,7 @@ mod tests {
             (vec![begun("p-1", &many)], MOST_RECENT),
         ] {
             let mut commands: Vec<Vec<Vec<u8>>> = vec![];
-            let way = Way { mark: b"p.1", scripted: true };
+            let way = Way { mark: b"p.1", lifetime: 10, scripted: true };
             let count = queue(&announcements, &way, |words| {
                 commands.push(words.iter().map(|word| word.to_vec()).collect());
             });

@@ -237,7 +237,7 @@ impl Engine {
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
-        let way = Way { mark: &self.next_mark(), scripted: false };
+        let way = Way { mark: &self.next_mark(), lifetime: 2 * self.longest_window(), scripted: false };
         if announcement::queue(std::slice::from_ref(begun), &way, |words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }

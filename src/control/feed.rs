@@ -161,7 +161,7 @@ impl Feed {
     fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
         let (mark, scripted) = (engine.next_mark(), self.scripted.get());
-        let way = Way { mark: &mark, scripted };
+        let way = Way { mark: &mark, lifetime: 2 * engine.longest_window(), scripted };
         let commands = announcement::queue(&self.unsaid.borrow(), &way, |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
         expected.extend((0..commands).map(|_| Expected::Anything));

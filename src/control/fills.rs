@@ -8,9 +8,11 @@ use redis_protocol::resp3::types::BytesFrame;
 use super::Engine;
 use super::link::Batch;
 use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::lease::script::{Check, RECENT, Recent, What, epoch_key};
+use crate::lease::script::{self, Check, RECENT, Recent, What, epoch_key};
 use crate::news::label_set;
 
+/// So many labels are looked for at once; of more it is taken for granted that they are there.
+const MOST_LOOKED_FOR: usize = 50_000;
 /// The pause before it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -23,7 +25,7 @@ pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
 }
 
 async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> {
-    let recent = recent(engine, checks).await?;
+    let mut recent = recent(engine, checks).await?;
     let (mut questions, mut labels) = (Batch::default(), Batch::default());
     for check in checks {
         match &check.what {
@@ -34,8 +36,13 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
             }
             What::Unlabelled(mark) => {
-                let since = Recent::tags_since(&recent, mark).unwrap_or_default();
-                since.iter().for_each(|tag| labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]));
+                for tag in since(recent.as_deref(), mark).unwrap_or_default() {
+                    labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]);
+                }
+                if labels.len() > MOST_LOOKED_FOR {
+                    recent = None;
+                    labels = Batch::default();
+                }
             }
         }
     }
@@ -46,12 +53,10 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
     for check in checks {
         let is_stale = match &check.what {
-            // Somebody else's key of another type that has such a name is no label.
-            What::Unlabelled(mark) => match Recent::tags_since(&recent, mark) {
-                Some(since) => labels
-                    .by_ref()
-                    .take(since.len())
-                    .fold(false, |found, score| found | into_result(score).is_ok_and(is_score)),
+            What::Unlabelled(mark) => match since(recent.as_deref(), mark) {
+                Some(since) => {
+                    labels.by_ref().take(since.len()).fold(false, |found, score| found | has(score))
+                }
                 None => true,
             },
             What::Never => answer().map(|_| true)?,
@@ -76,13 +81,30 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     engine.deletes.one(db, request).await.map(|_| ())
 }
 
-/// What was invalidated lately, if that is asked for.
-async fn recent(engine: &Engine, checks: &[Check]) -> Result<Vec<Vec<u8>>, String> {
-    if !checks.iter().any(|check| matches!(check.what, What::Unlabelled(_))) {
-        return Ok(vec![]);
+/// What was invalidated lately, if that is asked for. `None`: Redis does not tell.
+async fn recent(engine: &Engine, checks: &[Check]) -> Result<Option<Vec<Vec<u8>>>, String> {
+    if script::unlabelled(checks) == 0 {
+        return Ok(None);
     }
-    let entries = engine.deletes.one(0, [b"LRANGE".as_slice(), RECENT, b"0", b"-1"]).await?;
-    Ok(array_of(entries).iter().filter_map(bytes_of).map(|entry| entry.to_vec()).collect())
+    let mut question = Batch::default();
+    question.push([b"LRANGE".as_slice(), RECENT, b"0", b"-1"]);
+    let entries = engine.deletes.call(0, question).await?.into_iter().next().map(into_result);
+    let Some(Ok(entries)) = entries else { return Ok(None) };
+    Ok(Some(array_of(entries).iter().filter_map(bytes_of).map(|entry| entry.to_vec()).collect()))
+}
+
+/// The tags that were invalidated since that mark, if that is known.
+fn since<'a>(recent: Option<&'a [Vec<u8>]>, mark: &[u8]) -> Option<Vec<&'a [u8]>> {
+    Recent::tags_since(recent?, mark)
+}
+
+/// Whether there is such a label. Somebody else's key of another type that has such a name is none; where it is not told, it
+/// may be one.
+fn has(score: BytesFrame) -> bool {
+    match into_result(score) {
+        Ok(score) => is_score(score),
+        Err(error) => !error.starts_with("WRONGTYPE"),
+    }
 }
 
 fn is_score(frame: BytesFrame) -> bool {

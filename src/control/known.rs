@@ -72,8 +72,8 @@ pub(super) async fn compare(engine: Rc<Engine>) {
         match ask(&engine).await {
             Ok(identity) => settle(&engine, identity).await,
             // Nothing is known about it: it may be another one each time.
-            Err(error) if error.starts_with("NOPERM") => {
-                engine.process.lost_epochs(engine.moment() + engine.longest_window());
+            Err(error) if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") => {
+                engine.process.lost_epochs(engine.moment());
                 again(&engine, "Redis may be another one").await;
             }
             Err(error) => {
@@ -103,7 +103,7 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
     if changed {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
-        engine.process.lost_epochs(engine.moment() + engine.longest_window());
+        engine.process.lost_epochs(engine.moment());
         engine.rebuild("Redis is another one");
         again(engine, "Redis came back with other data").await;
     }

@@ -34,6 +34,11 @@ impl Batch {
         self.commands += 1;
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.commands
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.commands == 0

@@ -19,6 +19,7 @@
 mod computing;
 mod epochs;
 pub mod script;
+mod sharing;
 
 pub use crate::command::Fill;
 pub use computing::{Computations, Turn, Waiter};
@@ -32,6 +33,8 @@ use dashmap::mapref::entry::Entry;
 use hashbrown::DefaultHashBuilder;
 use smallvec::SmallVec;
 
+use sharing::Sharing;
+
 /// Milliseconds since the process started.
 pub type Moment = u64;
 
@@ -42,17 +45,9 @@ pub type KeyHash = u64;
 const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
 const MOST_KEYS: usize = 250_000;
-/// So many fills without an own miss, within [`SHARING_MEMORY`], show that tasks share connections, if they are not less
-/// than one in [`RARE`] of those that could have shown it.
-const SHARING: u32 = 4;
-const RARE: u32 = 64;
-/// So many fills that could have shown it, and did not, show that each connection serves one task at a time.
-const PROOF: u32 = 32;
-/// A fill over a connection with a miss of the key could have shown it if the connections with one are not more than one in
+/// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one are not more than one in
 /// so many of its host: among tasks that share connections that would be chance.
 const CHANCE: usize = 4;
-/// How long it is remembered what fills and requests tell about connections, in milliseconds.
-const SHARING_MEMORY: Moment = 60_000;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
 
@@ -231,61 +226,13 @@ pub struct Filled {
     pub is_lone: bool,
 }
 
-/// Fills from one host, of keys that had been missed over other connections, too: who shares connections may fill such a
-/// key over the wrong one.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sharing {
-    /// Those without a miss of the connection's own.
-    without: u32,
-    fills: u32,
-    since: Moment,
-    /// Until then it counts that requests of several connections were under way at the same time: where that happens, it
-    /// is taken for granted that they are shared, until enough fills have shown that they are not.
-    busy_until: Moment,
-    connections: usize,
-}
-
-impl Sharing {
-    /// Whether tasks there share connections, as fills have shown.
-    fn shows(&self, now: Moment) -> bool {
-        self.is_fresh(now) && self.without >= SHARING && self.without >= self.fills / RARE
-    }
-
-    /// Whether that is to be presumed.
-    fn suggests(&self, now: Moment) -> bool {
-        self.busy_until > now && !(self.is_fresh(now) && self.is_disproved())
-    }
-
-    fn is_disproved(&self) -> bool {
-        self.fills >= PROOF + self.without * RARE
-    }
-
-    fn is_fresh(&self, now: Moment) -> bool {
-        self.since + 2 * SHARING_MEMORY > now
-    }
-
-    /// What was long ago weighs less. That does not make it disproved, nor a proof void.
-    fn fade(&mut self, now: Moment) {
-        (self.without, self.fills) = match (self.is_fresh(now), self.is_disproved()) {
-            (false, _) => (0, 0),
-            (true, false) => (self.without.div_ceil(4), self.fills / 4),
-            (true, true) => (self.without / 4, (self.fills / 4).max(PROOF + self.without / 4 * RARE)),
-        };
-        self.since = now;
-    }
-}
-
 /// The misses that are open.
 #[derive(Debug)]
 pub struct Leases {
     hasher: DefaultHashBuilder,
     open: DashMap<KeyHash, Open, DefaultHashBuilder>,
     len: AtomicUsize,
-    sharing: DashMap<u64, Sharing, DefaultHashBuilder>,
-    /// Until then it is taken for granted: what was known about it has been lost.
-    sharing_until: AtomicU64,
-    /// Until then somebody who knows has said so, of all hosts.
-    told_until: AtomicU64,
+    sharing: Sharing,
     /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
     suspect_until: AtomicU64,
     /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
@@ -305,9 +252,7 @@ impl Leases {
             hasher: DefaultHashBuilder::default(),
             open: DashMap::default(),
             len: AtomicUsize::new(0),
-            sharing: DashMap::default(),
-            sharing_until: AtomicU64::new(0),
-            told_until: AtomicU64::new(0),
+            sharing: Sharing::default(),
             suspect_until: AtomicU64::new(0),
             slots: (0..SLOTS).map(|_| Default::default()).collect(),
         }
@@ -376,7 +321,7 @@ impl Leases {
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.suspect_until.load(Ordering::Relaxed) > now && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
-        let is_lone = found.is_none() && !self.is_known_to_share(client.host, now);
+        let is_lone = found.is_none() && !self.sharing.is_known(client.host, now);
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
@@ -404,13 +349,11 @@ impl Leases {
         open.expire(now);
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
-        if open.is_telling(client, is_own, self.sharing_of(client.host).connections) {
-            self.count_fill(client.host, is_own, now);
+        if open.is_telling(client, is_own, self.sharing.connections(client.host)) {
+            self.sharing.filled(client.host, is_own, now);
         }
-        let known = self.is_known_to_share(client.host, now);
-        let shared = known
-            || self.sharing_of(client.host).suggests(now)
-            || self.sharing_until.load(Ordering::Relaxed) > now;
+        let known = self.sharing.is_known(client.host, now);
+        let shared = self.sharing.is_presumed(client.host, now);
         let decides = open.decide(client, fill, shared)?;
         open.pay(client);
         open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
@@ -418,68 +361,37 @@ impl Leases {
         Some(Filled { clock: Some(decides.clock), is_own, is_sure: is_own && !shared, is_lone: false })
     }
 
-    /// A fill came over a connection with a miss of its own, or without.
-    fn count_fill(&self, host: u64, is_own: bool, now: Moment) {
-        let mut sharing = self.sharing.entry(host).or_default();
-        if sharing.since + SHARING_MEMORY <= now {
-            sharing.fade(now);
-        }
-        sharing.fills = sharing.fills.saturating_add(1);
-        sharing.without += u32::from(!is_own);
-    }
-
-    /// What is known about a host.
-    fn sharing_of(&self, host: u64) -> Sharing {
-        self.sharing.get(&host).map_or_else(Sharing::default, |one| *one)
-    }
-
     /// A client from there has connected.
     pub fn connected(&self, host: u64) {
-        self.sharing.entry(host).or_default().connections += 1;
+        self.sharing.connected(host);
     }
 
     /// One has gone.
     pub fn disconnected(&self, host: u64) {
-        if let Some(mut sharing) = self.sharing.get_mut(&host) {
-            sharing.connections = sharing.connections.saturating_sub(1);
-        }
+        self.sharing.disconnected(host);
     }
 
     /// Requests of several connections from there are under way at the same time. True: the other proxies are to know,
     /// because less can be seen of it there.
     pub fn busy(&self, host: u64, now: Moment) -> bool {
-        let until = now + 2 * SHARING_MEMORY;
-        if self.sharing_of(host).busy_until + SHARING_MEMORY / 2 > until {
-            return false;
-        }
-        let mut sharing = self.sharing.entry(host).or_default();
-        sharing.busy_until = until;
-        sharing.suggests(now)
-    }
-
-    /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
-    /// miss of its own.
-    fn is_known_to_share(&self, host: u64, now: Moment) -> bool {
-        let told = self.told_until.load(Ordering::Relaxed) > now;
-        told || self.sharing_of(host).shows(now)
+        self.sharing.busy(host, now)
     }
 
     /// Whether tasks of any host are known to share connections: whoever goes on without this memory must assume it.
     pub fn knows_sharing(&self, now: Moment) -> bool {
-        let told = self.sharing_until.load(Ordering::Relaxed).max(self.told_until.load(Ordering::Relaxed));
-        told > now || self.sharing.iter().any(|one| one.shows(now))
+        self.sharing.is_known_of_any(now)
     }
 
     /// Somebody who knows better says that tasks share connections.
     pub fn assume_sharing(&self, now: Moment) {
-        self.told_until.fetch_max(now + SHARING_MEMORY, Ordering::Relaxed);
+        self.sharing.told(now);
     }
 
     /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it
     /// known any more whose tasks share connections.
     pub fn suspect(&self, until: Moment) {
         self.suspect_until.fetch_max(until, Ordering::Relaxed);
-        self.sharing_until.fetch_max(until + SHARING_MEMORY, Ordering::Relaxed);
+        self.sharing.lost(until);
     }
 
     fn lose(&self, until: Moment) {
@@ -523,7 +435,7 @@ impl Leases {
         if self.open.capacity() > 4 * self.len() + 4096 {
             self.open.shrink_to_fit();
         }
-        self.sharing.retain(|_, one| one.connections > 0 || one.is_fresh(now) || one.busy_until > now);
+        self.sharing.expire(now);
     }
 }
 

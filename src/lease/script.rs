@@ -35,7 +35,7 @@ impl<'a> Recent<'a> {
         }
     }
 
-    /// The tags in front of that mark. `None`: it is not known which.
+    /// The tags in front of that mark, in any order. `None`: it is not known which.
     pub fn tags_since(entries: &'a [Vec<u8>], mark: &[u8]) -> Option<Vec<&'a [u8]>> {
         let entry = Recent::Mark(mark).encoded();
         let place = entries.iter().position(|one| *one == entry);
@@ -43,7 +43,10 @@ impl<'a> Recent<'a> {
             return None;
         }
         let since = &entries[..place.unwrap_or(entries.len())];
-        Some(since.iter().filter_map(|one| one.strip_prefix(b"t")).collect())
+        let mut tags: Vec<&[u8]> = since.iter().filter_map(|one| one.strip_prefix(b"t")).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        Some(tags)
     }
 }
 
@@ -129,10 +132,11 @@ macro_rules! full {
         script!(
             more: "if string.sub(w,1,14)=='rescind:proxy:' then \
 s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 \
-elseif w=='rescind:recent' then local a,f,l=0 s=false \
-repeat l=c('LRANGE',w,a,a+31) if d~='' then c('SELECT',d) end \
+elseif w=='rescind:recent' then local a,q,f,l=0,{} s=false \
+repeat l=redis.pcall('LRANGE',w,a,a+31) if l.err then s=true break end if d~='' then c('SELECT',d) end \
 for _,t in ipairs(l) do f=t==ARGV[i+1] \
-if not f and string.sub(t,1,1)=='t' then s=type(redis.pcall('ZSCORE','rescind:tag:'..string.sub(t,2),k))=='string' end \
+if not (f or q[t]) and string.sub(t,1,1)=='t' then q[t]=1 \
+s=type(redis.pcall('ZSCORE','rescind:tag:'..string.sub(t,2),k))=='string' end \
 if f or s then break end end \
 if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>1023 \
 s=s or not f and #l==32 else ", "end ";
@@ -226,12 +230,17 @@ if type(r)~='number' then ",
     "return r end n=n+r end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) return n"
 );
 
-/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0. 2: the
-/// user may also tell of labels, and see what was invalidated lately. It writes nothing, so that it is answered also while writes are paused.
+/// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0; else it
+/// is the sum of 1, [`TELLS`] and [`SEES`]. It writes nothing, so that it is answered also while writes are paused.
 const PROBE: &str = "\
 redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
 if not (redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0')) then return 0 end \
-return redis.acl_check_cmd('PUBLISH','rescind:labels','') and redis.acl_check_cmd('LRANGE','rescind:recent','0','0') and 2 or 1";
+return 1+(redis.acl_check_cmd('PUBLISH','rescind:labels','') and 2 or 0)\
++(redis.acl_check_cmd('LRANGE','rescind:recent','0','0') and redis.acl_check_cmd('ZSCORE','rescind:tag:','') and 4 or 0)";
+/// The user may tell of labels.
+pub const TELLS: i64 = 2;
+/// The user may see what was invalidated lately, and who has labels.
+pub const SEES: i64 = 4;
 
 /// What has to hold for a key that is written not to be stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,9 +267,17 @@ pub enum What {
 /// The most words of a command and of all that goes with it that Lua unpacks.
 const MOST_WORDS: usize = 4000;
 
-/// Whether it takes the right to see what was invalidated lately to look at this.
-pub fn concerns_labels(checks: &[Check]) -> bool {
-    checks.iter().any(|check| matches!(check.what, What::Unlabelled(_)))
+/// How many keys one script looks for among what was invalidated lately.
+const MOST_SEEN: usize = 64;
+
+/// How many of the checks take the right to see what was invalidated lately.
+pub fn unlabelled(checks: &[Check]) -> usize {
+    checks.iter().filter(|check| matches!(check.what, What::Unlabelled(_))).count()
+}
+
+/// Whether Redis can look at all this in one step without keeping everybody waiting.
+pub fn fits_in_a_step(checks: &[Check]) -> bool {
+    unlabelled(checks) <= MOST_SEEN
 }
 
 /// Whether a request of this length can be sent as a script, with so many checks.

@@ -1,3 +1,4 @@
+use super::sharing::{MEMORY, PROOF, SHOWN};
 use super::*;
 use crate::rules::Tag;
 
@@ -72,11 +73,12 @@ fn the_list_tells_what_was_invalidated_since_a_mark() {
             .to_vec();
     let since = |mark: &str| Recent::tags_since(&entries, mark.as_bytes());
     assert_eq!(since("2").unwrap(), [b""; 0]);
-    assert_eq!(since("1").unwrap(), [b"mark".as_slice(), b"b"]);
+    assert_eq!(since("1").unwrap(), [b"b".as_slice(), b"mark"]);
     // It was never seen, or is so old that the list has gone since.
     assert_eq!(since("0").unwrap().len(), 3);
     assert_eq!(since("ark").unwrap().len(), 3);
     let full = vec![Recent::Tag(b"a").encoded(); MOST_RECENT];
+    assert_eq!(Recent::tags_since(&full[1..], b"0").unwrap(), [b"a"], "each once");
     assert_eq!(Recent::tags_since(&full, b"0"), None, "nobody knows what is missing");
     assert!(TELLING.contains(&format!("0,{})", MOST_RECENT - 1)));
 }
@@ -163,7 +165,7 @@ fn the_miss_of_the_connection_itself_comes_first() {
 
 /// Fills over connections without a miss, until that is known to be usual from that host.
 fn give_away(leases: &Leases) {
-    for key in 100..100 + u64::from(SHARING) {
+    for key in 100..100 + u64::from(SHOWN) {
         leases.missed(key, client(1), 1, 0, WINDOW);
         assert_eq!(clock(leases.filled(key, client(2), Fill::Whole, 0)), Some(1));
     }
@@ -184,7 +186,7 @@ fn the_latest_of_several_misses_on_one_connection_decides() {
     leases.missed(1, client(1), 15, 1, WINDOW);
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(15));
     // If there are several of these, somebody does.
-    for key in 2..=u64::from(SHARING) {
+    for key in 2..=u64::from(SHOWN) {
         leases.missed(key, client(1), 10, 1, WINDOW);
         leases.missed(key, client(1), 12, 1, WINDOW);
         assert_eq!(clock(leases.filled(key, client(1), Fill::Whole, 1)), Some(12));
@@ -224,7 +226,7 @@ fn busy(host: u64, connections: usize) -> Leases {
 fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_proves_nothing() {
     let leases = busy(7, 20);
     assert!(!leases.busy(7, 1), "once in a while");
-    assert!(leases.busy(7, SHARING_MEMORY));
+    assert!(leases.busy(7, MEMORY));
     assert_eq!(swapped(&leases, 7, 0), [10, 10]);
     assert_eq!(swapped(&leases, 8, 0), [12, 10], "another host");
     // What is only presumed concerns nobody else, and no fill of this proxy's own misses after a crash.
@@ -232,7 +234,7 @@ fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_prove
     leases.missed(2, client(1), 10, 0, WINDOW);
     assert_eq!(both(leases.filled(2, client(1), Fill::Whole, 0)), (Some(10), true));
     // It is forgotten when it has not happened for long.
-    let later = 4 * SHARING_MEMORY;
+    let later = 4 * MEMORY;
     leases.expire(later);
     assert_eq!(swapped(&leases, 7, later), [12, 10]);
 }
@@ -252,10 +254,10 @@ fn who_always_fills_over_its_own_connection_shares_it_with_nobody() {
         assert_eq!(swapped(&leases, 7, 0), [12, 10], "{fillers}");
         // As long as there are fills it need not be shown again every minute.
         for minute in 1..5 {
-            leases.busy(7, minute * SHARING_MEMORY);
-            assert_eq!(swapped(&leases, 7, minute * SHARING_MEMORY), [12, 10], "{fillers}, {minute}");
+            leases.busy(7, minute * MEMORY);
+            assert_eq!(swapped(&leases, 7, minute * MEMORY), [12, 10], "{fillers}, {minute}");
         }
-        let later = 100 * SHARING_MEMORY;
+        let later = 100 * MEMORY;
         leases.busy(7, later);
         assert_eq!(swapped(&leases, 7, later), [10, 10], "but after hours");
     }
@@ -274,8 +276,8 @@ fn one_fill_over_a_foreign_connection_weighs_as_much_as_many_others() {
     assert_eq!(swapped(&leases, 7, 0), [10, 10]);
     // Time alone proves nothing.
     for minute in 1..5 {
-        leases.busy(7, minute * SHARING_MEMORY);
-        assert_eq!(swapped(&leases, 7, minute * SHARING_MEMORY), [10, 10], "{minute}");
+        leases.busy(7, minute * MEMORY);
+        assert_eq!(swapped(&leases, 7, minute * MEMORY), [10, 10], "{minute}");
     }
 }
 
@@ -316,7 +318,7 @@ fn where_tasks_share_connections_an_own_miss_proves_nothing() {
     leases.missed(1, far, 13, 0, WINDOW);
     assert_eq!(clock(leases.filled(1, far, Fill::Whole, 1)), Some(13));
     // And here again when nothing of the kind has been seen for long.
-    let later = 2 * SHARING_MEMORY;
+    let later = 2 * MEMORY;
     leases.missed(1, client(1), 10, later, WINDOW);
     leases.missed(1, client(2), 12, later, WINDOW);
     assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, later)), Some(12));
@@ -421,7 +423,7 @@ fn who_is_told_that_tasks_share_connections_believes_no_own_miss_after_a_crash()
     leases.missed(1, client(1), 10, 0, WINDOW);
     assert_eq!(both(leases.filled(1, client(1), Fill::Whole, 1)), (Some(10), true));
     leases.assume_sharing(1);
-    assert!(leases.knows_sharing(1) && !leases.knows_sharing(WINDOW + 2 * SHARING_MEMORY));
+    assert!(leases.knows_sharing(1) && !leases.knows_sharing(WINDOW + 2 * MEMORY));
     leases.missed(1, client(1), 10, 1, WINDOW);
     assert_eq!(both(leases.filled(1, client(1), Fill::Whole, 2)), (Some(BEFORE_ALL), false));
 }

@@ -56,9 +56,11 @@ const LATER: Duration = Duration::from_secs(1);
 enum Scripts {
     Unknown,
     Asked,
-    Yes,
-    /// They may also tell of labels.
-    AlsoLabels,
+    /// They may also tell of labels; see what was invalidated lately.
+    Yes {
+        tells: bool,
+        sees: bool,
+    },
     No,
     /// Redis answers nothing of the kind now; as of then.
     NotNow(Instant),
@@ -198,12 +200,17 @@ impl Conn {
 
     /// Whether a fill can be sent as a script, as far as is known.
     pub fn takes_scripts(&self) -> bool {
-        matches!(self.scripts.get(), Scripts::Yes | Scripts::AlsoLabels)
+        matches!(self.scripts.get(), Scripts::Yes { .. })
+    }
+
+    /// Whether a script can look whether a key has labels that were invalidated lately, as far as is known.
+    pub fn sees_labels(&self) -> bool {
+        matches!(self.scripts.get(), Scripts::Yes { sees: true, .. })
     }
 
     /// Whether labels can be given by a script, as far as is known.
     pub fn takes_labels(&self) -> bool {
-        self.scripts.get() == Scripts::AlsoLabels
+        self.scripts.get() == Scripts::Yes { tells: true, sees: true }
     }
 
     /// Whether it is known if fills can be sent as scripts. If not, it is asked for, and the client is woken when it is: a fill
@@ -211,7 +218,7 @@ impl Conn {
     pub fn knows_scripts(&self, client: &Rc<Outbox>) -> bool {
         match self.scripts.get() {
             _ if !self.is_alive() => return true,
-            Scripts::Yes | Scripts::AlsoLabels | Scripts::No => return true,
+            Scripts::Yes { .. } | Scripts::No => return true,
             Scripts::NotNow(since) if self.context.now() < since + LATER => return true,
             Scripts::NotNow(_) => self.ask_for_scripts(),
             Scripts::Unknown => self.ask_for_scripts(),
@@ -233,8 +240,9 @@ impl Conn {
             // Perhaps somebody else's rights were asked for, or it says nothing about rights.
             _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
             Some(text) if passes(text) => Scripts::NotNow(self.context.now()),
-            None if reply == 1 => Scripts::Yes,
-            None if reply == 2 => Scripts::AlsoLabels,
+            None if reply > 0 => {
+                Scripts::Yes { tells: reply & script::TELLS != 0, sees: reply & script::SEES != 0 }
+            }
             _ => Scripts::No,
         });
     }

@@ -111,6 +111,38 @@ fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_i
 }
 
 #[test]
+fn a_pool_can_fill_again_as_soon_as_redis_is_back() {
+    let mut redis = Redis::start();
+    let proxies = [0, 1].map(|_| Proxy::start(&redis, RULES));
+    for proxy in &proxies {
+        eventually("they know each other", || proxy.log().contains("another proxy is there").then_some(()));
+    }
+    // One misses, another fills: they share connections.
+    let [mut one, mut another] = [0, 1].map(|_| proxies[0].client());
+    for n in 0..20 {
+        one.cmd(&format!("GET app:1:blog_posts_{n}"));
+        another.cmd(&format!("SET app:1:blog_posts_{n} v"));
+    }
+    redis.kill();
+    redis.restart();
+    let mut client = eventually("it is served again", || {
+        let mut client = proxies[0].client();
+        (client.cmd("PING") == "+PONG\r\n").then_some(client)
+    });
+    proxies[0].ready();
+    eventually("Redis is trusted, and a value stays", || {
+        client.cmd(&format!("GET {KEY}"));
+        client.cmd(&format!("SET {KEY} v"));
+        (client.cmd(&format!("GET {KEY}")) == "$1\r\nv\r\n").then_some(())
+    });
+    let log = proxies[0].log();
+    assert!(log.contains("Redis is not the one that it was"), "{log}");
+    // One or another that was missed before that was known; not all for the length of the window.
+    let undone = proxies[0].metric("rescind_stale_fills_total{family=\"home\"}");
+    assert!(undone < 10.0, "{undone} undone");
+}
+
+#[test]
 fn after_an_orderly_stop_nothing_is_suspect() {
     let redis = Redis::start();
     let mut proxy = Proxy::start(&redis, RULES);

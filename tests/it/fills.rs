@@ -279,10 +279,14 @@ fn users_who_may_not_see_what_was_invalidated_are_protected_all_the_same() {
     let w = World::new();
     let (mut direct, mut client, mut labeller) = (w.redis.client(), w.client(), w.client());
     direct.cmd("ACL SETUSER sue on nopass ~app:* ~page* ~rescind:epoch:* &* +@all");
-    client.cmd("AUTH sue x");
+    direct.cmd("ACL SETUSER zoe on nopass ~app:* ~page* ~rescind:epoch:* ~rescind:recent &* +@all");
+    direct.cmd("ACL SETUSER tom on nopass ~* resetchannels +@all");
     labeller.cmd("TAG.WITH 1 t SET page v");
-    for (key, tag) in [(KEY, "Post"), ("page", "t")] {
-        for fresh in [false, true] {
+    for user in ["sue", "zoe", "tom"] {
+        client.cmd(&format!("AUTH {user} x"));
+        for (key, tag, fresh) in
+            [(KEY, "Post", false), (KEY, "Post", true), ("page", "t", false), ("page", "t", true)]
+        {
             labeller.cmd(&format!("DEL {key}"));
             assert_eq!(client.cmd(&format!("GET {key}")), "$-1\r\n");
             if !fresh {
@@ -292,8 +296,68 @@ fn users_who_may_not_see_what_was_invalidated_are_protected_all_the_same() {
             }
             assert_eq!(client.call(&["SET", key, "old"]), "+OK\r\n");
             let there = if fresh { ":1\r\n" } else { ":0\r\n" };
-            assert_eq!(direct.cmd(&format!("EXISTS {key}")), there, "{key}, fresh: {fresh}");
+            assert_eq!(direct.cmd(&format!("EXISTS {key}")), there, "{user}: {key}, fresh: {fresh}");
         }
+    }
+    // Who only may not speak is served in one step.
+    let scripts = |direct: &mut Client| {
+        let stats = direct.cmd("INFO commandstats");
+        stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_eval:calls=")?.split(',').next()?.parse().ok())
+    };
+    labeller.cmd("TAG.INVALIDATE u");
+    client.cmd("GET page:2");
+    labeller.cmd("TAG.INVALIDATE u");
+    let before: u32 = scripts(&mut direct).unwrap();
+    client.cmd("SET page:2 v");
+    assert_eq!(scripts(&mut direct), Some(before + 1));
+}
+
+#[test]
+fn a_stale_copy_to_another_database_is_undone_there() {
+    let w = World::new();
+    let (mut client, mut other, mut direct) = (w.client(), w.client(), w.redis.client());
+    other.cmd("SELECT 3");
+    for key in ["source", KEY] {
+        direct.cmd(&format!("SET {key} here"));
+    }
+    for fill in [["COPY", "source", KEY, "DB", "3"], ["COPY", "source", KEY, "DB", "3"]] {
+        client.cmd("SELECT 3");
+        assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+        client.cmd("SELECT 0");
+        w.invalidate();
+        direct.cmd(&format!("SET {KEY} here"));
+        assert_eq!(client.call(&fill), ":1\r\n");
+        assert_eq!(other.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "stale");
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":1\r\n", "nothing else is touched");
+    }
+}
+
+#[test]
+fn a_fill_of_many_keys_is_looked_at_as_a_whole() {
+    let w = World::new();
+    let mut client = w.client();
+    client.cmd("TAG.WITH 1 t SET other v");
+    let keys: Vec<String> = (0..200).map(|n| format!("page:{n}")).collect();
+    for fresh in [false, true] {
+        let mget: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
+        client.call(&mget);
+        let mut labeller = w.client();
+        labeller.cmd("TAG.INVALIDATE u");
+        if !fresh {
+            labeller.cmd("TAG.INVALIDATE t");
+            labeller.cmd("GET page:7");
+            labeller.cmd("TAG.WITH 1 t SET page:7 new");
+        }
+        let mset: Vec<&str> =
+            std::iter::once("MSET").chain(keys.iter().flat_map(|key| [key.as_str(), "old"])).collect();
+        assert_eq!(client.call(&mset), "+OK\r\n");
+        let expected = if fresh { ":200\r\n" } else { ":199\r\n" };
+        let exists: Vec<&str> = std::iter::once("EXISTS").chain(keys.iter().map(String::as_str)).collect();
+        assert_eq!(client.call(&exists), expected);
+        let unlink: Vec<&str> = std::iter::once("UNLINK").chain(keys.iter().map(String::as_str)).collect();
+        client.call(&unlink);
     }
 }
 
