@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::lease::Moment;
-use crate::lease::script::{MOST_RECENT, RECENT, Recent, TELLING, epoch_key};
+use crate::lease::script::{MOST_RECENT, RECENT, Recent, epoch_key};
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 
@@ -33,21 +33,19 @@ pub(super) enum Announcement {
     Message(Message),
 }
 
-/// How what is told is put into commands.
-pub(super) struct Way<'a> {
+/// How what is told is noted in the list of what was invalidated lately.
+pub(super) struct Note<'a> {
     /// The mark of what is told now: no other has it.
     pub mark: &'a [u8],
-    /// How long Redis keeps the list of what was invalidated lately, in milliseconds.
-    pub lifetime: Moment,
-    /// Scripts are allowed.
-    pub scripted: bool,
+    /// From now on Redis is to keep the list for so long, in milliseconds, and no longer than it must be. `None`: as it is.
+    pub lifetime: Option<Moment>,
 }
 
 /// Queues the commands that it takes to tell all this, in this order; how many there are. What is told together goes in
-/// one message. All epochs are set before.
+/// one message. All epochs are set before, and it is noted what is invalidated.
 pub(super) fn queue(
     announcements: &[Announcement],
-    way: &Way<'_>,
+    note: &Note<'_>,
     mut command: impl FnMut(&[&[u8]]),
 ) -> usize {
     let mut commands = set_epochs(announcements, &mut command);
@@ -69,34 +67,36 @@ pub(super) fn queue(
         }
         end(&mut payload, LARGE);
     }
-    let (entries, lifetime) = (recent(announcements, way.mark), way.lifetime.to_string());
+    let entries = recent(announcements, note.mark);
     if !entries.is_empty() {
-        Message::Mark(way.mark.into()).encode(&mut payload);
+        Message::Mark(note.mark.into()).encode(&mut payload);
     }
     end(&mut payload, 0);
-    let (entries, payloads) =
-        (entries.iter().map(Vec::as_slice), payloads.iter().map(|payload| &payload[..]));
     let mut queue = |words: &[&[u8]]| {
         command(words);
         commands += 1;
     };
-    if entries.len() == 0 {
-        payloads.for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
-    } else if way.scripted {
-        let count = entries.len().to_string();
-        let head = [b"EVAL".as_slice(), TELLING.as_bytes(), b"0", lifetime.as_bytes(), count.as_bytes()];
-        queue(&head.into_iter().chain(entries).chain(payloads).collect::<Vec<_>>());
-    } else {
-        queue(&[b"LPUSH".as_slice(), RECENT].into_iter().chain(entries).collect::<Vec<_>>());
-        queue(&[b"LTRIM", RECENT, b"0", (MOST_RECENT - 1).to_string().as_bytes()]);
-        queue(&[b"PEXPIRE", RECENT, lifetime.as_bytes()]);
-        payloads.for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
+    if !entries.is_empty() {
+        let words = [b"LPUSH".as_slice(), RECENT].into_iter().chain(entries.iter().map(Vec::as_slice));
+        queue(&words.collect::<Vec<_>>());
+        if let Some(lifetime) = note.lifetime {
+            queue(&[b"LTRIM", RECENT, b"0", (MOST_RECENT - 1).to_string().as_bytes()]);
+            queue(&[b"PEXPIRE", RECENT, lifetime.to_string().as_bytes()]);
+        }
     }
+    payloads.iter().for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
     commands
 }
 
-/// What comes to the list of what was invalidated lately, the last one to its front. Of more than it holds, so many that
-/// nothing older is left. Who says hello wants a mark to begin with.
+/// Whether anything of this comes to the list of what was invalidated lately. Who says hello wants a mark to begin with.
+pub(super) fn is_noted(announcements: &[Announcement]) -> bool {
+    announcements.iter().any(|one| match one {
+        Announcement::Begun { tags, .. } => !tags.is_empty(),
+        Announcement::Message(message) => matches!(message, Message::Hello(_)),
+    })
+}
+
+/// What comes to that list, the last one to its front. Of more than it holds, so many that nothing older is left.
 fn recent(announcements: &[Announcement], mark: &[u8]) -> Vec<Vec<u8>> {
     let mut entries = vec![];
     for announcement in announcements {
@@ -105,8 +105,7 @@ fn recent(announcements: &[Announcement], mark: &[u8]) -> Vec<Vec<u8>> {
         }
         entries.drain(..entries.len().saturating_sub(MOST_RECENT));
     }
-    let hello = |one: &Announcement| matches!(one, Announcement::Message(Message::Hello(_)));
-    if !entries.is_empty() || announcements.iter().any(hello) {
+    if is_noted(announcements) {
         entries.push(Recent::Mark(mark).encoded());
     }
     entries
@@ -155,8 +154,8 @@ mod tests {
 
     fn queued(announcements: &[Announcement]) -> Vec<Vec<Vec<u8>>> {
         let mut commands = vec![];
-        let way = Way { mark: b"p.1", lifetime: 10, scripted: false };
-        let count = queue(announcements, &way, |words| {
+        let note = Note { mark: b"p.1", lifetime: Some(10) };
+        let count = queue(announcements, &note, |words| {
             commands.push(words.iter().map(|word| word.to_vec()).collect());
         });
         assert_eq!(count, commands.len());
@@ -177,34 +176,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_invalidated_is_noted_in_the_step_that_tells_of_it() {
+    fn what_is_invalidated_is_noted_before_it_is_told() {
         let many = vec!["t"; 3 * MOST_RECENT];
+        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into()));
         for (announcements, expected) in [
             (vec![begun("p-1", &["a", "b"]), begun("p-2", &["c"])], 3),
             (vec![begun("p-1", &many)], MOST_RECENT),
+            (vec![hello], 0),
         ] {
-            let mut commands: Vec<Vec<Vec<u8>>> = vec![];
-            let way = Way { mark: b"p.1", lifetime: 10, scripted: true };
-            let count = queue(&announcements, &way, |words| {
-                commands.push(words.iter().map(|word| word.to_vec()).collect());
-            });
-            assert_eq!(count, commands.len());
-            let last = commands.last().unwrap();
-            assert_eq!(last[..4], [b"EVAL".to_vec(), TELLING.into(), b"0".to_vec(), b"10".to_vec()]);
-            let entries: usize = std::str::from_utf8(&last[4]).unwrap().parse().unwrap();
-            // The mark besides.
-            assert_eq!(entries, expected + 1);
-            assert_eq!(last[4 + entries], b"mp.1");
-            let mut marks = vec![];
-            for payload in &last[5 + entries..] {
-                assert!(Message::decode(payload, |message| {
-                    if let Message::Mark(mark) = message {
-                        marks.push(mark);
-                    }
-                }));
-            }
-            assert_eq!(marks, [b"p.1".as_slice().into()], "in the last message, behind what was begun");
+            let commands = queued(&announcements);
+            let push = commands.iter().position(|words| words[0] == b"LPUSH").unwrap();
+            assert_eq!(commands[push].len(), 2 + expected + 1, "the mark besides");
+            assert_eq!(commands[push].last().unwrap(), b"mp.1");
+            let told: Vec<String> = commands[push + 3..].iter().flat_map(|words| told(words)).collect();
+            assert_eq!(told.last().unwrap(), "mark p.1", "behind what was begun");
+            assert_eq!(told.iter().filter(|one| one.starts_with("mark")).count(), 1);
         }
+        let note = Note { mark: b"p.1", lifetime: None };
+        assert_eq!(queue(&[begun("p-1", &["a"])], &note, |_| {}), 3, "SET, LPUSH, PUBLISH");
     }
 
     #[test]

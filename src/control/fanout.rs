@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::announcement::{self, Announcement, Way};
+use super::announcement::{self, Announcement, Note};
 use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, labels};
@@ -237,8 +237,8 @@ impl Engine {
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let mut batch = Batch::default();
-        let way = Way { mark: &self.next_mark(), lifetime: 2 * self.longest_window(), scripted: false };
-        if announcement::queue(std::slice::from_ref(begun), &way, |words| batch.push(words)) > 0 {
+        let note = Note { mark: &self.next_mark(), lifetime: Some(2 * self.longest_window()) };
+        if announcement::queue(std::slice::from_ref(begun), &note, |words| batch.push(words)) > 0 {
             self.deletes.call(0, batch).await?;
         }
         Ok(())

@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::announcement::{self, Announcement, Way};
+use super::announcement::{self, Announcement, Note};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::Wire;
 use super::{Engine, events};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
+use crate::lease::Moment;
 use crate::peers::Message;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long something is kept that need not be told at once, for others to go with it.
 const SOON: Duration = Duration::from_millis(20);
+/// How often the list of what was invalidated lately gets a longer life, at most, in milliseconds.
+const RENEWAL: Moment = 1000;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -59,8 +62,8 @@ pub(super) struct Feed {
     /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
     /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
-    /// Announcements may be made by a script.
-    scripted: Cell<bool>,
+    /// When the list of what was invalidated lately was last given a longer life.
+    renewed: Cell<Option<Moment>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -160,9 +163,16 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let (mark, scripted) = (engine.next_mark(), self.scripted.get());
-        let way = Way { mark: &mark, lifetime: 2 * engine.longest_window(), scripted };
-        let commands = announcement::queue(&self.unsaid.borrow(), &way, |words| wire.queue(words));
+        let (mark, now) = (engine.next_mark(), engine.moment());
+        let is_due = self.renewed.get().is_none_or(|renewed| now >= renewed + RENEWAL);
+        let renews = is_due && announcement::is_noted(&self.unsaid.borrow());
+        if renews {
+            self.renewed.set(Some(now));
+        }
+        // Until it is renewed again it must not end too early for what comes to it.
+        let lifetime = renews.then(|| 2 * engine.longest_window() + RENEWAL);
+        let note = Note { mark: &mark, lifetime };
+        let commands = announcement::queue(&self.unsaid.borrow(), &note, |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
         expected.extend((0..commands).map(|_| Expected::Anything));
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
@@ -240,6 +250,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 connected.set(1);
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
+                engine.feed.renewed.set(None);
                 engine.say_hello();
                 engine.rebuild("the feed was connected");
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
@@ -273,7 +284,6 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         subscribe(engine, &mut wire).await?;
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
         let enabled = enable_events(&mut wire).await;
-        engine.feed.scripted.set(wire.call(&["EVAL", "return 1", "0"]).await.is_ok());
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
         Ok(wire)

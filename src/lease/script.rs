@@ -11,10 +11,11 @@ use crate::rules::Tag;
 /// What the names of the keys begin with that hold the latest invalidation of a tag.
 pub const EPOCHS: &[u8] = b"rescind:epoch:";
 
-/// A list of what was invalidated lately, the latest first: tags, and in front of those that were told together a mark.
-/// Whoever has seen the message with that mark has heard of it and of all behind it.
+/// A list of what was invalidated lately, the latest first: tags, and in front of those that were told together a mark. They
+/// come to it before they are told. So who missed a key after the message with that mark had been seen here reads what was
+/// committed with all that stands behind it.
 pub const RECENT: &[u8] = b"rescind:recent";
-/// Its length at most. What was invalidated before is not known any more.
+/// So much of it is looked at; it may be longer for a moment. What was invalidated before is not known any more.
 pub const MOST_RECENT: usize = 1024;
 
 /// An entry of [`RECENT`].
@@ -49,13 +50,6 @@ impl<'a> Recent<'a> {
         Some(tags)
     }
 }
-
-/// Tells of invalidations in the same step in which they are noted in [`RECENT`], so that both have one order. `ARGV`: how
-/// long the list lives, how many entries come to it, these, the messages. What memory or rights do not allow is left out; the
-/// reply is that to the last message.
-pub const TELLING: &str = "\
-local c,n,r=redis.pcall,2+ARGV[2] c('LPUSH','rescind:recent',unpack(ARGV,3,n)) c('LTRIM','rescind:recent',0,1023) \
-c('PEXPIRE','rescind:recent',ARGV[1]) for i=n+1,#ARGV do r=c('PUBLISH','rescind:proxies',ARGV[i]) end return r";
 
 /// The key that holds the latest invalidation of a tag.
 pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
