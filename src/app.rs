@@ -324,6 +324,7 @@ fn start(
 async fn beat(tick: watch::Sender<()>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        worker::give_back_pages();
         tick.send_replace(());
     }
 }

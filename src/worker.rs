@@ -106,10 +106,18 @@ async fn tend(worker: Rc<Worker>, mut ticks: watch::Receiver<()>) {
     while ticks.changed().await.is_ok() {
         worker.pool.trim();
         worker.context.clients.borrow().values().for_each(|client| client.shrink());
+        give_back_pages();
         if worker.context.process.silent_for() >= SILENCE {
             worker.pool.give_up_after(SILENCE);
         }
     }
+}
+
+/// Has the allocator give the pages back that have become free on this thread. It does so when it next has to do with pages of
+/// that kind: in a thread that is idle after a burst, never. Small blocks do not make it look.
+pub fn give_back_pages() {
+    const ENOUGH: usize = 1024 * 1024;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(ENOUGH)));
 }
 
 /// Who misses a key here and fills it elsewhere, because this proxy dies, is noticed only if others know of it. They are
