@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::proxies::some;
 use crate::support::{Client, Proxy, RULES, Redis, eventually};
 
 const KEY: &str = "app:1:home_page_data_1";
@@ -83,10 +84,7 @@ fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_the_next() {
 #[test]
 fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_invalidated() {
     let mut redis = Redis::start();
-    let mut proxies = [0, 1].map(|_| Proxy::start(&redis, RULES));
-    for proxy in &proxies {
-        eventually("they know each other", || proxy.log().contains("another proxy is there").then_some(()));
-    }
+    let mut proxies = some(&redis, 2);
     let mut client = proxies[1].client();
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
     assert_eq!(client.cmd("GET page"), "$-1\r\n");
@@ -113,10 +111,7 @@ fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_i
 #[test]
 fn a_pool_can_fill_again_as_soon_as_redis_is_back() {
     let mut redis = Redis::start();
-    let proxies = [0, 1].map(|_| Proxy::start(&redis, RULES));
-    for proxy in &proxies {
-        eventually("they know each other", || proxy.log().contains("another proxy is there").then_some(()));
-    }
+    let proxies = some(&redis, 2);
     // One misses, another fills: they share connections.
     let [mut one, mut another] = [0, 1].map(|_| proxies[0].client());
     for n in 0..20 {

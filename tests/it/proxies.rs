@@ -7,7 +7,8 @@ use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 const KEY: &str = "app:1:home_page_data_1";
 const TRIGGER: &str = "SET app:1:model:Post:7 1";
 
-fn some(redis: &Redis, number: usize) -> Vec<Proxy> {
+/// Proxies that know each other.
+pub fn some(redis: &Redis, number: usize) -> Vec<Proxy> {
     with_rules(redis, number, RULES)
 }
 
