@@ -51,10 +51,9 @@ pub(super) fn checks(
         }
         let hash = process.leases.hash(db, used.key);
         let check = |what| Check { key: used.key.into(), what };
-        let expects = process.index.expects_labels(db, used.key, now);
         if !has_tags && !labelled {
             let clock = process.leases.oldest(hash, now);
-            let found = clock.and_then(|clock| unheard(context, clock, expects));
+            let found = clock.and_then(|clock| unheard(context, db, used.key, clock));
             return checks.extend(found.map(check));
         }
         let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
@@ -75,7 +74,7 @@ pub(super) fn checks(
         let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL)
             && process.may_lack_epochs(now, context.fill_window(family));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told, lacks));
-        found.extend(clock.and_then(|clock| unheard(context, clock, expects)));
+        found.extend(clock.and_then(|clock| unheard(context, db, used.key, clock)));
         if is_foreign {
             found.extend(elsewhere(context, &tags, told, context.is_strict(family), lacks));
         }
@@ -88,13 +87,14 @@ pub(super) fn checks(
 }
 
 /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
-/// the miss. Beside other proxies that may not have been heard of either. `expects`: labels for the key are on their way.
-fn unheard(context: &Context, clock: Clock, expects: bool) -> Option<What> {
+/// the miss. Beside other proxies that may not have been heard of either.
+fn unheard(context: &Context, db: u32, key: &[u8], clock: Clock) -> Option<What> {
     let process = &context.process;
-    let has_news = || {
-        expects || process.epochs.has_news(clock) || process.fanout.outstanding() > 0 || !process.is_alone()
-    };
-    let may_be_stale = process.uses_labels() && has_news();
+    let may_be_stale = process.uses_labels()
+        && (!process.is_alone()
+            || process.epochs.has_news(clock)
+            || process.fanout.outstanding() > 0
+            || process.index.expects_labels(db, key, context.moment()));
     may_be_stale.then(|| What::Unlabelled(process.epochs.mark_at(clock).unwrap_or_default()))
 }
 

@@ -45,8 +45,8 @@ pub type KeyHash = u64;
 const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
 const MOST_KEYS: usize = 250_000;
-/// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one are not more than one in
-/// so many of its host: among tasks that share connections that would be chance.
+/// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one
+/// are not more than one in so many of its host: among tasks that share connections that would be chance.
 const CHANCE: usize = 4;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
@@ -85,6 +85,11 @@ impl Miss {
         self.count > 0
     }
 
+    /// Whether it is open, or was taken out and may be open after all.
+    fn may_be_filled(&self, now: Moment) -> bool {
+        self.until > now && self.count + self.taken > 0
+    }
+
     fn is_own(&self, client: Client) -> bool {
         self.client.id == client.id
     }
@@ -101,7 +106,7 @@ struct Open {
 
 impl Open {
     fn expire(&mut self, now: Moment) {
-        self.misses.retain(|miss| miss.until > now && miss.count + miss.taken > 0);
+        self.misses.retain(|miss| miss.may_be_filled(now));
         self.filled = self.filled.filter(|miss| miss.until > now);
     }
 
@@ -330,8 +335,7 @@ impl Leases {
     pub fn oldest(&self, key: KeyHash, now: Moment) -> Option<Clock> {
         let open = self.open.get(&key);
         let misses = open.iter().flat_map(|open| &open.misses);
-        let may_be_filled = |miss: &&Miss| miss.until > now && miss.count + miss.taken > 0;
-        let oldest = misses.filter(may_be_filled).map(|miss| miss.clock).min();
+        let oldest = misses.filter(|miss| miss.may_be_filled(now)).map(|miss| miss.clock).min();
         oldest.into_iter().chain(self.filled_unlabelled(key, now)).min()
     }
 

@@ -352,9 +352,7 @@ impl Wrapping<'_> {
         encode::bulk(out, (2 * epochs.len()).to_string().as_bytes());
         encode::bulk(out, &first.key);
         let mut undone = message(self.proxy, &db);
-        undone.extend_from_slice(format!("{}\r\n", first.key.len()).as_bytes());
-        undone.extend_from_slice(&first.key);
-        undone.extend_from_slice(b"\r\n");
+        encode::bulk(&mut undone, &first.key);
         encode::bulk(out, &undone);
         if asks {
             encode::bulk(out, tags.len().to_string().as_bytes());
@@ -392,7 +390,9 @@ impl Wrapping<'_> {
         encode::bulk(out, b"0");
         let db = database(self.db);
         encode::bulk(out, db.as_bytes());
-        encode::bulk(out, &message(self.proxy, &db));
+        let mut undone = message(self.proxy, &db);
+        undone.extend_from_slice(b"$");
+        encode::bulk(out, &undone);
         encode::bulk(
             out,
             match self.condition {
@@ -443,12 +443,11 @@ impl Labelling<'_> {
     }
 }
 
-/// A message that a fill was undone, up to the length of its key: see `Message::Undone` in [`peers`](crate::peers).
+/// A message that a fill was undone, up to its key: see `Message::Undone` in [`peers`](crate::peers).
 fn message(proxy: &[u8], db: &str) -> BytesMut {
     let mut out = BytesMut::new();
     encode::array(&mut out, 4);
     [b"undone".as_slice(), proxy, db.as_bytes()].iter().for_each(|word| encode::bulk(&mut out, word));
-    out.extend_from_slice(b"$");
     out
 }
 
