@@ -21,7 +21,7 @@
 //! - [`upstream`]: shared and pinned connections to Redis; [`standing`]: whether clients need AUTH;
 //!   [`context`]: what the parts of a worker share; [`relay`]: how other threads wake its tasks
 //!
-//! [`journal`]: invalidations, noted before they begin, in a folder and a thread of its own.
+//! [`process`]: what all threads share. [`journal`]: invalidations, noted before they begin, in a folder and a thread of its own.
 //!
 //! The control thread:
 //!
@@ -55,6 +55,7 @@ pub mod net;
 pub mod news;
 pub mod outbox;
 pub mod peers;
+pub mod process;
 pub mod relay;
 pub mod resp;
 pub mod rules;

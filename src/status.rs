@@ -8,10 +8,10 @@ use tokio::sync::watch;
 
 use crate::accounting::{Firing, TriggerLabel};
 use crate::admin::{self, Control, Invalidation};
-use crate::context::Process;
 use crate::control::Knowledge;
 use crate::doubt::Scope;
 use crate::fanout::Cause;
+use crate::process::Process;
 use crate::rules::Tag;
 
 /// How long an HTTP client waits for its fan-out.

@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::client::Client;
-use crate::context::{Context, Process};
+use crate::context::Context;
 use crate::control::Knowledge;
 use crate::net::{Bound, Listener, Stream, Unregistered};
 use crate::outbox::Outbox;
+use crate::process::Process;
 use crate::relay::{self, Relay};
 use crate::upstream::Pool;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 35] = [
+const ORDER: [&str; 36] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -36,6 +36,8 @@ const ORDER: [&str; 35] = [
     // The log of invalidations: a folder, a thread, no sockets.
     "journal",
     "admin",
+    // What all threads share.
+    "process",
     // A worker's parts.
     "backlog",
     "outbox",

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use rescind::client::Client;
 use rescind::command::Commands;
-use rescind::context::{Context, Process};
+use rescind::context::Context;
 use rescind::fanout;
 use rescind::journal::Journal;
 use rescind::metrics::Metrics;
 use rescind::net::{Address, ReadHalf, WriteHalf};
 use rescind::outbox::Outbox;
+use rescind::process::Process;
 use rescind::relay::Relay;
 use rescind::resp::{Limits, Parsed, RequestParser};
 use rescind::upstream::Pool;

@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering::Acquire;
 use super::Client;
 use super::labels::{self, Labelled};
 use crate::command::{Carrying, Command};
-use crate::context::{Context, Process};
+use crate::context::Context;
 use crate::fanout::Order;
 use crate::index::LabelState;
 use crate::lease::script::{Check, What};
 use crate::lease::{Clock, Expected};
 use crate::news::{Labels, Verb};
+use crate::process::Process;
 use crate::resp::Args;
 use crate::rules::Tag;
 

@@ -1,12 +1,13 @@
 //! What this proxy tells the others, and what it makes of what they tell.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::Notify;
 
@@ -45,9 +46,9 @@ impl Others {
 
     /// Somebody has invalidated these tags.
     fn note(&self, tags: &[Tag]) {
-        let mut recent = self.recent.borrow_mut();
+        let (mut recent, now) = (self.recent.borrow_mut(), Instant::now());
         if recent.len() < MOST_RECENT {
-            recent.extend(tags.iter().map(|tag| (tag.clone(), Instant::now())));
+            recent.extend(tags.iter().map(|tag| (tag.clone(), now)));
         }
     }
 

@@ -42,10 +42,11 @@ pub(super) struct Note<'a> {
 }
 
 /// Queues the commands that it takes to tell all this, in this order; how many there are. What is told together goes in
-/// one message. All epochs are set before, and it is noted what is invalidated.
+/// one message. All epochs are set before, and it is noted what is invalidated: `note` is there if anything
+/// [`is_noted`].
 pub(super) fn queue(
     announcements: &[Announcement],
-    note: &Note<'_>,
+    note: Option<&Note<'_>>,
     mut command: impl FnMut(&[&[u8]]),
 ) -> usize {
     let mut commands = set_epochs(announcements, &mut command);
@@ -67,8 +68,7 @@ pub(super) fn queue(
         }
         end(&mut payload, LARGE);
     }
-    let entries = recent(announcements, note.mark);
-    if !entries.is_empty() {
+    if let Some(note) = note {
         Message::Mark(note.mark.into()).encode(&mut payload);
     }
     end(&mut payload, 0);
@@ -76,7 +76,8 @@ pub(super) fn queue(
         command(words);
         commands += 1;
     };
-    if !entries.is_empty() {
+    if let Some(note) = note {
+        let entries = recent(announcements, note.mark);
         let words = [b"LPUSH".as_slice(), RECENT].into_iter().chain(entries.iter().map(Vec::as_slice));
         queue(&words.collect::<Vec<_>>());
         if let Some(lifetime) = note.lifetime {
@@ -96,7 +97,7 @@ pub(super) fn is_noted(announcements: &[Announcement]) -> bool {
     })
 }
 
-/// What comes to that list, the last one to its front. Of more than it holds, so many that nothing older is left.
+/// What comes to that list, the last one to its front: the mark. Of more than it holds, so many that nothing older is left.
 fn recent(announcements: &[Announcement], mark: &[u8]) -> Vec<Vec<u8>> {
     let mut entries = vec![];
     for announcement in announcements {
@@ -105,9 +106,7 @@ fn recent(announcements: &[Announcement], mark: &[u8]) -> Vec<Vec<u8>> {
         }
         entries.drain(..entries.len().saturating_sub(MOST_RECENT));
     }
-    if is_noted(announcements) {
-        entries.push(Recent::Mark(mark).encoded());
-    }
+    entries.push(Recent::Mark(mark).encoded());
     entries
 }
 
@@ -154,8 +153,8 @@ mod tests {
 
     fn queued(announcements: &[Announcement]) -> Vec<Vec<Vec<u8>>> {
         let mut commands = vec![];
-        let note = Note { mark: b"p.1", lifetime: Some(10) };
-        let count = queue(announcements, &note, |words| {
+        let note = is_noted(announcements).then_some(Note { mark: b"p.1", lifetime: Some(10) });
+        let count = queue(announcements, note.as_ref(), |words| {
             commands.push(words.iter().map(|word| word.to_vec()).collect());
         });
         assert_eq!(count, commands.len());
@@ -193,7 +192,7 @@ mod tests {
             assert_eq!(told.iter().filter(|one| one.starts_with("mark")).count(), 1);
         }
         let note = Note { mark: b"p.1", lifetime: None };
-        assert_eq!(queue(&[begun("p-1", &["a"])], &note, |_| {}), 3, "SET, LPUSH, PUBLISH");
+        assert_eq!(queue(&[begun("p-1", &["a"])], Some(&note), |_| {}), 3, "SET, LPUSH, PUBLISH");
     }
 
     #[test]

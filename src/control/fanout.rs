@@ -236,9 +236,10 @@ impl Engine {
 
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
-        let mut batch = Batch::default();
-        let note = Note { mark: &self.next_mark(), lifetime: Some(2 * self.longest_window()) };
-        if announcement::queue(std::slice::from_ref(begun), &note, |words| batch.push(words)) > 0 {
+        let (begun, mut batch) = (std::slice::from_ref(begun), Batch::default());
+        if announcement::is_noted(begun) {
+            let note = Note { mark: &self.next_mark(), lifetime: Some(2 * self.longest_window()) };
+            announcement::queue(begun, Some(&note), |words| batch.push(words));
             self.deletes.call(0, batch).await?;
         }
         Ok(())

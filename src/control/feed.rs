@@ -163,16 +163,9 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let (mark, now) = (engine.next_mark(), engine.moment());
-        let is_due = self.renewed.get().is_none_or(|renewed| now >= renewed + RENEWAL);
-        let renews = is_due && announcement::is_noted(&self.unsaid.borrow());
-        if renews {
-            self.renewed.set(Some(now));
-        }
-        // Until it is renewed again it must not end too early for what comes to it.
-        let lifetime = renews.then(|| 2 * engine.longest_window() + RENEWAL);
-        let note = Note { mark: &mark, lifetime };
-        let commands = announcement::queue(&self.unsaid.borrow(), &note, |words| wire.queue(words));
+        let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_mark());
+        let note = mark.as_ref().map(|mark| Note { mark, lifetime: self.renewed_lifetime(engine) });
+        let commands = announcement::queue(&self.unsaid.borrow(), note.as_ref(), |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
         expected.extend((0..commands).map(|_| Expected::Anything));
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
@@ -180,6 +173,17 @@ impl Feed {
             wire.queue(&["PING"]);
             expected.push_back(Expected::Barrier(unsent));
         }
+    }
+
+    /// How long the list of what was invalidated lately is to live from now on, if it is time to say so.
+    fn renewed_lifetime(&self, engine: &Engine) -> Option<Moment> {
+        let now = engine.moment();
+        if self.renewed.get().is_some_and(|renewed| now < renewed + RENEWAL) {
+            return None;
+        }
+        self.renewed.set(Some(now));
+        // Until it is renewed again it must not end too early for what comes to it.
+        Some(2 * engine.longest_window() + RENEWAL)
     }
 
     /// Takes a reply. The error is why the connection cannot go on.

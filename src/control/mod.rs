@@ -43,9 +43,9 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::command::Commands;
-use crate::context::Process;
 use crate::fanout::Order;
 use crate::metrics::ConnectionMode;
+use crate::process::Process;
 use crate::rules::{Matcher, Rules, Tag};
 use feed::Feed;
 use link::Link;

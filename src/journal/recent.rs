@@ -1,7 +1,8 @@
 //! Which tags were invalidated within the window. Pure: what time it is comes from outside.
 
-use std::collections::HashMap;
 use std::time::Duration;
+
+use hashbrown::HashMap;
 
 use super::Scope;
 use crate::rules::Tag;

@@ -1,8 +1,10 @@
 //! Which tags were invalidated lately, as far as the feed has shown.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+
+use hashbrown::HashMap;
 
 use super::Moment;
 use crate::rules::Tag;

@@ -9,7 +9,7 @@
 
 mod message;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 pub use message::{CHANNEL, Message, ProxyId, encode_begun, lifeline};
 
@@ -54,8 +54,8 @@ pub struct Peers<T> {
     me: ProxyId,
     /// Each with when it was last heard of.
     others: BTreeMap<ProxyId, Moment>,
-    /// What nobody is known to do.
-    standby: Vec<Standby<T>>,
+    /// What nobody is known to do, by the first of its tags: who does it announces that, too.
+    standby: BTreeMap<Tag, Vec<Standby<T>>>,
     /// Announced and not done, by epoch; of this proxy's own, those that cover something.
     begun: BTreeMap<Box<[u8]>, Begun<T>>,
     announced: u64,
@@ -69,7 +69,7 @@ const MOST_BEGUN: usize = 10_000;
 impl<T> Peers<T> {
     /// Nobody is known yet.
     pub fn new(me: ProxyId) -> Self {
-        Self { me, others: BTreeMap::new(), standby: vec![], begun: BTreeMap::new(), announced: 0 }
+        Self { me, others: BTreeMap::new(), standby: BTreeMap::new(), begun: BTreeMap::new(), announced: 0 }
     }
 
     /// The name of this proxy.
@@ -106,18 +106,35 @@ impl<T> Peers<T> {
             return Some(duty);
         }
         let due = now + HESITATION + self.rank() * TURN;
-        self.standby.push(Standby { duty, due });
+        self.stand_by(duty, due);
         None
+    }
+
+    fn stand_by(&mut self, duty: Duty<T>, due: Moment) {
+        let first = duty.tags.first().cloned().unwrap_or_else(|| Tag::from(b"".as_slice()));
+        self.standby.entry(first).or_default().push(Standby { duty, due });
+    }
+
+    /// What is to be done and needs none but these tags.
+    fn take_covered(&mut self, tags: &[Tag]) -> Vec<Duty<T>> {
+        let mut covered = vec![];
+        if self.standby.is_empty() {
+            return covered;
+        }
+        for first in tags {
+            let Some(waiting) = self.standby.get_mut(first) else { continue };
+            let is_covered = |one: &mut Standby<T>| one.duty.tags.iter().all(|tag| tags.contains(tag));
+            covered.extend(waiting.extract_if(.., is_covered).map(|one| one.duty));
+            if waiting.is_empty() {
+                self.standby.remove(first);
+            }
+        }
+        covered
     }
 
     /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later.
     pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag], now: Moment) {
-        let mut covers = vec![];
-        if !self.standby.is_empty() {
-            let known: HashSet<&Tag> = tags.iter().collect();
-            let covered = |waiting: &mut Standby<T>| waiting.duty.tags.iter().all(|tag| known.contains(tag));
-            covers.extend(self.standby.extract_if(.., covered).map(|waiting| waiting.duty));
-        }
+        let covers = self.take_covered(tags);
         let own = *proxy == self.me;
         if !own {
             self.heard(proxy, now);
@@ -153,34 +170,33 @@ impl<T> Peers<T> {
             return;
         }
         let due = now + HESITATION + self.rank() * TURN;
-        let standby = &mut self.standby;
-        self.begun.retain(|_, begun| {
-            let goes = begun.proxy == *proxy;
-            if goes {
-                let (tags, what) = (begun.tags.clone(), duty(&begun.tags));
-                standby.push(Standby { duty: Duty { tags, what }, due });
-            }
-            !goes
-        });
+        let left = self.begun.extract_if(.., |_, begun| begun.proxy == *proxy);
+        let left: Vec<_> =
+            left.map(|(_, begun)| Duty { what: duty(&begun.tags), tags: begun.tags }).collect();
+        left.into_iter().for_each(|duty| self.stand_by(duty, due));
     }
 
     /// What this proxy has to do now. If it is alone, that is all that is left.
     pub fn due(&mut self, now: Moment) -> Vec<Duty<T>> {
         let alone = self.others.is_empty();
-        let is_due = |waiting: &mut Standby<T>| waiting.due <= now || alone;
-        self.standby.extract_if(.., is_due).map(|waiting| waiting.duty).collect()
+        let mut due = vec![];
+        self.standby.retain(|_, waiting| {
+            due.extend(waiting.extract_if(.., |one| one.due <= now || alone).map(|one| one.duty));
+            !waiting.is_empty()
+        });
+        due
     }
 
     /// When [`Peers::due`] has something next.
     pub fn next_due(&self) -> Option<Moment> {
-        self.standby.iter().map(|waiting| waiting.due).min()
+        self.standby.values().flatten().map(|waiting| waiting.due).min()
     }
 
     /// The feed was lost: what others have announced and done since is not known, so all that is left is done here.
     pub fn lost_track(&mut self, now: Moment) {
-        self.standby.iter_mut().for_each(|waiting| waiting.due = now);
+        self.standby.values_mut().flatten().for_each(|waiting| waiting.due = now);
         let covered = std::mem::take(&mut self.begun).into_values().flat_map(|begun| begun.covers);
-        self.standby.extend(covered.map(|duty| Standby { duty, due: now }));
+        covered.for_each(|duty| self.stand_by(duty, now));
     }
 
     /// Who has not been heard of for a while and may be asked for.

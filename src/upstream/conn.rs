@@ -12,13 +12,13 @@ use bytes::{Buf, BytesMut};
 use super::Key;
 use super::expected::{Expected, Pending, Setup};
 use super::replies::Incoming;
-use crate::accounting::{NOPERM, ReadKey};
+use super::scripts::Scripts;
+use crate::accounting::ReadKey;
 use crate::context::Context;
-use crate::lease::script;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
-use crate::resp::{Head, encode};
+use crate::resp::encode;
 use crate::session::{Effect, Identity, Session};
 
 /// Unsent bytes beyond which clients must wait before they add more.
@@ -48,24 +48,6 @@ pub(super) enum Phase {
     Dead,
 }
 
-/// When Redis is asked again that could not answer.
-const LATER: Duration = Duration::from_secs(1);
-
-/// Whether scripts can serve the user of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scripts {
-    Unknown,
-    Asked,
-    /// They may also tell of labels; see what was invalidated lately.
-    Yes {
-        tells: bool,
-        sees: bool,
-    },
-    No,
-    /// Redis answers nothing of the kind now; as of then.
-    NotNow(Instant),
-}
-
 /// One connection to Redis. Lives on one thread; its task is `Conn::drive`.
 #[derive(Debug)]
 pub struct Conn {
@@ -84,7 +66,8 @@ pub struct Conn {
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
     waker: RefCell<Option<Waker>>,
-    scripts: Cell<Scripts>,
+    /// Whether scripts can serve its user.
+    pub(super) scripts: Cell<Scripts>,
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
@@ -172,13 +155,6 @@ impl Conn {
         next.any(|other| other.id != me.id && other.host == me.host)
     }
 
-    /// A command was answered like that: if it was a matter of rights, they may be others than they were.
-    pub(super) fn note_error(&self, head: &Head<'_>) {
-        if *head == Head::Error(NOPERM) && self.scripts.get() != Scripts::Asked {
-            self.scripts.set(Scripts::Unknown);
-        }
-    }
-
     /// Queues the commands that bring it into the state `key`. False: there is no way.
     pub(super) fn move_to(&self, key: &Key) -> bool {
         let Some(way) = self.key.borrow().way_to(key) else { return false };
@@ -196,55 +172,6 @@ impl Conn {
         };
         *self.key.borrow_mut() = Key { identity, ..key.clone() };
         true
-    }
-
-    /// Whether a fill can be sent as a script, as far as is known.
-    pub fn takes_scripts(&self) -> bool {
-        matches!(self.scripts.get(), Scripts::Yes { .. })
-    }
-
-    /// Whether a script can look whether a key has labels that were invalidated lately, as far as is known.
-    pub fn sees_labels(&self) -> bool {
-        matches!(self.scripts.get(), Scripts::Yes { sees: true, .. })
-    }
-
-    /// Whether labels can be given by a script, as far as is known.
-    pub fn takes_labels(&self) -> bool {
-        self.scripts.get() == Scripts::Yes { tells: true, sees: true }
-    }
-
-    /// Whether it is known if fills can be sent as scripts. If not, it is asked for, and the client is woken when it is: a fill
-    /// that goes without a script can be seen for a moment.
-    pub fn knows_scripts(&self, client: &Rc<Outbox>) -> bool {
-        match self.scripts.get() {
-            _ if !self.is_alive() => return true,
-            Scripts::Yes { .. } | Scripts::No => return true,
-            Scripts::NotNow(since) if self.context.now() < since + LATER => return true,
-            Scripts::NotNow(_) => self.ask_for_scripts(),
-            Scripts::Unknown => self.ask_for_scripts(),
-            Scripts::Asked => {}
-        }
-        self.wake_later(client);
-        false
-    }
-
-    fn ask_for_scripts(&self) {
-        self.scripts.set(Scripts::Asked);
-        self.own(Setup::Scripts, &script::probe());
-    }
-
-    /// Redis has answered [`script::probe`].
-    pub(super) fn answered_scripts(&self, error: Option<&str>, reply: i64) {
-        let passes = |text: &str| ["BUSY", "LOADING", "MASTERDOWN"].iter().any(|word| text.starts_with(word));
-        self.scripts.set(match error {
-            // Perhaps somebody else's rights were asked for, or it says nothing about rights.
-            _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
-            Some(text) if passes(text) => Scripts::NotNow(self.context.now()),
-            None if reply > 0 => {
-                Scripts::Yes { tells: reply & script::TELLS != 0, sees: reply & script::SEES != 0 }
-            }
-            _ => Scripts::No,
-        });
     }
 
     /// A request that has succeeded here has changed the connection.

@@ -14,6 +14,7 @@ mod loss;
 mod pool;
 mod pubsub;
 mod replies;
+mod scripts;
 
 pub use conn::Conn;
 pub use expected::{Expected, Fills, Pending, Retimed, Setup, Special};

@@ -1,0 +1,204 @@
+//! What all threads share.
+
+mod trust;
+
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::doubt::Doubt;
+use crate::fanout;
+use crate::index::SharedIndex;
+use crate::journal::Journal;
+use crate::lease::{Computations, Epochs, Leases, Moment};
+use crate::metrics::Metrics;
+use crate::net::Address;
+use crate::peers;
+use trust::Trust;
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Process {
+    /// Address of the Redis behind the proxy.
+    pub upstream: Address,
+    /// Most clients at a time.
+    pub max_clients: usize,
+    /// Clients connected now.
+    pub clients: AtomicUsize,
+    /// How long a client is silent before the kernel asks whether it is still there.
+    pub tcp_keepalive: Option<Duration>,
+    /// Unsent bytes beyond which a client is cut.
+    pub output_limit: usize,
+    /// Clients are cut after this much silence; `None`: never.
+    pub idle_timeout: Option<std::time::Duration>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Nothing is deleted, and nothing hidden.
+    pub dry_run: bool,
+    /// When it started: moments count from then.
+    pub born: Instant,
+    /// The name under which other proxies on the same Redis know it.
+    pub id: peers::ProxyId,
+    /// By this number it knows its own news of labels again.
+    pub number: u64,
+    /// There are other proxies on the same Redis.
+    pub has_peers: AtomicBool,
+    /// There were, before this process, and Redis has not been compared since.
+    pub had_others: AtomicBool,
+    /// The channels on which they listen as long as they live.
+    pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
+    /// Misses that clients may fill.
+    pub leases: Leases,
+    /// Keys that clients compute and others wait for.
+    pub computations: Computations,
+    /// Which tags were invalidated lately.
+    pub epochs: Epochs,
+    /// The log of invalidations that outlives the process.
+    pub journal: Journal,
+    /// How far back invalidations are repeated when Redis comes back with old data.
+    pub replay_window: Duration,
+    /// Keys whose reads are answered as misses.
+    pub doubt: Arc<Doubt>,
+    /// Whether Redis is the one that it was.
+    pub trust: Trust,
+    /// The other proxies, if there are any, have heard of this one.
+    pub is_known: AtomicBool,
+    /// Clients give explicit labels: every miss may be that of a key to be labelled.
+    pub labels_used: AtomicBool,
+    /// Tags and their keys.
+    pub index: SharedIndex,
+    /// The labels in Redis have been read into the index, and the feed has not been lost since.
+    pub labels_known: AtomicBool,
+    /// The feed shows the news of labels, so that the index learns from there what scripts give.
+    pub hears_labels: AtomicBool,
+    /// There may be other proxies, which give labels that the feed tells of a moment later.
+    pub others: AtomicBool,
+    /// Whether the proxy's own writes must keep the index, because Redis sends no events.
+    pub own_writes: AtomicBool,
+    /// Upstream connections that belong to one client each, and idle ones that did.
+    pub pinned: AtomicUsize,
+    /// Most of them.
+    pub max_pinned: usize,
+    /// Redis wants authentication: clients without it get tighter limits.
+    pub auth_required: AtomicBool,
+    /// Trigger writes on their way, so that the feed does not take them for somebody else's.
+    pub own_triggers: fanout::OwnTriggers,
+    /// The latest invalidations.
+    pub log: Arc<fanout::Log>,
+    /// Where fan-outs are asked for.
+    pub fanout: fanout::Handle,
+    /// Since when Redis takes connections, or has them, and answers nothing.
+    pub silence: Mutex<Option<Instant>>,
+    /// The index has been built once: the proxy is warm.
+    pub warmed: AtomicBool,
+    /// The server is going down: clients are let go when they are idle.
+    pub draining: AtomicBool,
+}
+
+impl Process {
+    /// One that knows nothing yet, with the defaults of the configuration.
+    pub fn new(upstream: Address, metrics: Arc<Metrics>, journal: Journal, fanout: fanout::Handle) -> Self {
+        let (listen, upstream_defaults) = (config::Listen::default(), config::Upstream::default());
+        Self {
+            upstream,
+            max_clients: listen.max_clients,
+            clients: AtomicUsize::new(0),
+            pinned: AtomicUsize::new(0),
+            max_pinned: upstream_defaults.max_pinned,
+            tcp_keepalive: listen.tcp_keepalive,
+            output_limit: listen.client_output_limit,
+            idle_timeout: listen.idle_timeout,
+            metrics,
+            dry_run: false,
+            born: Instant::now(),
+            id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
+            has_peers: AtomicBool::new(false),
+            had_others: AtomicBool::new(false),
+            lifelines: RwLock::new(Arc::new([])),
+            leases: Leases::default(),
+            computations: Computations::default(),
+            epochs: Epochs::default(),
+            journal,
+            replay_window: config::Journal::default().replay_window,
+            doubt: Arc::default(),
+            trust: Trust::default(),
+            is_known: AtomicBool::new(false),
+            labels_used: AtomicBool::new(false),
+            index: SharedIndex::default(),
+            labels_known: AtomicBool::new(false),
+            hears_labels: AtomicBool::new(false),
+            number: fastrand::u64(..),
+            others: AtomicBool::new(true),
+            own_writes: AtomicBool::new(false),
+            auth_required: AtomicBool::new(false),
+            own_triggers: fanout::OwnTriggers::default(),
+            log: Arc::default(),
+            fanout,
+            silence: Mutex::default(),
+            warmed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Redis answers nothing, or does so again.
+    pub fn set_silent(&self, silent: bool) {
+        let mut since = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = silent.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    /// For how long Redis has answered nothing.
+    pub fn silent_for(&self) -> Duration {
+        let since = *self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The time, in milliseconds since the start.
+    pub fn moment_of(&self, time: Instant) -> Moment {
+        time.saturating_duration_since(self.born).as_millis() as Moment
+    }
+
+    /// Whether a write without an open miss may be a fill: its client may come from another proxy, or its key may have
+    /// got its labels only now.
+    pub fn tells_fills(&self) -> bool {
+        self.uses_labels() || !self.is_alone()
+    }
+
+    /// The channels of the other proxies.
+    pub fn lifelines(&self) -> Arc<[Box<[u8]>]> {
+        Arc::clone(&self.lifelines.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there is no other proxy on the same Redis, as far as is known.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        !self.has_peers.load(Acquire)
+    }
+
+    /// Whether any key may have explicit labels. Costs no lock. Beside other proxies always: one of them may just have given
+    /// the first.
+    pub fn may_have_labels(&self) -> bool {
+        self.index.has_labels()
+            || self.others.load(Acquire)
+            || !self.labels_known.load(Acquire)
+            || self.labels_used.load(Acquire)
+    }
+
+    /// Whether explicit labels have been used here, or have been heard of.
+    #[inline]
+    pub fn uses_labels(&self) -> bool {
+        self.labels_used.load(Acquire) || self.index.has_had_labels()
+    }
+
+    /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
+    pub fn knows_labels(&self) -> bool {
+        let told = self.others.load(Acquire) || self.labels_used.load(Acquire);
+        self.labels_known.load(Acquire) && !told
+    }
+
+    /// Whether the index learns of keys only from what is written through this proxy.
+    pub fn own_writes(&self) -> bool {
+        self.own_writes.load(Acquire)
+    }
+}
