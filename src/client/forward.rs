@@ -13,17 +13,20 @@ use crate::context::Context;
 use crate::lease::script::{self, Check, Wrapping};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route};
-use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
+use crate::upstream::{Conn, Fills, Pending, Retimed, Shortly, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
+/// Bytes of a request that are kept for the case that it has to be sent once more.
+const MOST_RESENT: usize = 16 * 1024;
+
 /// A write that goes as a script.
 struct Script {
     request: BytesMut,
-    /// The name of the command, if the script says of its rights what Redis says in scripts.
-    short: Option<&'static str>,
+    /// It is a short one.
+    short: Option<Shortly>,
 }
 
 /// What to do with a request besides forwarding it.
@@ -39,6 +42,8 @@ pub(super) struct Extra {
     pub hidden: Vec<usize>,
     /// What it writes gets these labels, as a script.
     pub labels: Labels,
+    /// It can be sent once more, if Redis does not know what it asks for.
+    pub may_resend: bool,
     /// Labelled keys whose expiry it may change.
     pub retimed: Vec<(u32, Box<[u8]>)>,
 }
@@ -349,7 +354,14 @@ impl Client {
             true => self.settles(command, args, &checks, &forward.effect, forward.queued),
             false => None,
         };
+        // Nothing is before it and nothing behind it, so that it can be sent once more.
+        let is_single = self.is_last && self.outbox.pending() == 0 && probed.is_none();
+        extra.may_resend = is_single && !(extra.hold || forward.queued || account.may_fire());
         let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
+        let (script, short) = match script {
+            Some(Script { request, short }) => (Some(request), short),
+            None => (None, None),
+        };
         let hold = extra.hold || account.may_fire();
         if hold {
             // Not before what it wrote has been looked at.
@@ -370,7 +382,7 @@ impl Client {
                 fills,
                 retimed: self.retimed(forward.queued, extra.retimed),
                 settled,
-                short: script.as_ref().and_then(|script| script.short),
+                short,
             }
             .boxed(),
         };
@@ -378,7 +390,7 @@ impl Client {
             _ if !extra.hidden.is_empty() && !extra.partial => {
                 conn.send(&without(args, &extra.hidden), Some(pending))
             }
-            (Some(script), _) => conn.send(&script.request, Some(pending)),
+            (Some(script), _) => conn.send(&script, Some(pending)),
             (None, Some(raw)) => conn.send(raw, Some(pending)),
             (None, None) => conn.send(&encoded(args), Some(pending)),
         }
@@ -453,13 +465,20 @@ impl Client {
             let mut request = BytesMut::new();
             let wrapping = Wrapping { db, proxy: &process.id, condition, checks: &checks, labels };
             // Inside EXEC's reply no error is worded anew.
-            let short = match &command.name {
-                Cow::Borrowed(name) if !queued && wrapping.is_short() => Some(*name),
+            let short = match (&command.name, wrapping.short()) {
+                (Cow::Borrowed(name), Some(script)) if !queued => Some((*name, script)),
                 _ => None,
             };
-            match short {
-                Some(_) => wrapping.wrap_shortly(&mut request, args),
-                None => wrapping.wrap(&mut request, args),
+            let short = short.map(|(command, script)| {
+                let by_name = extra.may_resend
+                    && conn.may_call(script)
+                    && args.iter().map(<[u8]>::len).sum::<usize>() <= MOST_RESENT;
+                wrapping.wrap_shortly(script, by_name, &mut request, args);
+                self.may_be_resent = by_name;
+                Shortly { command, script, named: by_name.then(|| request.clone()) }
+            });
+            if short.is_none() {
+                wrapping.wrap(&mut request, args);
             }
             if !extra.after.labelled.is_empty() && !process.is_alone() {
                 // While its label was not in Redis, an invalidation by another proxy may have missed it.

@@ -78,6 +78,10 @@ pub struct Client {
     fills_queued: Vec<(KeyHash, Clock)>,
     /// Keys on which what was queued since MULTI depends.
     depends_queued: Vec<trust::Place>,
+    /// Its present request is the last that has arrived.
+    is_last: bool,
+    /// Its last request may have to be sent once more, ahead of the next one.
+    may_be_resent: bool,
     /// Since when its present request has waited for keys in doubt.
     doubted: Option<Instant>,
     /// It hung up without having read everything.
@@ -197,6 +201,8 @@ impl Client {
             fills: Vec::new(),
             fills_queued: Vec::new(),
             depends_queued: Vec::new(),
+            is_last: false,
+            may_be_resent: false,
             doubted: None,
             broken: false,
             intent: None,
@@ -320,12 +326,16 @@ impl Client {
                     return Some(Pause::End);
                 }
                 Parsed::Request { len, inline } => {
+                    if self.is_unsettled() {
+                        return Some(Pause::Idle);
+                    }
                     let parser = std::mem::take(&mut self.input.parser);
                     let request = &buf[start..start + len];
                     if self.burst == 0 {
                         self.burst =
                             self.whole_transaction(parser.args(request, inline), &buf[start + len..]);
                     }
+                    self.is_last = start + len == buf.len();
                     let step = self.request(parser.args(request, inline), (!inline).then_some(request));
                     self.input.parser = parser;
                     match step {
@@ -346,6 +356,13 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Whether the next request has to wait, because the last one may have to be sent once more.
+    #[inline]
+    fn is_unsettled(&mut self) -> bool {
+        self.may_be_resent &= self.outbox.pending() > 0;
+        self.may_be_resent
     }
 
     fn limits(&self) -> Limits {

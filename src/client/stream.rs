@@ -22,6 +22,9 @@ impl Client {
         if self.input.parser.needed().max(rest.len()) < BIG || !self.may_pass(rest) {
             return None;
         }
+        if self.is_unsettled() {
+            return Some(Pause::Idle);
+        }
         // Perhaps a dead one.
         self.unpin_if_free();
         if !self.outbox.session.borrow().has_standing() {

@@ -1,11 +1,11 @@
 //! Which tags were invalidated within the window. Pure: what time it is comes from outside.
 
+use std::hash::BuildHasher;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Scope;
-use crate::rules::Tag;
 
 /// With more tags than this within the window, everything counts as invalidated.
 pub(super) const MOST_TAGS: usize = 100_000;
@@ -18,15 +18,33 @@ const OVERHEAD: usize = 38;
 #[derive(Debug)]
 pub(super) struct Recent {
     window: i64,
-    tags: HashMap<Tag, i64>,
-    bytes: usize,
+    tags: HashTable<Entry>,
+    hasher: DefaultHashBuilder,
+    /// The tags, one behind the other. They stay long after all that was allocated together with them, so as allocations
+    /// of their own they would keep the pages of a burst.
+    text: Vec<u8>,
     everything: Option<i64>,
+}
+
+/// A tag, and when it was invalidated.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    start: usize,
+    length: usize,
+    at: i64,
+}
+
+impl Entry {
+    fn tag(self, text: &[u8]) -> &[u8] {
+        &text[self.start..self.start + self.length]
+    }
 }
 
 impl Recent {
     pub fn new(window: Duration) -> Self {
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
-        Self { window, tags: HashMap::new(), bytes: 0, everything: None }
+        let (tags, hasher, text, everything) = Default::default();
+        Self { window, tags, hasher, text, everything }
     }
 
     /// Remembers an invalidation at the time `at`. What is too old by `now` is forgotten, now and then.
@@ -39,18 +57,21 @@ impl Recent {
             Scope::Tags(tags) => tags.iter().for_each(|tag| self.add_tag(tag, at)),
         }
         // Twice as many, so that tidying up, which looks at all of them, is rare.
-        if self.tags.len() > 2 * MOST_TAGS || self.bytes > 2 * MOST_BYTES {
+        if self.tags.len() > 2 * MOST_TAGS || self.bytes() > 2 * MOST_BYTES {
             self.tidy(now);
         }
     }
 
-    fn add_tag(&mut self, tag: &Tag, at: i64) {
-        if let Some(latest) = self.tags.get_mut(tag) {
-            *latest = at.max(*latest);
-        } else {
-            self.tags.insert(tag.clone(), at);
-            self.bytes += tag.len() + OVERHEAD;
+    fn add_tag(&mut self, tag: &[u8], at: i64) {
+        let Self { tags, hasher, text, .. } = self;
+        let hash = hasher.hash_one(tag);
+        if let Some(known) = tags.find_mut(hash, |entry| entry.tag(text) == tag) {
+            known.at = at.max(known.at);
+            return;
         }
+        let entry = Entry { start: text.len(), length: tag.len(), at };
+        text.extend_from_slice(tag);
+        tags.insert_unique(hash, entry, |entry| hasher.hash_one(entry.tag(text)));
     }
 
     fn is_within(&self, at: i64, now: i64) -> bool {
@@ -59,35 +80,46 @@ impl Recent {
 
     /// Forgets what is too old. If too much is left, it becomes everything, for as long as its latest counts.
     pub fn tidy(&mut self, now: i64) {
-        let (window, mut bytes) = (self.window, 0);
-        self.tags.retain(|tag, at| {
-            let keep = now.saturating_sub(*at) <= window;
-            bytes += if keep { tag.len() + OVERHEAD } else { 0 };
-            keep
-        });
-        self.bytes = bytes;
+        let (window, before) = (self.window, self.tags.len());
+        self.tags.retain(|entry| now.saturating_sub(entry.at) <= window);
         self.everything = self.everything.filter(|at| now.saturating_sub(*at) <= window);
-        if self.tags.len() > MOST_TAGS || self.bytes > MOST_BYTES {
-            self.everything = self.everything.max(self.tags.values().copied().max());
-            self.tags = HashMap::new();
-            self.bytes = 0;
+        if self.tags.len() < before {
+            self.compact();
+        }
+        if self.tags.len() > MOST_TAGS || self.bytes() > MOST_BYTES {
+            self.everything = self.everything.max(self.tags.iter().map(|entry| entry.at).max());
+            (self.tags, self.text) = Default::default();
         }
     }
 
+    /// Gives the room of what was forgotten back.
+    fn compact(&mut self) {
+        let Self { tags, hasher, text, .. } = self;
+        let mut kept = Vec::with_capacity(tags.iter().map(|entry| entry.length).sum());
+        for entry in tags.iter_mut() {
+            let start = kept.len();
+            kept.extend_from_slice(entry.tag(text));
+            entry.start = start;
+        }
+        *text = kept;
+        tags.shrink_to(2 * tags.len(), |entry| hasher.hash_one(entry.tag(text)));
+    }
+
     /// The tags with their times, and since when everything counts, as after [`Recent::tidy`].
-    pub fn entries(&self) -> (Option<i64>, impl Iterator<Item = (&Tag, i64)>) {
-        (self.everything, self.tags.iter().map(|(tag, at)| (tag, *at)))
+    pub fn entries(&self) -> (Option<i64>, impl Iterator<Item = (&[u8], i64)>) {
+        (self.everything, self.tags.iter().map(|entry| (entry.tag(&self.text), entry.at)))
     }
 
     /// Bytes that all of it takes in a file, about.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.text.len() + self.tags.len() * OVERHEAD
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Tag;
 
     fn tag(number: usize) -> Tag {
         number.to_string().into_bytes().into()
@@ -96,7 +128,7 @@ mod tests {
     fn tags(recent: &mut Recent, now: i64) -> (Option<i64>, Vec<(Tag, i64)>) {
         recent.tidy(now);
         let (everything, entries) = recent.entries();
-        let mut found: Vec<_> = entries.map(|(tag, at)| (tag.clone(), at)).collect();
+        let mut found: Vec<_> = entries.map(|(tag, at)| (Tag::from(tag), at)).collect();
         found.sort_unstable();
         (everything, found)
     }

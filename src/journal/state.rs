@@ -102,7 +102,7 @@ impl State {
     pub fn recent(&mut self, now: Now) -> Scope {
         self.recent.tidy(now.steady);
         let (everything, tags) = self.recent.entries();
-        let mut all: HashSet<Tag> = tags.map(|(tag, _)| tag.clone()).collect();
+        let mut all: HashSet<Tag> = tags.map(|(tag, _)| Tag::from(tag)).collect();
         let mut is_everything = everything.is_some();
         for intent in self.pending.values() {
             match &intent.scope {
@@ -128,7 +128,7 @@ impl State {
         }
         let (everything, tags) = self.recent.entries();
         let everything = everything.map(|at| (Scope::Everything, at));
-        let tags = tags.map(|(tag, at)| (Scope::Tags(vec![tag.clone()]), at));
+        let tags = tags.map(|(tag, at)| (Scope::Tags(vec![tag.into()]), at));
         for (scope, at) in everything.into_iter().chain(tags) {
             record::append(&Record::Recent { scope, unix_ms: now.wall_of(at) }, mark, &mut out);
         }

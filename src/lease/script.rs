@@ -1,5 +1,7 @@
 //! A fill as a script: Redis runs the client's command and undoes it in the same step if it is stale.
 
+use std::sync::LazyLock;
+
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
@@ -176,12 +178,53 @@ r=c('PUBSUB','NUMSUB',unpack(ARGV,m+1,l))for i=2,#r,2 do s=s or r[i]<1 end end "
     };
 }
 
-const SHORT: &str = short!("3", "4"; db: "", ""; "", "n");
-const SHORT_IN_DB: &str = short!("4", "5"; db: "c('SELECT',0)", "c('SELECT',ARGV[4])"; "", "n");
-const ASKING: &str = asking!("5", "6"; db: "", "";);
-const ASKING_IN_DB: &str = asking!("6", "7"; db: "c('SELECT',0)", "c('SELECT',ARGV[6])";);
+/// All of these: without and with that question, each for database 0 and for others.
+const SHORTS: [&str; 4] = [
+    short!("3", "4"; db: "", ""; "", "n"),
+    short!("4", "5"; db: "c('SELECT',0)", "c('SELECT',ARGV[4])"; "", "n"),
+    asking!("5", "6"; db: "", "";),
+    asking!("6", "7"; db: "c('SELECT',0)", "c('SELECT',ARGV[6])";),
+];
 // SHA-1 works on 64 bytes at a time and adds nine to the text.
-const _: () = assert!(SHORT.len() + 9 <= 4 * 64 && SHORT_IN_DB.len() + 9 <= 5 * 64);
+const _: () = assert!(SHORTS[0].len() + 9 <= 4 * 64 && SHORTS[1].len() + 9 <= 5 * 64);
+
+/// By these Redis knows them once it has run them.
+static NAMES: LazyLock<[String; 4]> =
+    LazyLock::new(|| SHORTS.map(|text| sha1_smol::Sha1::from(text).digest().to_string()));
+
+/// One of the short scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short(u8);
+
+impl Short {
+    fn new(asks: bool, in_db: bool) -> Self {
+        Self(2 * u8::from(asks) + u8::from(in_db))
+    }
+
+    /// A bit that no other one has.
+    pub fn bit(self) -> u8 {
+        1 << self.0
+    }
+
+    fn text(self) -> &'static str {
+        SHORTS[usize::from(self.0)]
+    }
+
+    fn name(self) -> &'static str {
+        &NAMES[usize::from(self.0)]
+    }
+
+    /// The same request with the text of the script in place of its name, by which Redis does not know it.
+    pub fn spelled_out(self, named: &[u8]) -> BytesMut {
+        let mut name = BytesMut::new();
+        [b"EVALSHA", self.name().as_bytes()].iter().for_each(|word| encode::bulk(&mut name, word));
+        let words = memchr::memchr(b'\n', named).map_or(0, |end| end + 1);
+        let mut out = BytesMut::from(&named[..words]);
+        [b"EVAL", self.text().as_bytes()].iter().for_each(|word| encode::bulk(&mut out, word));
+        out.extend_from_slice(&named[words + name.len()..]);
+        out
+    }
+}
 
 /// Labels the keys that the command writes, in the same step. The labels: how many sets, how many keys, how many messages
 /// about them (one for each key, or none; nothing is done if they may not be told any more); these. A label is given before the command runs, since a client that may not do
@@ -225,16 +268,20 @@ if type(r)~='number' then ",
 );
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0; else it
-/// is the sum of 1, [`TELLS`] and [`SEES`]. It writes nothing, so that it is answered also while writes are paused.
+/// is the sum of 1, [`TELLS`], [`SEES`] and [`CALLS`]. It writes nothing, so that it is answered also while writes are paused.
 const PROBE: &str = "\
 redis.call('SELECT',0) redis.call('GET','rescind:epoch:') redis.call('PUBSUB','NUMSUB','rescind:proxy:') \
 if not (redis.acl_check_cmd('UNLINK','rescind:epoch:') and redis.acl_check_cmd('EVAL','','0')) then return 0 end \
 return 1+(redis.acl_check_cmd('PUBLISH','rescind:labels','') and 2 or 0)\
-+(redis.acl_check_cmd('LRANGE','rescind:recent','0','0') and redis.acl_check_cmd('ZSCORE','rescind:tag:','') and 4 or 0)";
++(redis.acl_check_cmd('LRANGE','rescind:recent','0','0') and redis.acl_check_cmd('ZSCORE','rescind:tag:','') and 4 or 0)\
++(select(2,pcall(redis.acl_check_cmd,'EVALSHA','','0'))==true and 8 or 0)";
 /// The user may tell of labels.
 pub const TELLS: i64 = 2;
 /// The user may see what was invalidated lately, and who has labels.
 pub const SEES: i64 = 4;
+
+/// The user may call scripts by their names.
+pub const CALLS: i64 = 8;
 
 /// What has to hold for a key that is written not to be stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,19 +353,22 @@ pub struct Wrapping<'a> {
 }
 
 impl Wrapping<'_> {
-    /// Whether [`Wrapping::wrap_shortly`] can do it.
-    pub fn is_short(&self) -> bool {
-        let Some(first) = self.checks.first() else { return false };
+    /// The short script that can do it, if there is one.
+    pub fn short(&self) -> Option<Short> {
+        let first = self.checks.first()?;
         let is_simple = |check: &Check| {
             check.key == first.key && matches!(check.what, What::Epoch(..) | What::Listener(..))
         };
-        self.condition == FireCondition::NoError
+        let fits = self.condition == FireCondition::NoError
             && self.labels.tags.is_empty()
-            && self.checks.iter().all(is_simple)
+            && self.checks.iter().all(is_simple);
+        let asks = self.checks.iter().any(|check| matches!(check.what, What::Listener(..)));
+        fits.then(|| Short::new(asks, self.db != 0))
     }
 
-    /// Appends the request that runs `args` for the client, in the shortest form. If it is refused, [`refusal`] words it.
-    pub fn wrap_shortly(&self, out: &mut BytesMut, args: Args<'_>) {
+    /// Appends the request that runs `args` for the client in that script, called by its name or spelled out. If it is
+    /// refused, [`refusal`] words it.
+    pub fn wrap_shortly(&self, script: Short, by_name: bool, out: &mut BytesMut, args: Args<'_>) {
         let Some(first) = self.checks.first() else { return };
         let (mut epochs, mut tags, mut channels) = (SmallVec::<[_; 8]>::new(), vec![], vec![]);
         for check in self.checks {
@@ -340,14 +390,8 @@ impl Wrapping<'_> {
         let asks = !tags.is_empty();
         let fixed = 3 + 2 * usize::from(asks) + usize::from(!db.is_empty());
         encode::array(out, 3 + fixed + 2 * epochs.len() + tags.len() + channels.len() + args.len());
-        encode::bulk(out, b"EVAL");
-        let script = match (asks, db.is_empty()) {
-            (false, true) => SHORT,
-            (false, false) => SHORT_IN_DB,
-            (true, true) => ASKING,
-            (true, false) => ASKING_IN_DB,
-        };
-        encode::bulk(out, script.as_bytes());
+        let words = if by_name { ["EVALSHA", script.name()] } else { ["EVAL", script.text()] };
+        words.iter().for_each(|word| encode::bulk(out, word.as_bytes()));
         encode::bulk(out, b"0");
         encode::bulk(out, (2 * epochs.len()).to_string().as_bytes());
         encode::bulk(out, &first.key);

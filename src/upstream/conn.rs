@@ -68,6 +68,8 @@ pub struct Conn {
     waker: RefCell<Option<Waker>>,
     /// Whether scripts can serve its user.
     pub(super) scripts: Cell<Scripts>,
+    /// Those that Redis has run on it, as bits: it knows them by their names unless it was told to forget them.
+    pub(super) known_scripts: Cell<u8>,
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
@@ -119,6 +121,7 @@ impl Conn {
             mode: Cell::new(mode),
             waker: RefCell::default(),
             scripts: Cell::new(Scripts::Unknown),
+            known_scripts: Cell::new(0),
             waiting: RefCell::default(),
             retired: Cell::new(false),
             throttled: Cell::new(false),

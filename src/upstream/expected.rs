@@ -3,9 +3,12 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use bytes::BytesMut;
+
 use crate::accounting::{Account, ReadKey, Settled};
 use crate::command::FireCondition;
-use crate::lease::{Clock, KeyHash, script};
+use crate::lease::script::{self, Short};
+use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
 use crate::session::Effect;
 
@@ -52,8 +55,19 @@ pub struct Special {
     pub retimed: Option<Box<Retimed>>,
     /// Keys that others may wait for, unless it is held.
     pub settled: Option<Box<Settled>>,
-    /// The name of a command that runs in a script, whose errors about rights are to be worded anew.
-    pub short: Option<&'static str>,
+    /// It runs in a short script.
+    pub short: Option<Shortly>,
+}
+
+/// A command in a short script.
+#[derive(Debug)]
+pub struct Shortly {
+    /// Its name. Errors about rights are to be worded anew.
+    pub command: &'static str,
+    /// The script.
+    pub script: Short,
+    /// The request, if it names the script: it is sent once more if Redis does not know that, so the client's next one waits.
+    pub named: Option<BytesMut>,
 }
 
 impl Pending {
@@ -79,7 +93,19 @@ impl Pending {
 
     /// What the client gets instead of a reply that begins like that: an error without its mark.
     pub fn refusal(&self, reply: &[u8]) -> Option<String> {
-        script::refusal(reply, self.special.as_ref()?.short?)
+        script::refusal(reply, self.special.as_ref()?.short.as_ref()?.command)
+    }
+
+    /// The request with its script spelled out, if it named it.
+    pub fn spelled_out(&mut self) -> Option<BytesMut> {
+        let short = self.special.as_mut()?.short.as_mut()?;
+        Some(short.script.spelled_out(&short.named.take()?))
+    }
+
+    /// Whether this says that Redis does not know the script that was named.
+    pub fn is_unknown_script(&self, reply: &[u8]) -> bool {
+        let short = self.special.as_ref().and_then(|special| special.short.as_ref());
+        short.is_some_and(|short| short.named.is_some()) && reply.starts_with(b"-NOSCRIPT")
     }
 
     /// Whether the client gets its bytes as they are.

@@ -17,7 +17,7 @@ mod replies;
 mod scripts;
 
 pub use conn::Conn;
-pub use expected::{Expected, Fills, Pending, Retimed, Setup, Special};
+pub use expected::{Expected, Fills, Pending, Retimed, Setup, Shortly, Special};
 pub use pool::{Pool, Way};
 
 use std::rc::Rc;

@@ -55,6 +55,8 @@ pub(super) struct Incoming {
     setup_reply: i64,
     /// What Redis says about itself.
     setup_text: Vec<u8>,
+    /// The reply says that it does not know the script.
+    unknown_script: bool,
 }
 
 /// Whole replies, and parts of one, that lie side by side and go to the same client.
@@ -83,6 +85,7 @@ impl Default for Incoming {
             setup_error: None,
             setup_reply: 0,
             setup_text: Vec::new(),
+            unknown_script: false,
         }
     }
 }
@@ -208,10 +211,13 @@ impl Incoming {
             (Current::Reply, Some(Expected::Client(pending))) => {
                 read.deliver(conn);
                 let refusal = if self.length == chunk.len() { pending.refusal(chunk) } else { None };
+                self.unknown_script = pending.is_unknown_script(chunk);
                 if refusal.is_some() {
                     conn.note_error(&Head::Error(NOPERM));
                 }
-                if pending.is_captured() {
+                if self.unknown_script {
+                    conn.forgot_scripts();
+                } else if pending.is_captured() {
                     pending.client.capture(chunk);
                 } else if let Some(text) = refusal.filter(|_| pending.is_passed_on()) {
                     pending.client.with_buffer(|out| encode::error(out, text));
@@ -313,7 +319,15 @@ impl Incoming {
         client.arrived(self.length);
     }
 
-    fn answered(&mut self, conn: &Conn, pending: Pending) {
+    fn answered(&mut self, conn: &Conn, mut pending: Pending) {
+        if std::mem::take(&mut self.unknown_script)
+            && let Some(request) = pending.spelled_out()
+        {
+            let client = Rc::clone(&pending.client);
+            conn.send(&request, Some(pending));
+            // Not before: its next request must wait for that one, too.
+            return client.arrived(self.length);
+        }
         if pending.special.is_none() && matches!(pending.account, Account::Nothing | Account::Read(_)) {
             return self.answered_plainly(conn, pending);
         }
@@ -333,6 +347,9 @@ impl Incoming {
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
         conn.note_error(&head);
+        if let Some(short) = special.short.filter(|_| !verdict.error) {
+            conn.ran(short.script);
+        }
         if let Some(fills) = special.fills
             && (!fills.condition.fired(&head) || verdict.has_failures)
         {

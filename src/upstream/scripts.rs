@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::conn::Conn;
 use super::expected::Setup;
 use crate::accounting::NOPERM;
-use crate::lease::script;
+use crate::lease::script::{self, Short};
 use crate::outbox::Outbox;
 use crate::resp::Head;
 
@@ -18,10 +18,11 @@ const LATER: Duration = Duration::from_secs(1);
 pub(super) enum Scripts {
     Unknown,
     Asked,
-    /// They may also tell of labels; see what was invalidated lately.
+    /// They may also tell of labels; see what was invalidated lately; be called by their names.
     Yes {
         tells: bool,
         sees: bool,
+        calls: bool,
     },
     No,
     /// Redis answers nothing of the kind now; as of then.
@@ -41,7 +42,23 @@ impl Conn {
 
     /// Whether labels can be given by a script, as far as is known.
     pub fn takes_labels(&self) -> bool {
-        self.scripts.get() == Scripts::Yes { tells: true, sees: true }
+        matches!(self.scripts.get(), Scripts::Yes { tells: true, sees: true, .. })
+    }
+
+    /// Whether Redis probably knows this script by its name.
+    pub fn may_call(&self, script: Short) -> bool {
+        matches!(self.scripts.get(), Scripts::Yes { calls: true, .. })
+            && self.known_scripts.get() & script.bit() != 0
+    }
+
+    /// Redis has run this script.
+    pub(super) fn ran(&self, script: Short) {
+        self.known_scripts.set(self.known_scripts.get() | script.bit());
+    }
+
+    /// Somebody has told Redis to forget its scripts.
+    pub(super) fn forgot_scripts(&self) {
+        self.known_scripts.set(0);
     }
 
     /// Whether it is known if fills can be sent as scripts. If not, it is asked for, and the client is woken when it is: a fill
@@ -72,7 +89,8 @@ impl Conn {
             _ if self.scripts.get() != Scripts::Asked => Scripts::Unknown,
             Some(text) if passes(text) => Scripts::NotNow(self.context.now()),
             None if reply > 0 => {
-                Scripts::Yes { tells: reply & script::TELLS != 0, sees: reply & script::SEES != 0 }
+                let has = |right| reply & right != 0;
+                Scripts::Yes { tells: has(script::TELLS), sees: has(script::SEES), calls: has(script::CALLS) }
             }
             _ => Scripts::No,
         });

@@ -300,18 +300,86 @@ fn users_who_may_not_see_what_was_invalidated_are_protected_all_the_same() {
         }
     }
     // Who only may not speak is served in one step.
-    let scripts = |direct: &mut Client| {
-        let stats = direct.cmd("INFO commandstats");
-        stats
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_eval:calls=")?.split(',').next()?.parse().ok())
-    };
     labeller.cmd("TAG.INVALIDATE u");
     client.cmd("GET page:2");
     labeller.cmd("TAG.INVALIDATE u");
-    let before: u32 = scripts(&mut direct).unwrap();
+    let before = calls(&mut direct, "eval");
     client.cmd("SET page:2 v");
-    assert_eq!(scripts(&mut direct), Some(before + 1));
+    assert_eq!(calls(&mut direct, "eval"), before + 1);
+}
+
+/// How often Redis has run a command.
+fn calls(direct: &mut Client, command: &str) -> u32 {
+    let (stats, before) = (direct.cmd("INFO commandstats"), format!("cmdstat_{command}:calls="));
+    let calls = |line: &str| line.strip_prefix(&before)?.split(',').next()?.parse().ok();
+    stats.lines().find_map(calls).unwrap_or(0)
+}
+
+#[test]
+fn a_script_is_called_by_its_name_and_sent_once_more_where_redis_has_forgotten_it() {
+    let w = World::new();
+    let (mut direct, mut client) = (w.redis.client(), w.client());
+    direct.cmd("ACL SETUSER kim on nopass ~* &* +@all -evalsha");
+    let fill = |client: &mut Client| {
+        client.cmd(&format!("UNLINK {KEY}"));
+        assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+        assert_eq!(client.cmd(&format!("SET {KEY} v")), "+OK\r\n");
+        assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
+    };
+    for db in ["0", "3"] {
+        client.cmd(&format!("SELECT {db}"));
+        fill(&mut client);
+        let (spelled, named) = (calls(&mut direct, "eval"), calls(&mut direct, "evalsha"));
+        fill(&mut client);
+        fill(&mut client);
+        assert_eq!(
+            (calls(&mut direct, "eval"), calls(&mut direct, "evalsha")),
+            (spelled, named + 2),
+            "in database {db}"
+        );
+        direct.cmd("SCRIPT FLUSH");
+        fill(&mut client);
+        assert_eq!(calls(&mut direct, "eval"), spelled + 1);
+        // A stale one is as stale as any.
+        direct.cmd("SCRIPT FLUSH");
+        client.cmd(&format!("UNLINK {KEY}"));
+        client.cmd(&format!("GET {KEY}"));
+        direct.cmd("SET rescind:epoch:Post another");
+        assert_eq!(client.cmd(&format!("SET {KEY} old")), "+OK\r\n");
+        assert_eq!(client.cmd(&format!("EXISTS {KEY}")), ":0\r\n");
+        direct.cmd("DEL rescind:epoch:Post");
+    }
+    client.cmd("AUTH kim x");
+    let named = calls(&mut direct, "evalsha");
+    (0..3).for_each(|_| fill(&mut client));
+    assert_eq!(calls(&mut direct, "evalsha"), named, "who may not is served as before");
+}
+
+#[test]
+fn what_is_sent_once_more_is_not_overtaken() {
+    let w = World::new();
+    let (mut direct, mut client) = (w.redis.client(), w.client());
+    client.cmd(&format!("GET {KEY}"));
+    client.cmd(&format!("SET {KEY} 0"));
+    for then in [format!("SET {KEY} 2"), format!("SET {KEY} {}2", "x".repeat(300_000))] {
+        client.cmd(&format!("UNLINK {KEY}"));
+        client.cmd(&format!("GET {KEY}"));
+        direct.cmd("SCRIPT FLUSH");
+        direct.cmd("CLIENT PAUSE 60000 WRITE");
+        client.send(&encode(&["SET", KEY, "1"]));
+        eventually("the fill is on its way", || {
+            direct.cmd("CLIENT LIST").contains("cmd=evalsha").then_some(())
+        });
+        let then: Vec<&str> = then.split(' ').collect();
+        client.send(&[encode(&then), encode(&["STRLEN", KEY])].concat());
+        // Time for whoever would not wait.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        direct.cmd("CLIENT UNPAUSE");
+        let expected = ["+OK\r\n".to_owned(), "+OK\r\n".to_owned(), format!(":{}\r\n", then[2].len())];
+        let replies = [0; 3].map(|_| client.reply());
+        assert_eq!(replies, expected);
+        assert_eq!(client.cmd(&format!("STRLEN {KEY}")), expected[2]);
+    }
 }
 
 #[test]
