@@ -12,7 +12,7 @@ use crate::accounting::{Firing, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::lease::script::Check;
 use crate::news::{Labels, Verb};
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 
 /// The channel whose messages invalidate the tags in their payload.
 pub const CHANNEL: &[u8] = b"rescind:invalidate";
@@ -22,12 +22,8 @@ const LOG_LENGTH: usize = 1000;
 /// The tags in the payload of a message on [`CHANNEL`]: separated by white space.
 pub fn tags_of_message(payload: &[u8]) -> Vec<Tag> {
     let words = payload.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let mut tags: Vec<Tag> = vec![];
-    for word in words {
-        if !tags.iter().any(|tag| **tag == *word) {
-            tags.push(word.into());
-        }
-    }
+    let mut tags: Vec<Tag> = words.map(Tag::from).collect();
+    unique(&mut tags);
     tags
 }
 

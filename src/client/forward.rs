@@ -38,7 +38,7 @@ pub(super) struct Extra {
     pub after: After,
     /// The request has passed through: of its arguments only the small ones are known, and its bytes are on their way.
     pub partial: bool,
-    /// Arguments that are keys in doubt: others that do not exist are asked for in their place.
+    /// Arguments that are keys in doubt, in order: others that do not exist are asked for in their place.
     pub hidden: Vec<usize>,
     /// What it writes gets these labels, as a script.
     pub labels: Labels,
@@ -399,7 +399,7 @@ impl Client {
             let mut keys = keys.into_iter();
             command.keys(args, |used| {
                 if let (true, Some(key)) = (used.reads, keys.next()) {
-                    let hidden = extra.hidden.contains(&used.index);
+                    let hidden = extra.hidden.binary_search(&used.index).is_ok();
                     conn.probe(&self.outbox, key, if hidden { NO_KEY } else { used.key });
                 }
             });
@@ -526,12 +526,12 @@ impl Client {
 /// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
 const NO_KEY: &[u8] = b"\0rescind:none";
 
-/// The request with these arguments replaced by keys that do not exist.
+/// The request with these arguments, in order, replaced by keys that do not exist.
 fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
     let mut out = BytesMut::new();
     encode::array(&mut out, args.len());
     for (index, arg) in args.iter().enumerate() {
-        match hidden.contains(&index) {
+        match hidden.binary_search(&index).is_ok() {
             true => encode::bulk(&mut out, &[arg, NO_KEY].concat()),
             false => encode::bulk(&mut out, arg),
         }

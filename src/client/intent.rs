@@ -9,7 +9,7 @@ use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::doubt::Scope;
 use crate::resp::{Args, OwnedArgs};
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 use crate::session::Route;
 
 impl Client {
@@ -118,13 +118,10 @@ fn of<'a>(context: &Context, firings: impl Iterator<Item = &'a Firing>) -> Optio
     let mut what = None;
     for firing in firings.filter(|firing| !firing.only_covers()) {
         what.get_or_insert_with(|| firing.what.clone());
-        for tag in &firing.tags {
-            if !tags.contains(tag) {
-                tags.push(Tag::clone(tag));
-            }
-        }
+        tags.extend(firing.tags.iter().cloned());
     }
     let what = what?;
+    unique(&mut tags);
     context.matcher.borrow().cascade(&mut tags);
     Some((Scope::Tags(tags), what))
 }

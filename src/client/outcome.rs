@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::carry::Carried;
 use super::labels::Labelled;
 use crate::news::Labels;
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 
 type Place<'a> = (u32, &'a [u8]);
 
@@ -51,11 +51,8 @@ fn place(labels: &Labels) -> Place<'_> {
 }
 
 fn add(tags: &mut Vec<Tag>, more: &[Tag]) {
-    for tag in more {
-        if !tags.contains(tag) {
-            tags.push(Tag::clone(tag));
-        }
-    }
+    tags.extend(more.iter().cloned());
+    unique(tags);
 }
 
 impl Outcome {

@@ -22,7 +22,7 @@ use crate::lease::script;
 use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 use crate::upstream::{Key, Pending, Special};
 
 /// An error reply, with or without its `-` and CRLF: the client gets it.
@@ -183,17 +183,17 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
         if arg.is_empty() {
             return Err("ERR a tag must not be empty".into());
         }
-        if !tags.iter().any(|tag| **tag == *arg) {
-            tags.push(arg.into());
-        }
+        tags.push(arg.into());
     }
+    unique(&mut tags);
     Ok(tags)
 }
 
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     client.context.process.labels_used.store(true, Ordering::Relaxed);
-    client.next.extend(tags.iter().filter(|tag| !client.next.contains(tag)).cloned().collect::<Vec<_>>());
+    client.next.extend(tags.iter().cloned());
+    unique(&mut client.next);
     if client.next.len() > MOST_NEXT {
         client.next.clear();
         return Err("ERR too many tags".into());

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::fanout::{CHANNEL, Cause};
 use crate::outbox::Outbox;
 use crate::resp::Args;
-use crate::rules::{Fired, Matcher, Tag};
+use crate::rules::{Fired, Matcher, Tag, unique};
 
 /// Finds out what to look for in the reply to a request.
 #[inline]
@@ -248,12 +248,9 @@ fn merged(fired: Vec<Fired>) -> (SmallVec<[TriggerLabel; 1]>, Vec<Tag>) {
         if !triggers.contains(&TriggerLabel::Rule(one.trigger)) {
             triggers.push(TriggerLabel::Rule(one.trigger));
         }
-        one.tags.into_iter().for_each(|tag| {
-            if !tags.contains(&tag) {
-                tags.push(tag);
-            }
-        });
+        tags.extend(one.tags);
     }
+    unique(&mut tags);
     (triggers, tags)
 }
 

@@ -47,6 +47,7 @@ pub(super) fn hidden(context: &Context, db: u32, command: &Command, args: Args<'
             }
         });
     }
+    hidden.sort_unstable();
     hidden
 }
 

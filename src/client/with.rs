@@ -18,7 +18,7 @@ use crate::lease::script::{self, Labelling};
 use crate::news::{self, News, Verb};
 use crate::resp::request::number;
 use crate::resp::{Args, OwnedArgs};
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 use crate::session::Route;
 
 /// Labels that a write is given in the same step.
@@ -49,10 +49,11 @@ impl Labels {
 pub(super) fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
     let mut keys = vec![];
     command.keys(args, |used| {
-        if used.writes && !used.deletes && !keys.contains(&used.key) {
+        if used.writes && !used.deletes {
             keys.push(used.key);
         }
     });
+    unique(&mut keys);
     keys
 }
 

@@ -1,5 +1,6 @@
 //! Fills that no script could do: what they wrote is looked at behind them.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     }
     let mut labels = engine.deletes.call(db, labels).await?.into_iter();
     let answers = engine.deletes.call(0, questions).await?;
-    let mut stale: Vec<&[u8]> = vec![];
+    let (mut stale, mut known) = (Vec::<&[u8]>::new(), HashSet::new());
     let mut answers = answers.into_iter().map(into_result);
     let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
     for check in checks {
@@ -67,7 +68,7 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 int_of(&first) == Some(1) && listeners == Some(0)
             }
         };
-        if is_stale && !stale.contains(&&*check.key) {
+        if is_stale && known.insert(&*check.key) {
             stale.push(&check.key);
             if check.what != What::Never {
                 engine.process.metrics.stale_fills(&engine.family_of(db, &check.key));

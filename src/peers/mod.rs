@@ -11,6 +11,8 @@ mod message;
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashSet;
+
 pub use message::{CHANNEL, Message, ProxyId, encode_begun, lifeline};
 
 use crate::lease::Moment;
@@ -121,9 +123,11 @@ impl<T> Peers<T> {
         if self.standby.is_empty() {
             return covered;
         }
+        let known: HashSet<&Tag> = if tags.len() > 1 { tags.iter().collect() } else { HashSet::new() };
         for first in tags {
             let Some(waiting) = self.standby.get_mut(first) else { continue };
-            let is_covered = |one: &mut Standby<T>| one.duty.tags.iter().all(|tag| tags.contains(tag));
+            let is_covered =
+                |one: &mut Standby<T>| one.duty.tags.iter().all(|tag| tag == first || known.contains(tag));
             covered.extend(waiting.extract_if(.., is_covered).map(|one| one.duty));
             if waiting.is_empty() {
                 self.standby.remove(first);

@@ -33,7 +33,7 @@ use template::TagSource;
 
 pub use cascade::Cascaded;
 pub use matcher::{Fired, KeyClass, Matcher};
-pub use template::Tag;
+pub use template::{Tag, unique};
 pub use tracking::{LeftOut, TrackingPrefixes, without_overlaps};
 
 /// A family, as a place in [`Rules::families`]. The last one is `other`: the keys that no pattern names.

@@ -1,12 +1,34 @@
 //! Templates of tags: text with `{name}` where a capture of the pattern goes, `\` before a literal brace or star.
 
+use std::hash::Hash;
 use std::sync::Arc;
+
+use hashbrown::HashSet;
 
 use super::capture::Spans;
 use super::pattern::capture_at;
 
 /// The name of a tag; cheap to clone.
 pub type Tag = Arc<[u8]>;
+
+/// Leaves each once, where it comes first.
+pub fn unique<T: Clone + Eq + Hash>(all: &mut Vec<T>) {
+    // Fewer are compared faster than they are hashed.
+    const FEW: usize = 16;
+    if all.len() > FEW {
+        let mut known = HashSet::with_capacity(all.len());
+        all.retain(|one| known.insert(one.clone()));
+        return;
+    }
+    let mut next = 1;
+    while let Some(one) = all.get(next) {
+        if all[..next].contains(one) {
+            all.remove(next);
+        } else {
+            next += 1;
+        }
+    }
+}
 
 /// A template as written, not yet bound to a pattern.
 #[derive(Clone, Debug)]
@@ -140,6 +162,17 @@ impl TagSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_left_once_where_it_comes_first() {
+        for (length, different) in [(0, 1), (1, 1), (5, 2), (16, 5), (17, 5), (500, 400), (500, 40)] {
+            let mut all: Vec<usize> = (0..length).map(|n| n * 7 % different).collect();
+            let first = |n: &usize| all[..*n].iter().all(|one| *one != all[*n]);
+            let expected: Vec<usize> = (0..length).filter(first).map(|n| all[n]).collect();
+            unique(&mut all);
+            assert_eq!(all, expected);
+        }
+    }
 
     #[test]
     fn escapes_and_captures() {
