@@ -166,13 +166,14 @@ pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     Ok(())
 }
 
-/// May the client read these tags? Without any: tags at all?
+/// May the client read these tags? Without any: tags at all? Not asked by EXISTS, which Redis also allows to who may only
+/// write.
 async fn may_read(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     if tags.is_empty() {
-        ask(client, &[b"EXISTS", LABEL_SETS]).await?;
+        ask(client, &[b"ZSCORE", LABEL_SETS, b""]).await?;
     }
     for tag in tags {
-        ask(client, &[b"EXISTS", &label_set(tag)]).await?;
+        ask(client, &[b"ZSCORE", &label_set(tag), b""]).await?;
     }
     Ok(())
 }
@@ -284,8 +285,9 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let removed = process.index.lock().unlabel(db, key, &taken.tags);
         process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken.clone())], reply)).await;
         for (tag, set) in taken.tags.iter().zip(&sets) {
-            // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key.
-            if !ask(client, &[b"ZSCORE", set, key]).await?.is_nil() {
+            // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key. Asked so that the right
+            // to write suffices.
+            if !ask(client, &[b"ZADD", set, b"XX", b"INCR", b"0", key]).await?.is_nil() {
                 process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
             }
         }

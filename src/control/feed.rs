@@ -64,6 +64,8 @@ pub(super) struct Feed {
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
+    /// How often `SWAPDB` had been called when that was last asked: first ahead of the index's rebuild.
+    swaps: Cell<Option<u64>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -94,6 +96,11 @@ impl Feed {
     /// What was to be reported long ago will not be any more; called now and then.
     pub fn forget_ended(&self) {
         self.ended.borrow_mut().clear();
+    }
+
+    /// Whether it has been called since, if it has been called that often now, or since Redis began to count anew.
+    pub fn has_swapped(&self, swaps: u64) -> bool {
+        self.swaps.replace(Some(swaps)).is_some_and(|before| before != swaps)
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -290,6 +297,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         let enabled = enable_events(&mut wire).await;
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
+        engine.feed.swaps.set(super::known::swaps(&mut wire).await);
         Ok(wire)
     };
     let patience = Duration::from_secs(10);

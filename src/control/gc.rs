@@ -95,7 +95,6 @@ pub(super) fn drop_entries(engine: &Engine, entries: Entries) {
 pub(super) async fn run(engine: Rc<Engine>) {
     let mut suspects: Option<(Instant, Entries)> = None;
     let mut tick = 0u64;
-    let mut swaps = None;
     loop {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
@@ -109,7 +108,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
             engine.feed.reconnect("Redis does not answer");
             continue;
         }
-        swaps = look_at_redis(&engine, swaps).await;
+        look_at_redis(&engine).await;
         super::announce::look_for_dead(&engine).await;
         let now = engine.moment();
         engine.process.leases.expire(now);
@@ -179,16 +178,14 @@ async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
 }
 
 /// SWAPDB sent past the proxy shows in no event, nor does a Redis that becomes a replica; but Redis tells when it is asked.
-async fn look_at_redis(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> {
-    let identity = known::ask(engine).await.ok()?;
-    let swaps = identity.swaps;
-    if before.is_some_and(|before| swaps > before) {
+async fn look_at_redis(engine: &Rc<Engine>) {
+    let Ok(identity) = known::ask(engine).await else { return };
+    if engine.feed.has_swapped(identity.swaps) {
         engine.rebuild("SWAPDB");
     }
     if known::is_another(engine, &identity) {
         engine.process.doubt_redis();
     }
-    Some(swaps)
 }
 
 /// Samples until few of the entries are dead.

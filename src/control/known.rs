@@ -59,6 +59,12 @@ fn calls(info: &str, command: &str) -> u64 {
     info.lines().find_map(calls).unwrap_or(0)
 }
 
+/// How often `SWAPDB` was called, asked on this connection; `None`: it may not be asked.
+pub(super) async fn swaps(wire: &mut wire::Wire) -> Option<u64> {
+    let info = wire.call(&["INFO", "commandstats"]).await.ok()?;
+    Some(Identity::of(&wire::text_of(&info)).swaps)
+}
+
 /// Asks Redis who it is.
 pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
     let info = engine.scans.one(0, ["INFO", "server", "replication", "commandstats"]).await?;

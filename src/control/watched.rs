@@ -10,11 +10,21 @@ use crate::rules::{Rules, without_overlaps};
 /// What `notify-keyspace-events` must contain: keyevent channels, new keys, expired and evicted ones.
 const FLAGS: &str = "Enxe";
 
-/// Whether Redis is set to send the events that are needed. `None`: it may not be asked.
+/// Whether Redis is set to send the events that are needed. `None`: it may not be asked, or does not say.
 pub(super) async fn events_configured(engine: &Engine) -> Option<bool> {
     let frame = engine.scans.one(0, ["CONFIG", "GET", "notify-keyspace-events"]).await.ok()?;
-    let current = value_of(frame);
-    Some(!current.is_empty() && wanted_flags(&current) == current)
+    is_enough(&value_of(frame))
+}
+
+/// Whether these flags are what is needed. `None`: beside `A` Redis 7.0 does not tell of `n`, see `keyspaceEventsFlagsToString`
+/// in its `notify.c`.
+fn is_enough(current: &str) -> Option<bool> {
+    let missing = &wanted_flags(current)[current.len()..];
+    match missing {
+        "" => Some(true),
+        "n" if current.contains('A') => None,
+        _ => Some(false),
+    }
 }
 
 /// The value in the reply to CONFIG GET of one setting.
@@ -107,6 +117,16 @@ mod tests {
         assert_eq!(wanted_flags("AKE"), "AKEn");
         assert_eq!(wanted_flags("xeEn"), "xeEn");
         assert_eq!(wanted_flags("Kg$"), "Kg$Enxe");
+    }
+
+    #[test]
+    fn what_redis_does_not_show_is_not_taken_for_missing() {
+        for (current, enough) in [("AKE", None), ("AE", None), ("AKEn", Some(true)), ("Enxe", Some(true))] {
+            assert_eq!(is_enough(current), enough, "{current}");
+        }
+        for current in ["", "AK", "A", "KEg$", "nE"] {
+            assert_eq!(is_enough(current), Some(false), "{current}");
+        }
     }
 
     #[test]

@@ -474,6 +474,7 @@ fn rights_are_those_of_redis() {
         ("reader", "~k* %R~rescind:tag:*"),
         ("nobody", "~k*"),
         ("one", "~k* %R~rescind:tag:a*"),
+        ("blind", "~k* %W~rescind:tag:*"),
     ] {
         assert_eq!(direct.cmd(&format!("ACL SETUSER {name} {base} {keys}")), "+OK\r\n");
     }
@@ -502,6 +503,13 @@ fn rights_are_those_of_redis() {
     }
     assert_eq!(one.list("TAG.OF k"), ["a"]);
     assert!(one.cmd("TAG.KEYS b").starts_with("-NOPERM"));
+    let mut blind = user("blind");
+    for line in reading {
+        assert!(blind.cmd(line).starts_with("-NOPERM"), "{line}");
+    }
+    for (line, reply) in [("TAG.ADD k z", ":1\r\n"), ("TAG.REM k z", ":1\r\n"), ("TAG.REM k z", ":0\r\n")] {
+        assert_eq!(blind.cmd(line), reply);
+    }
     for line in ["TAG.WITH 1 a SET k3 v", "TAG.NEXT ab", "SET k4 v", "TAG.INVALIDATE ab", "TAG.ADD k a"] {
         assert!(!writer.cmd(line).starts_with('-'), "{line}");
     }
