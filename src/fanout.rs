@@ -18,6 +18,8 @@ use crate::rules::{Tag, unique};
 pub const CHANNEL: &[u8] = b"rescind:invalidate";
 /// How many invalidations TAG.LOG remembers.
 const LOG_LENGTH: usize = 1000;
+/// Bytes that it takes at most, but for the latest one.
+const LOG_BYTES: usize = 4 * 1024 * 1024;
 
 /// The tags in the payload of a message on [`CHANNEL`]: separated by white space.
 pub fn tags_of_message(payload: &[u8]) -> Vec<Tag> {
@@ -355,22 +357,39 @@ impl Phases {
 
 /// The latest invalidations, newest last.
 #[derive(Debug, Default)]
-pub struct Log(Mutex<VecDeque<Arc<LogEntry>>>);
+pub struct Log(Mutex<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    entries: VecDeque<Arc<LogEntry>>,
+    bytes: usize,
+}
+
+impl LogEntry {
+    /// Bytes that it takes, about.
+    fn bytes(&self) -> usize {
+        const EACH: usize = 48;
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + EACH).sum();
+        let families: usize = self.families.iter().map(|(name, _)| name.len() + EACH).sum();
+        size_of::<Self>() + self.cause.client.len() + self.cause.what.len() + tags + families
+    }
+}
 
 impl Log {
     /// Adds one.
     pub fn push(&self, entry: Arc<LogEntry>) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == LOG_LENGTH {
-            entries.pop_front();
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.bytes += entry.bytes();
+        log.entries.push_back(entry);
+        while log.entries.len() > LOG_LENGTH || (log.bytes > LOG_BYTES && log.entries.len() > 1) {
+            log.bytes -= log.entries.pop_front().map_or(0, |oldest| oldest.bytes());
         }
-        entries.push_back(entry);
     }
 
     /// At most the latest `n`, newest first.
     pub fn latest(&self, n: usize) -> Vec<Arc<LogEntry>> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().rev().take(n).cloned().collect()
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.entries.iter().rev().take(n).cloned().collect()
     }
 }
 
@@ -388,6 +407,33 @@ mod tests {
             what: String::new(),
             intents: Default::default(),
         }
+    }
+
+    #[test]
+    fn the_log_is_bounded_in_length_and_bytes() {
+        let entry = |tags: usize, length: usize| {
+            Arc::new(LogEntry {
+                unix_ms: 0,
+                cause: Cause { client: String::new(), what: String::new(), connection: None },
+                trigger: String::new(),
+                tags: vec![vec![b'x'; length].into(); tags],
+                keys: 0,
+                families: vec![],
+                duration: Duration::ZERO,
+                phases: Phases::default(),
+            })
+        };
+        let log = Log::default();
+        (0..2 * LOG_LENGTH).for_each(|_| log.push(entry(1, 1)));
+        assert_eq!(log.latest(usize::MAX).len(), LOG_LENGTH);
+        (0..10).for_each(|_| log.push(entry(1, LOG_BYTES / 4)));
+        assert_eq!(log.latest(usize::MAX).len(), 3);
+        log.push(entry(LOG_BYTES / 16, 1));
+        log.push(entry(2, LOG_BYTES));
+        assert_eq!(log.latest(usize::MAX)[0].tags.len(), 2);
+        assert_eq!(log.latest(usize::MAX).len(), 1, "the latest is always there");
+        (0..LOG_LENGTH).for_each(|_| log.push(entry(1, 1)));
+        assert_eq!(log.latest(usize::MAX).len(), LOG_LENGTH);
     }
 
     #[test]

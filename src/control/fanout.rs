@@ -131,12 +131,20 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     }
 }
 
-/// Shows tags as texts.
+/// The tags that a line of the log shows.
+const MOST_SHOWN: usize = 100;
+
+/// Shows tags as texts, and how many more there are.
 struct Names<'a>(&'a [Tag]);
 
 impl fmt::Debug for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|tag| String::from_utf8_lossy(tag))).finish()
+        let mut list = f.debug_list();
+        list.entries(self.0.iter().take(MOST_SHOWN).map(|tag| String::from_utf8_lossy(tag)));
+        if let Some(more @ 1..) = self.0.len().checked_sub(MOST_SHOWN) {
+            list.entry(&format_args!("and {more} more"));
+        }
+        list.finish()
     }
 }
 

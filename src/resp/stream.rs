@@ -5,6 +5,8 @@ use super::request::{self, Limits, ProtocolError, RequestParser, Stage};
 
 /// Longer arguments are not remembered: they are values, not keys or options.
 const LONGEST_KEPT: usize = 4 * 1024;
+/// Unless it is the first one behind the command's name, where most commands have their key.
+const LONGEST_KEY: usize = 1024 * 1024;
 /// What may be remembered of one request, in bytes.
 const MOST_KEPT: usize = 128 * 1024 * 1024;
 
@@ -101,10 +103,15 @@ impl Streamed {
     }
 
     fn enter(&mut self, length: usize) {
-        let keep = length <= LONGEST_KEPT;
+        let keep = self.is_kept(length);
         let start = self.kept.len() as u32;
         self.spans.push(Span { start, end: start });
         self.at = At::Body(length as u64 + 2, keep);
+    }
+
+    /// Whether the next argument, so long, is remembered.
+    fn is_kept(&self, length: usize) -> bool {
+        length <= if self.spans.len() == 1 { LONGEST_KEY } else { LONGEST_KEPT }
     }
 
     fn body(&mut self, bytes: &[u8]) -> usize {
@@ -129,7 +136,7 @@ impl Streamed {
 
     fn remember(&mut self, arg: &[u8]) {
         let start = self.kept.len() as u32;
-        if arg.len() <= LONGEST_KEPT {
+        if self.is_kept(arg.len()) {
             self.kept.extend_from_slice(arg);
         }
         self.spans.push(Span { start, end: self.kept.len() as u32 });
@@ -150,7 +157,16 @@ mod tests {
     #[test]
     fn small_arguments_are_kept_whatever_the_portions() {
         let big = vec![b'v'; LONGEST_KEPT + 1];
-        let bytes = request(&[b"MSET", b"k1", &big, b"k2", b"", b"k3", &big]);
+        let (key, too_big) = (vec![b'k'; LONGEST_KEY], vec![b'k'; LONGEST_KEY + 1]);
+        for (key, kept) in [(b"k1".as_slice(), b"k1".as_slice()), (&key, &key), (&too_big, b"")] {
+            keeps(
+                &request(&[b"MSET", key, &big, b"k2", b"", b"k3", &big]),
+                &[b"MSET", kept, b"", b"k2", b"", b"k3", b""],
+            );
+        }
+    }
+
+    fn keeps(bytes: &[u8], kept: &[&[u8]]) {
         for cut in [5, 20, 31, 40, 1000, bytes.len() - LONGEST_KEPT - 30, bytes.len() - 1] {
             for step in [1, 2, 7, 70_000] {
                 let mut parser = RequestParser::default();
@@ -168,7 +184,7 @@ mod tests {
                 }
                 assert_eq!(at, bytes.len());
                 let args: Vec<&[u8]> = stream.args().iter().collect();
-                assert_eq!(args, [b"MSET".as_slice(), b"k1", b"", b"k2", b"", b"k3", b""]);
+                assert_eq!(args, kept);
             }
         }
     }
