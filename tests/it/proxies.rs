@@ -21,8 +21,20 @@ fn with_rules(redis: &Redis, number: usize, rules: &str) -> Vec<Proxy> {
     proxies
 }
 
+/// Not by a write of a trigger: that the other proxies see as well, and if this one is slow one of them invalidates once more.
+fn invalidate(client: &mut Client) {
+    assert!(client.cmd("TAG.INVALIDATE Post").starts_with(':'));
+}
+
 fn is_there(direct: &mut Client, key: &str) -> bool {
     direct.cmd(&format!("EXISTS {key}")) == ":1\r\n"
+}
+
+/// So many clients whose requests are under way at once, as those of a pool are.
+fn overlap(direct: &mut Client, clients: &mut [Client]) {
+    direct.cmd("CLIENT PAUSE 300 ALL");
+    clients.iter_mut().for_each(|client| client.send(b"GET app:1:home_page_data_9\r\n"));
+    clients.iter_mut().for_each(|client| assert_eq!(client.raw(), b"$-1\r\n"));
 }
 
 fn fan_outs(proxies: &[Proxy]) -> f64 {
@@ -156,6 +168,46 @@ fn a_miss_at_one_proxy_may_be_filled_through_another() {
         writer.cmd("SET app:1:home_page_data_2 new");
         assert_eq!(writer.cmd("GET app:1:home_page_data_2"), "$3\r\nnew\r\n");
     }
+}
+
+#[test]
+fn what_one_proxy_sees_of_a_pool_counts_at_the_others() {
+    let redis = Redis::start();
+    let proxies = with_rules(&redis, 2, &format!("[listen]\nworkers = 1\n{RULES}"));
+    let (mut direct, mut told) = (redis.client(), redis.client());
+    told.cmd("SUBSCRIBE rescind:proxies");
+    let mut elsewhere: Vec<_> = (0..5).map(|_| proxies[0].client()).collect();
+    let mut pool: Vec<_> = (0..5).map(|_| proxies[1].client()).collect();
+    // One misses, and its value comes over a connection that has missed the key later. Does it stay?
+    let mut stays = |direct: &mut Client| {
+        direct.cmd(&format!("DEL {KEY}"));
+        assert_eq!(pool[0].cmd(&format!("GET {KEY}")), "$-1\r\n");
+        // It shows this proxy what the other one has told, too.
+        invalidate(&mut pool[4]);
+        assert_eq!(pool[1].cmd(&format!("GET {KEY}")), "$-1\r\n");
+        assert_eq!(pool[1].cmd(&format!("SET {KEY} old")), "+OK\r\n");
+        let stays = is_there(direct, KEY);
+        // No miss is left open.
+        assert_eq!(pool[0].cmd(&format!("SET {KEY} old")), "+OK\r\n");
+        stays
+    };
+    assert!(stays(&mut direct), "one at a time: who has missed it fills it");
+    let is_of_pool =
+        |message: String| message.contains("\nbusy\r\n") && !message.ends_with("$1\r\n1\r\n\r\n");
+    for proxy in direct.list("PUBSUB CHANNELS rescind:proxy:*") {
+        let busy = encode(&["busy", proxy.trim_start_matches("rescind:proxy:"), "1"]);
+        assert_eq!(direct.call(&[b"PUBLISH".as_slice(), b"rescind:proxies", &busy]), ":3\r\n");
+    }
+    assert!(stays(&mut direct), "another host is meant");
+    overlap(&mut direct, &mut elsewhere);
+    eventually("it is told", || is_of_pool(told.reply()).then_some(()));
+    assert!(!stays(&mut direct), "either may hold what was read for the first miss");
+    // A miss alone is filled all the same, and what follows it can be cached.
+    direct.cmd(&format!("DEL {KEY}"));
+    let mut client = proxies[1].client();
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+    client.cmd(&format!("SET {KEY} new"));
+    assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
 }
 
 #[test]
