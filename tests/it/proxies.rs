@@ -30,6 +30,12 @@ fn is_there(direct: &mut Client, key: &str) -> bool {
     direct.cmd(&format!("EXISTS {key}")) == ":1\r\n"
 }
 
+/// The sample rules, with fills of the home page protected like that.
+fn protecting(how: &str) -> String {
+    let family = format!("name = \"home\"\nstale_fill = \"{how}\"\n");
+    format!("[listen]\nworkers = 1\n{}", RULES.replace("name = \"home\"\n", &family))
+}
+
 /// So many clients whose requests are under way at once, as those of a pool are.
 fn overlap(direct: &mut Client, clients: &mut [Client]) {
     direct.cmd("CLIENT PAUSE 300 ALL");
@@ -154,8 +160,7 @@ fn a_flush_does_not_make_them_forget() {
 #[test]
 fn a_miss_at_one_proxy_may_be_filled_through_another() {
     let redis = Redis::start();
-    let strict = RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"strict\"\n");
-    let proxies = with_rules(&redis, 2, &strict);
+    let proxies = with_rules(&redis, 2, &protecting("strict"));
     for _ in 0..10 {
         let (mut here, mut there) = (proxies[0].client(), proxies[1].client());
         here.cmd(&format!("GET {KEY}"));
@@ -208,6 +213,58 @@ fn what_one_proxy_sees_of_a_pool_counts_at_the_others() {
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
     client.cmd(&format!("SET {KEY} new"));
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+}
+
+/// A load balancer hands each request of a pool to any proxy, over any connection.
+#[test]
+fn strictly_a_miss_of_a_pools_connection_proves_nothing_about_what_another_proxy_has_seen() {
+    for (how, stays) in [("protect", true), ("strict", false)] {
+        let redis = Redis::start();
+        let proxies = with_rules(&redis, 2, &protecting(how));
+        let [mut one, mut another, mut third] = [(); 3].map(|()| proxies[1].client());
+        // What one has missed another fills: tasks share them.
+        for n in 0..20 {
+            one.cmd(&format!("GET app:1:tools_{n}"));
+            another.cmd(&format!("SET app:1:tools_{n} v"));
+        }
+        let mut direct = redis.client();
+        assert_eq!(proxies[0].client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+        invalidate(&mut proxies[0].client());
+        // Behind this the other one has heard of it.
+        assert_eq!(another.cmd("TAG.OF none"), "*0\r\n");
+        assert_eq!(another.cmd(&format!("GET {KEY}")), "$-1\r\n");
+        assert_eq!(another.cmd(&format!("SET {KEY} old")), "+OK\r\n");
+        assert_eq!(is_there(&mut direct, KEY), stays, "{how}: it may come from the first miss");
+        // One of its tasks has been told of this invalidation, not the one that writes perhaps.
+        invalidate(&mut third);
+        third.cmd("SET app:1:home_page_data_2 old");
+        assert_eq!(is_there(&mut direct, "app:1:home_page_data_2"), stays, "{how}: it has been told");
+    }
+}
+
+#[test]
+fn strictly_a_pool_that_is_only_presumed_caches_what_it_has_missed() {
+    let redis = Redis::start();
+    let proxies = with_rules(&redis, 2, &protecting("strict"));
+    let (mut direct, mut writer) = (redis.client(), proxies[1].client());
+    let mut pool: Vec<_> = (0..5).map(|_| proxies[1].client()).collect();
+    for presumed in [false, true] {
+        if presumed {
+            overlap(&mut direct, &mut pool);
+        }
+        for client in &mut pool {
+            invalidate(&mut writer);
+            assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
+            assert_eq!(client.cmd(&format!("SET {KEY} new")), "+OK\r\n");
+            assert_eq!(client.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n", "presumed: {presumed}");
+        }
+        // Without a miss only who has been told of the latest invalidation knows better.
+        for (client, stays) in [(&mut pool[0], false), (&mut writer, true)] {
+            assert_eq!(client.cmd("SET app:1:home_page_data_2 v"), "+OK\r\n");
+            assert_eq!(is_there(&mut direct, "app:1:home_page_data_2"), stays, "presumed: {presumed}");
+            direct.cmd("DEL app:1:home_page_data_2");
+        }
+    }
 }
 
 #[test]
