@@ -82,6 +82,31 @@ fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_the_next() {
 }
 
 #[test]
+#[ignore = "known: until the labels in Redis have been read, a write without a miss is not compared with them"]
+fn nor_is_it_fresh_by_a_label_that_the_next_has_not_read_yet() {
+    let redis = Redis::start();
+    let mut proxy = Proxy::start(&redis, RULES);
+    let mut labeller = proxy.client();
+    labeller.cmd("TAG.WITH 1 first SET other v");
+    assert_eq!(proxy.client().cmd("GET page"), "$-1\r\n");
+    assert_eq!(labeller.cmd("TAG.INVALIDATE t"), ":0\r\n");
+    labeller.cmd("GET page");
+    assert_eq!(labeller.cmd("TAG.WITH 1 t SET page new"), "+OK\r\n");
+    // The journal knows that it is done: it is not repeated.
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.kill();
+    // It takes a moment until all labels are read.
+    let many = "for i = 1, 100000 do redis.call('SET', 'k'..i, 1) redis.call('ZADD', 'rescind:tag:x', 'inf', 'k'..i) end";
+    redis.client().call(&["EVAL", many, "0"]);
+    proxy.start_again(&[]);
+    assert_eq!(proxy.client().cmd("SET page old"), "+OK\r\n");
+    proxy.ready();
+    let mut reader = proxy.client();
+    let (value, labels) = (reader.cmd("GET page"), reader.cmd("TAG.OF page"));
+    assert!(value != "$3\r\nold\r\n" || labels == "*0\r\n", "{value} {labels}");
+}
+
+#[test]
 fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_invalidated() {
     let mut redis = Redis::start();
     let mut proxies = some(&redis, 2);
