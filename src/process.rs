@@ -191,6 +191,12 @@ impl Process {
         self.labels_used.load(Acquire) || self.index.has_had_labels()
     }
 
+    /// Likewise, or the labels in Redis have not been read.
+    #[inline]
+    pub fn may_use_labels(&self) -> bool {
+        self.uses_labels() || !self.labels_known.load(Acquire)
+    }
+
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
     pub fn knows_labels(&self) -> bool {
         let told = self.others.load(Acquire) || self.labels_used.load(Acquire);

@@ -46,7 +46,7 @@ pub(super) fn checks(
         }
         let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
         let labelled = !labels.is_empty() || process.index.may_have_labels(db, used.key);
-        if !(has_tags || labelled || process.uses_labels()) || !context.protects(family) {
+        if !(has_tags || labelled || process.may_use_labels()) || !context.protects(family) {
             return;
         }
         let hash = process.leases.hash(db, used.key);
@@ -90,7 +90,7 @@ pub(super) fn checks(
 /// the miss. Beside other proxies that may not have been heard of either.
 fn unheard(context: &Context, db: u32, key: &[u8], clock: Clock) -> Option<What> {
     let process = &context.process;
-    let may_be_stale = process.uses_labels()
+    let may_be_stale = process.may_use_labels()
         && (!process.is_alone()
             || process.epochs.has_news(clock)
             || process.fanout.outstanding() > 0

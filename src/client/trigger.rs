@@ -92,7 +92,7 @@ fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>)
         return false;
     }
     // Keys without tags are filled with anything, as long as nobody gives labels.
-    let may_fill_any = may_fill && process.uses_labels();
+    let may_fill_any = may_fill && process.may_use_labels();
     let (labels, now) = (process.index.has_labels(), context.moment());
     let mut matcher = context.matcher.borrow_mut();
     let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);

@@ -22,6 +22,9 @@ use crate::lease::Moment;
 use crate::peers::{self, Duty, Message, Peers, lifeline};
 use crate::rules::Tag;
 
+/// How often it is asked whether the others live, and whether there are any. A client whose proxy dies may be here at once.
+const OFTEN: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_secs(1);
 /// Tags of others' invalidations that are remembered; beyond, all count.
 const MOST_RECENT: usize = 100_000;
 
@@ -109,8 +112,20 @@ pub(super) async fn run(engine: Rc<Engine>) {
     }
 }
 
-/// Asks whether the others still live; called now and then.
-pub(super) async fn look_for_dead(engine: &Rc<Engine>) {
+/// Asks whether the others still live, and fears for them as long as nobody can say; runs for ever.
+pub(super) async fn watch(engine: Rc<Engine>) {
+    loop {
+        let alone = engine.others.is_alone();
+        tokio::time::sleep(if alone { SELDOM } else { OFTEN }).await;
+        if engine.feed.is_connected() {
+            look_for_dead(&engine).await;
+        } else {
+            engine.fear_for_others();
+        }
+    }
+}
+
+async fn look_for_dead(engine: &Rc<Engine>) {
     let others: Vec<_> = engine.others.peers.borrow().others().cloned().collect();
     if others.is_empty() {
         return;
@@ -208,6 +223,13 @@ impl Engine {
                     self.process.metrics.stale_fills(&self.family_of(db, &key));
                 }
             }
+        }
+    }
+
+    /// One of them may die unnoticed, whose clients come here with what they missed there.
+    pub(super) fn fear_for_others(&self) {
+        if !self.others.is_alone() {
+            self.process.leases.suspect(self.moment() + self.longest_window());
         }
     }
 

@@ -271,6 +271,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.process.doubt_redis();
                 engine.feed.lost(&engine);
                 engine.lost_track_of_peers();
+                engine.fear_for_others();
                 up.set(0);
                 connected.set(0);
                 gaps.inc();

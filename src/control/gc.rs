@@ -109,7 +109,6 @@ pub(super) async fn run(engine: Rc<Engine>) {
             continue;
         }
         look_at_redis(&engine).await;
-        super::announce::look_for_dead(&engine).await;
         let now = engine.moment();
         engine.process.leases.expire(now);
         engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));

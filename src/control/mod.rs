@@ -155,6 +155,7 @@ pub async fn run(parts: Parts) {
     tokio::task::spawn_local(async move { answering.answers.give().await });
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
+    tokio::task::spawn_local(announce::watch(Rc::clone(&engine)));
     tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
     tokio::task::spawn_local(sweep::run(Rc::clone(&engine)));
     loop {

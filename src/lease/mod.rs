@@ -330,9 +330,12 @@ impl Leases {
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
-    /// The oldest miss of the key, also of those that were taken for the fill of somebody without one. It stays open: whoever
-    /// writes the key may label it afterwards.
+    /// The oldest miss of the key, also of those that were taken for the fill of somebody without one, and of those that there
+    /// may have been elsewhere. It stays open: whoever writes the key may label it afterwards.
     pub fn oldest(&self, key: KeyHash, now: Moment) -> Option<Clock> {
+        if self.suspect_until.load(Ordering::Relaxed) > now {
+            return Some(BEFORE_ALL);
+        }
         let open = self.open.get(&key);
         let misses = open.iter().flat_map(|open| &open.misses);
         let oldest = misses.filter(|miss| miss.may_be_filled(now)).map(|miss| miss.clock).min();
