@@ -387,6 +387,10 @@ async fn serve(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     say_goodbye(&served.process).await;
+    match served.process.fanout.outstanding() {
+        0 => tracing::info!("ended"),
+        pending => tracing::warn!(pending, "ended: these invalidations are left to the next start"),
+    }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
     match result {

@@ -204,6 +204,10 @@ impl Worker {
             clients.iter().for_each(|client| client.wake());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let clients = self.context.clients.borrow().len();
+        if clients > 0 {
+            tracing::warn!(clients, "cut: they were not done in time");
+        }
         self.pool.close();
     }
 }
