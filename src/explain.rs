@@ -104,7 +104,7 @@ fn explain_key(
         return;
     }
     let mut fired = vec![];
-    matcher.fired(db, used.key, Some(&command.name), &mut fired);
+    matcher.fired(db, used.key, command.name_to_fire(), &mut fired);
     for one in fired {
         let label = matcher.rules().triggers()[usize::from(one.trigger.0)].label.clone();
         invalidates(explanation, &format!("trigger \"{label}\""), one.tags);

@@ -165,7 +165,7 @@ fn written(
             let class = matcher.classify(*db, used.key);
             shown |= class.has_triggers;
             if class.has_triggers {
-                matcher.fired(*db, used.key, Some(&command.name), &mut fired);
+                matcher.fired(*db, used.key, command.name_to_fire(), &mut fired);
             }
             if own_writes && class.has_tags {
                 index_write(context, &mut matcher, *db, used.key);

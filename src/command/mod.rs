@@ -331,6 +331,11 @@ impl Command {
         self.fires.condition(args)
     }
 
+    /// By this name it fires triggers; `None`: it is a script, which may run any command.
+    pub fn name_to_fire(&self) -> Option<&str> {
+        (!self.is_script()).then_some(&*self.name)
+    }
+
     /// Whether triggers fire, given the head of the reply.
     #[inline]
     pub fn fired(&self, condition: FireCondition, reply: &Head<'_>) -> bool {

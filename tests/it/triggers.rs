@@ -352,6 +352,11 @@ fn only_the_commands_that_a_trigger_names_fire_it() {
         w.client.cmd(line);
         assert!(!w.is_there("dep:1"), "{line} did not fire");
     }
+    for script in ["return redis.call('DEL', KEYS[1])", "return 1"] {
+        w.fill(&["dep:1"]);
+        w.client.call(&["EVAL", script, "1", "src:1"]);
+        assert!(!w.is_there("dep:1"), "who knows what a script does: {script}");
+    }
     // Past the proxy nobody knows the command.
     w.settle();
     w.fill(&["dep:1"]);
