@@ -260,6 +260,18 @@ fn values_of_the_wrong_kind() {
         ("[keys]\ndatabases = []", "2: [keys] databases: the list is empty; write"),
         ("[tags]\na = ['']", "2: [tags] a: an empty string; write"),
         (
+            "[[trigger]]\nkeys = ['k']\ninvalidate = ['T']\ncommands = ['set', 'get']",
+            "4: [[trigger]] commands: \"get\" writes nothing",
+        ),
+        (
+            "[[trigger]]\nkeys = ['k']\ninvalidate = ['T']\ncommands = ['HSTE', 'JSON.SET']",
+            "4: [[trigger]] commands: \"HSTE\" is no command of Redis; write its name, such as \"HSET\"",
+        ),
+        (
+            "[[trigger]]\nkeys = ['k']\ninvalidate = ['T']\ncommands = ['']",
+            "4: [[trigger]] commands: \"\" is no command of Redis",
+        ),
+        (
             "[journal]\nfsync = 'Always'",
             "2: [journal] fsync: \"Always\" is unknown; write \"always\", \"everysec\"",
         ),

@@ -7,6 +7,8 @@ use super::duration::parse_duration;
 use super::reader::{Kind, Section, Wants};
 use super::secret::shown;
 use super::sections::{DURATION, whole};
+use super::suggest::nearest;
+use crate::command::Commands;
 use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
 
 const DEFAULT_FILL_WINDOW: Duration = Duration::from_secs(5);
@@ -17,7 +19,7 @@ const DATABASE: Kind<u32> = Kind { wants: Wants::Number, example: "1", parse: da
 const PATTERN: Kind<String> = Kind { wants: Wants::Text, example: r#""post:{id}:*""#, parse: not_empty };
 const NAME: Kind<String> = Kind { wants: Wants::Text, example: r#""home""#, parse: not_empty };
 const TAG: Kind<String> = Kind { wants: Wants::Text, example: r#""Post""#, parse: not_empty };
-const COMMAND: Kind<String> = Kind { wants: Wants::Text, example: r#""SET""#, parse: not_empty };
+const COMMAND: Kind<String> = Kind { wants: Wants::Text, example: r#""SET""#, parse: command };
 const ON_INVALIDATE: Kind<OnInvalidate> =
     Kind { wants: Wants::Text, example: r#""delete""#, parse: on_invalidate };
 /// Whether fills are protected, and strictly.
@@ -107,6 +109,26 @@ fn any(text: &str) -> Result<String, String> {
 
 fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("an empty string; write at least one character".to_owned()) } else { any(text) }
+}
+
+/// The name of a command that writes. What is not known may be a module's.
+fn command(text: &str) -> Result<String, String> {
+    let commands = Commands::builtin();
+    match commands.by_name(text) {
+        Some(command) if command.is_write() => any(text),
+        Some(_) => Err(format!(
+            "{} writes nothing, so it would never fire; write the names of commands that do",
+            shown(text)
+        )),
+        None if text.contains('.') => any(text),
+        None => {
+            let names: Vec<&str> =
+                commands.iter().filter(|one| one.is_write()).map(|one| &*one.name).collect();
+            let meant = nearest(text, &names).map(str::to_uppercase);
+            let meant = meant.unwrap_or_else(|| "SET".to_owned());
+            Err(format!("{} is no command of Redis; write its name, such as \"{meant}\"", shown(text)))
+        }
+    }
 }
 
 fn database(text: &str) -> Result<u32, String> {
