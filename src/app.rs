@@ -389,7 +389,7 @@ async fn serve(
     say_goodbye(&served.process).await;
     match served.process.fanout.outstanding() {
         0 => tracing::info!("ended"),
-        pending => tracing::warn!(pending, "ended: these invalidations are left to the next start"),
+        pending => tracing::warn!(pending, "ended, although these invalidations were not finished"),
     }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;

@@ -52,8 +52,12 @@ pub(super) fn checks(
         let hash = process.leases.hash(db, used.key);
         let check = |what| Check { key: used.key.into(), what };
         if !has_tags && !labelled {
-            let clock = process.leases.oldest(hash, now);
-            let found = clock.and_then(|clock| unheard(context, db, used.key, clock));
+            let whole = fill == Fill::Whole;
+            // Also a miss that somebody may have seen elsewhere.
+            let suspect = (whole && process.leases.is_feared(now)).then_some(BEFORE_ALL);
+            let clock = suspect.or_else(|| process.leases.oldest(hash, now));
+            let sure = suspect.is_some() || !whole;
+            let found = clock.and_then(|clock| unheard(context, db, used.key, clock, sure));
             return checks.extend(found.map(check));
         }
         let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
@@ -74,7 +78,7 @@ pub(super) fn checks(
         let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL)
             && process.may_lack_epochs(now, context.fill_window(family));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told, lacks));
-        found.extend(clock.and_then(|clock| unheard(context, db, used.key, clock)));
+        found.extend(clock.and_then(|clock| unheard(context, db, used.key, clock, false)));
         if is_foreign {
             found.extend(elsewhere(context, &tags, told, context.is_strict(family), lacks));
         }
@@ -87,15 +91,17 @@ pub(super) fn checks(
 }
 
 /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
-/// the miss. Beside other proxies that may not have been heard of either.
-fn unheard(context: &Context, db: u32, key: &[u8], clock: Clock) -> Option<What> {
+/// the miss. Beside other proxies that may not have been heard of either. `found`: what is not known does not count, since
+/// nothing says that the key is a cached value.
+fn unheard(context: &Context, db: u32, key: &[u8], clock: Clock, found: bool) -> Option<What> {
     let process = &context.process;
     let may_be_stale = process.may_use_labels()
         && (!process.is_alone()
             || process.epochs.has_news(clock)
             || process.fanout.outstanding() > 0
             || process.index.expects_labels(db, key, context.moment()));
-    may_be_stale.then(|| What::Unlabelled(process.epochs.mark_at(clock).unwrap_or_default()))
+    let since = || process.epochs.mark_at(clock).unwrap_or_default();
+    may_be_stale.then(|| What::Unlabelled { since: since(), found })
 }
 
 /// A key gets labels behind its fill: what has to hold for it not to be stale.

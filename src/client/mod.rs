@@ -326,7 +326,7 @@ impl Client {
                     return Some(Pause::End);
                 }
                 Parsed::Request { len, inline } => {
-                    if self.is_unsettled() {
+                    if self.awaits_resend() {
                         return Some(Pause::Idle);
                     }
                     let parser = std::mem::take(&mut self.input.parser);
@@ -360,7 +360,7 @@ impl Client {
 
     /// Whether the next request has to wait, because the last one may have to be sent once more.
     #[inline]
-    fn is_unsettled(&mut self) -> bool {
+    fn awaits_resend(&mut self) -> bool {
         self.may_be_resent &= self.outbox.pending() > 0;
         self.may_be_resent
     }

@@ -22,7 +22,7 @@ impl Client {
         if self.input.parser.needed().max(rest.len()) < BIG || !self.may_pass(rest) {
             return None;
         }
-        if self.is_unsettled() {
+        if self.awaits_resend() {
             return Some(Pause::Idle);
         }
         // Perhaps a dead one.

@@ -287,7 +287,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         for (tag, set) in taken.tags.iter().zip(&sets) {
             // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key. Asked so that the right
             // to write suffices.
-            if !ask(client, &[b"ZADD", set, b"XX", b"INCR", b"0", key]).await?.is_nil() {
+            let score = ask(client, &[b"ZADD", set, b"XX", b"INCR", b"0", key]).await;
+            if !score.is_ok_and(|score| score.is_nil()) {
                 process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
             }
         }

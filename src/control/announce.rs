@@ -32,6 +32,8 @@ const MOST_RECENT: usize = 100_000;
 pub(super) struct Others {
     peers: RefCell<Peers<Firing>>,
     wake: Notify,
+    /// On whose lifelines nobody has listened lately, and since when.
+    silent: RefCell<HashMap<peers::ProxyId, Instant>>,
     /// When one was last found to be gone without a word.
     lost: Cell<Option<Instant>>,
     /// What they have invalidated lately.
@@ -43,8 +45,8 @@ pub(super) struct Others {
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, lost, recent, echo) = Default::default();
-        Self { peers, wake, lost, recent, echo }
+        let (wake, silent, lost, recent, echo) = Default::default();
+        Self { peers, wake, silent, lost, recent, echo }
     }
 
     /// Somebody has invalidated these tags.
@@ -134,12 +136,23 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     let mut batch = Batch::default();
     let words = [b"PUBSUB".as_slice(), b"NUMSUB"];
     batch.push(words.into_iter().chain(channels.iter().map(Vec::as_slice)).collect::<Vec<_>>());
-    let Ok(frames) = engine.scans.call(0, batch).await else { return };
+    let asked = tokio::time::timeout(SELDOM, engine.scans.call(0, batch)).await;
+    let Ok(Ok(frames)) = asked else { return engine.fear_for_others() };
     let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
     for pair in counts.chunks(2) {
-        if let (Some(channel), Some(0)) = (bytes_of(&pair[0]), pair.get(1).and_then(int_of))
-            && let Some(dead) = others.iter().find(|other| lifeline(other) == **channel)
-        {
+        let (Some(channel), Some(listeners)) = (bytes_of(&pair[0]), pair.get(1).and_then(int_of)) else {
+            continue;
+        };
+        let Some(dead) = others.iter().find(|other| lifeline(other) == **channel) else { continue };
+        if listeners > 0 {
+            engine.others.silent.borrow_mut().remove(dead);
+            continue;
+        }
+        // Perhaps it only connects anew; its clients may be here all the same.
+        engine.fear_for_others();
+        let since = *engine.others.silent.borrow_mut().entry(dead.clone()).or_insert_with(Instant::now);
+        if since.elapsed() >= SELDOM {
+            engine.others.silent.borrow_mut().remove(dead);
             tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
             engine.others.lost.set(Some(Instant::now()));
             engine.process.leases.suspect(engine.moment() + engine.longest_window());
@@ -229,7 +242,7 @@ impl Engine {
     /// One of them may die unnoticed, whose clients come here with what they missed there.
     pub(super) fn fear_for_others(&self) {
         if !self.others.is_alone() {
-            self.process.leases.suspect(self.moment() + self.longest_window());
+            self.process.leases.fear(self.moment() + self.longest_window());
         }
     }
 

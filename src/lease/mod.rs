@@ -240,6 +240,8 @@ pub struct Leases {
     sharing: Sharing,
     /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
     suspect_until: AtomicU64,
+    /// Until then it is not known whether that is so.
+    feared_until: AtomicU64,
     /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
     slots: Box<[(AtomicU64, AtomicU64)]>,
 }
@@ -259,6 +261,7 @@ impl Leases {
             len: AtomicUsize::new(0),
             sharing: Sharing::default(),
             suspect_until: AtomicU64::new(0),
+            feared_until: AtomicU64::new(0),
             slots: (0..SLOTS).map(|_| Default::default()).collect(),
         }
     }
@@ -309,13 +312,13 @@ impl Leases {
     /// Whether nothing is open and nothing is suspect, so that no write is a fill that matters.
     #[inline]
     pub fn is_idle(&self, now: Moment) -> bool {
-        self.len.load(Ordering::Relaxed) == 0 && self.suspect_until.load(Ordering::Relaxed) <= now
+        self.len.load(Ordering::Relaxed) == 0 && !self.is_feared(now)
     }
 
     /// Whether a write of the key may be a fill that matters.
     #[inline]
     pub fn may_be_filled(&self, key: KeyHash, now: Moment) -> bool {
-        self.suspect_until.load(Ordering::Relaxed) > now
+        self.is_feared(now)
             || self.filled_unlabelled(key, now).is_some()
             || (self.len.load(Ordering::Relaxed) > 0 && self.open.contains_key(&key))
     }
@@ -324,18 +327,30 @@ impl Leases {
     pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Filled {
         let found = self.take(key, client, fill, now);
         let is_own = found.is_some_and(|found| found.is_own);
-        let suspect = self.suspect_until.load(Ordering::Relaxed) > now && !is_own;
+        let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let is_lone = found.is_none() && !self.sharing.is_known(client.host, now);
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
-    /// The oldest miss of the key, also of those that were taken for the fill of somebody without one, and of those that there
-    /// may have been elsewhere. It stays open: whoever writes the key may label it afterwards.
+    /// Whether a write without a miss may be the fill of one that was seen by somebody who has died.
+    pub fn is_suspect(&self, now: Moment) -> bool {
+        self.suspect_until.load(Ordering::Relaxed) > now
+    }
+
+    /// Whether that is so, or cannot be told at the moment.
+    pub fn is_feared(&self, now: Moment) -> bool {
+        self.is_suspect(now) || self.feared_until.load(Ordering::Relaxed) > now
+    }
+
+    /// Until then nobody can tell whether other proxies live. Fills of keys with tags ask Redis that themselves.
+    pub fn fear(&self, until: Moment) {
+        self.feared_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// The oldest miss of the key, also of those that were taken for the fill of somebody without one. It stays open: whoever
+    /// writes the key may label it afterwards.
     pub fn oldest(&self, key: KeyHash, now: Moment) -> Option<Clock> {
-        if self.suspect_until.load(Ordering::Relaxed) > now {
-            return Some(BEFORE_ALL);
-        }
         let open = self.open.get(&key);
         let misses = open.iter().flat_map(|open| &open.misses);
         let oldest = misses.filter(|miss| miss.may_be_filled(now)).map(|miss| miss.clock).min();

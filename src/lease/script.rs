@@ -19,6 +19,8 @@ pub const EPOCHS: &[u8] = b"rescind:epoch:";
 pub const RECENT: &[u8] = b"rescind:recent";
 /// So much of it is looked at; it may be longer for a moment. What was invalidated before is not known any more.
 pub const MOST_RECENT: usize = 1024;
+/// Only so much for a key of which it is not known whether it is a cached value at all.
+pub const MOST_RECENT_OF_ANY: usize = 256;
 
 /// An entry of [`RECENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +40,15 @@ impl<'a> Recent<'a> {
         }
     }
 
-    /// The tags in front of that mark, in any order. `None`: it is not known which.
-    pub fn tags_since(entries: &'a [Vec<u8>], mark: &[u8]) -> Option<Vec<&'a [u8]>> {
+    /// The tags in front of that mark, in any order, and whether these are all.
+    pub fn tags_since(entries: &'a [Vec<u8>], mark: &[u8]) -> (Vec<&'a [u8]>, bool) {
         let entry = Recent::Mark(mark).encoded();
         let place = entries.iter().position(|one| *one == entry);
-        if place.is_none() && entries.len() >= MOST_RECENT {
-            return None;
-        }
         let since = &entries[..place.unwrap_or(entries.len())];
         let mut tags: Vec<&[u8]> = since.iter().filter_map(|one| one.strip_prefix(b"t")).collect();
         tags.sort_unstable();
         tags.dedup();
-        Some(tags)
+        (tags, place.is_some() || entries.len() < MOST_RECENT)
     }
 }
 
@@ -83,7 +82,7 @@ macro_rules! reworded {
 /// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
 /// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
 /// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
-/// stand there in front of a mark.
+/// stand there in front of a mark (`m`, or `M` where what is not known does not count).
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 macro_rules! script {
@@ -128,14 +127,15 @@ macro_rules! full {
         script!(
             more: "if string.sub(w,1,14)=='rescind:proxy:' then \
 s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 \
-elseif w=='rescind:recent' then local a,q,f,l=0,{} s=false \
-repeat l=redis.pcall('LRANGE',w,a,a+31) if l.err then s=true break end if d~='' then c('SELECT',d) end \
-for _,t in ipairs(l) do f=t==ARGV[i+1] \
+elseif w=='rescind:recent' then local a,q,x,f,l=0,{},ARGV[i+1] s=false \
+local y=string.sub(x,1,1)=='M' x='m'..string.sub(x,2) \
+repeat l=redis.pcall('LRANGE',w,a,a+31) if l.err then s=not y break end if d~='' then c('SELECT',d) end \
+for _,t in ipairs(l) do f=t==x \
 if not (f or q[t]) and string.sub(t,1,1)=='t' then q[t]=1 \
 s=type(redis.pcall('ZSCORE','rescind:tag:'..string.sub(t,2),k))=='string' end \
 if f or s then break end end \
-if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>1023 \
-s=s or not f and #l==32 else ", "end ";
+if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>(y and 255 or 1023) \
+s=s or not (y or f) and #l==32 else ", "end ";
             $($labels)*
         )
     };
@@ -301,8 +301,13 @@ pub enum What {
     Epoch(Box<[u8]>, Box<[u8]>),
     /// Somebody listens on this channel, or this tag has not been invalidated lately.
     Listener(Box<[u8]>, Box<[u8]>),
-    /// The key has no label that was invalidated since that mark, as [`RECENT`] has it. Empty: there was none.
-    Unlabelled(Box<[u8]>),
+    /// The key has no label that was invalidated since that mark, as [`RECENT`] has it.
+    Unlabelled {
+        /// The mark. Empty: there was none.
+        since: Box<[u8]>,
+        /// Only a label that is found counts, not that one may be missing there: the key need be no cached value.
+        found: bool,
+    },
 }
 
 /// The most words of a command and of all that goes with it that Lua unpacks.
@@ -313,7 +318,7 @@ const MOST_SEEN: usize = 64;
 
 /// How many of the checks take the right to see what was invalidated lately.
 pub fn unlabelled(checks: &[Check]) -> usize {
-    checks.iter().filter(|check| matches!(check.what, What::Unlabelled(_))).count()
+    checks.iter().filter(|check| matches!(check.what, What::Unlabelled { .. })).count()
 }
 
 /// Whether Redis can look at all this in one step without keeping everybody waiting.
@@ -383,7 +388,7 @@ impl Wrapping<'_> {
                         channels.push(channel);
                     }
                 }
-                What::Never | What::Unlabelled(_) => {}
+                What::Never | What::Unlabelled { .. } => {}
             }
         }
         let db = database(self.db);
@@ -422,7 +427,7 @@ impl Wrapping<'_> {
             if has_labels { 3 + labels.tags.len() + labels.keys.len() + labels.news.len() } else { 0 };
         encode::array(out, 7 + 3 * checks.len() + labelling + args.len());
         encode::bulk(out, b"EVAL");
-        let is_full = |check: &Check| matches!(check.what, What::Listener(..) | What::Unlabelled(_));
+        let is_full = |check: &Check| matches!(check.what, What::Listener(..) | What::Unlabelled { .. });
         let full = checks.iter().any(is_full);
         let script = match (full, has_labels) {
             (false, false) => SCRIPT,
@@ -467,9 +472,13 @@ impl Check {
                 encode::bulk(out, channel);
                 encode::bulk(out, &epoch_key(tag));
             }
-            What::Unlabelled(mark) => {
+            What::Unlabelled { since, found } => {
                 encode::bulk(out, RECENT);
-                encode::bulk(out, &Recent::Mark(mark).encoded());
+                let mut mark = Recent::Mark(since).encoded();
+                if *found {
+                    mark[0].make_ascii_uppercase();
+                }
+                encode::bulk(out, &mark);
             }
         }
         encode::bulk(out, &self.key);

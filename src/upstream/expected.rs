@@ -102,10 +102,12 @@ impl Pending {
         Some(short.script.spelled_out(&short.named.take()?))
     }
 
-    /// Whether this says that Redis does not know the script that was named.
+    /// Whether a reply that begins like that says that Redis does not know the script that was named, or that the user may
+    /// not name it. Whether he may run the command is said in other words.
     pub fn is_unknown_script(&self, reply: &[u8]) -> bool {
         let short = self.special.as_ref().and_then(|special| special.short.as_ref());
-        short.is_some_and(|short| short.named.is_some()) && reply.starts_with(b"-NOSCRIPT")
+        short.is_some_and(|short| short.named.is_some())
+            && (reply.starts_with(b"-NOSCRIPT") || reply.starts_with(b"-NOPERM"))
     }
 
     /// Whether the client gets its bytes as they are.

@@ -211,12 +211,15 @@ impl Incoming {
             (Current::Reply, Some(Expected::Client(pending))) => {
                 read.deliver(conn);
                 let refusal = if self.length == chunk.len() { pending.refusal(chunk) } else { None };
-                self.unknown_script = pending.is_unknown_script(chunk);
+                self.unknown_script = self.length == chunk.len() && pending.is_unknown_script(chunk);
                 if refusal.is_some() {
                     conn.note_error(&Head::Error(NOPERM));
                 }
                 if self.unknown_script {
                     conn.forgot_scripts();
+                    if chunk.starts_with(b"-NOPERM") {
+                        conn.note_error(&Head::Error(NOPERM));
+                    }
                 } else if pending.is_captured() {
                     pending.client.capture(chunk);
                 } else if let Some(text) = refusal.filter(|_| pending.is_passed_on()) {

@@ -349,10 +349,36 @@ fn a_script_is_called_by_its_name_and_sent_once_more_where_redis_has_forgotten_i
         assert_eq!(client.cmd(&format!("EXISTS {KEY}")), ":0\r\n");
         direct.cmd("DEL rescind:epoch:Post");
     }
+    // Rights that have just been taken away are no reason to refuse what the user may do.
+    direct.cmd("ACL SETUSER default -evalsha");
+    fill(&mut client);
+    direct.cmd("ACL SETUSER default +evalsha");
     client.cmd("AUTH kim x");
     let named = calls(&mut direct, "evalsha");
     (0..3).for_each(|_| fill(&mut client));
     assert_eq!(calls(&mut direct, "evalsha"), named, "who may not is served as before");
+}
+
+#[test]
+fn a_value_that_reads_like_an_error_is_none() {
+    let w = World::new();
+    let (mut direct, mut client) = (w.redis.client(), w.client());
+    client.cmd(&format!("GET {KEY}"));
+    client.call(&["SET", KEY, "v"]);
+    for error in ["-NOSCRIPT", "-NOPERM", "-ERR The user executing the script"] {
+        client.cmd(&format!("UNLINK {KEY}"));
+        client.cmd(&format!("GET {KEY}"));
+        let value = error.repeat(3_000_000 / error.len());
+        direct.call(&["SET", KEY, &value]);
+        let (eval, evalsha) = (calls(&mut direct, "eval"), calls(&mut direct, "evalsha"));
+        assert!(client.call(&["SET", KEY, "mine", "GET"]).ends_with(&format!("{value}\r\n")), "{error}");
+        assert_eq!(client.cmd(&format!("GET {KEY}")), "$4\r\nmine\r\n");
+        assert_eq!(
+            (calls(&mut direct, "eval"), calls(&mut direct, "evalsha")),
+            (eval, evalsha + 1),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -243,6 +243,74 @@ fn nor_if_the_label_is_given_at_the_same_time() {
     assert!(old.is_empty(), "{old:?}");
 }
 
+/// Who has died may have had their misses, but nothing says that they are cached values, or whose labels they have.
+#[test]
+fn keys_that_nothing_is_known_of_outlive_the_death_of_a_proxy() {
+    for orderly in [true, false] {
+        let redis = Redis::start();
+        let mut proxies = some(&redis, 2);
+        let (mut client, mut direct) = (proxies[1].client(), redis.client());
+        client.cmd("TAG.WITH 1 first SET other v");
+        for n in 0..700 {
+            assert_eq!(client.cmd(&format!("TAG.INVALIDATE t{n}")), ":0\r\n");
+        }
+        for line in
+            ["RPUSH jobs 1 2 3", "INCRBY counter 40", "HSET session a 1", "SET plain 0", "SET taken 0"]
+        {
+            direct.cmd(line);
+        }
+        // Who only adds to a value writes no old one.
+        assert_eq!(client.cmd("GET missed"), "$-1\r\n");
+        for n in 0..700 {
+            assert_eq!(client.cmd(&format!("TAG.INVALIDATE u{n}")), ":0\r\n");
+        }
+        assert_eq!(client.cmd("INCR missed"), ":1\r\n");
+        assert_eq!(client.cmd("GET missed"), "$1\r\n1\r\n");
+        // An open miss makes its end suspicious although it was orderly.
+        proxies[0].client().cmd("GET page");
+        if orderly {
+            proxies[0].signal("-TERM");
+            proxies[0].wait();
+        } else {
+            dies(&mut proxies[0], &mut direct);
+        }
+        // As long as one may come with what it missed there.
+        for n in 1..=100 {
+            for (line, reply) in [
+                ("RPUSH jobs 4", format!(":{}\r\n", 3 + n)),
+                ("INCR counter", format!(":{}\r\n", 40 + n)),
+                ("HINCRBY session a 1", format!(":{}\r\n", 1 + n)),
+                ("SET plain 1", "+OK\r\n".to_owned()),
+                ("GETSET taken 1", format!("$1\r\n{}\r\n", u8::from(n > 1))),
+            ] {
+                assert_eq!(client.cmd(line), reply, "{line}, orderly: {orderly}");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(direct.cmd("EXISTS jobs counter session plain taken"), ":5\r\n", "orderly: {orderly}");
+    }
+}
+
+#[test]
+fn a_proxy_whose_feed_connects_anew_is_not_dead() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    direct.cmd("ACL SETUSER own on >pw ~* &* +@all");
+    let other = Proxy::start(&redis, RULES);
+    let proxy = Proxy::launch(&format!("redis://own:pw@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    eventually("they know each other", || other.log().contains("another proxy is there").then_some(()));
+    for _ in 0..10 {
+        assert_eq!(direct.cmd("CLIENT KILL TYPE pubsub USER own"), ":1\r\n");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        proxy.ready();
+        eventually("its feed is back", || {
+            direct.cmd("CLIENT LIST TYPE pubsub").contains("user=own").then_some(())
+        });
+    }
+    assert!(!other.log().contains("gone without a word"));
+}
+
 #[test]
 fn a_flush_does_not_make_them_forget() {
     let redis = Redis::start();
