@@ -141,6 +141,7 @@ impl App {
             admin: admin::Config {
                 address: self.config.admin.address.to_string(),
                 token: self.config.admin.token.as_ref().map(|token| token.expose().to_owned()),
+                connections: 256,
             },
             status,
             reload: self.reload,
