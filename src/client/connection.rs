@@ -134,7 +134,7 @@ impl Client {
     pub(super) fn no_connection(&mut self) -> Step {
         let error =
             "ERR max number of clients reached: all upstream connections are pinned (upstream.max_pinned)";
-        tracing::warn!(client = %self.outbox.peer, "disconnected: it needs an upstream connection of its own, and there are upstream.max_pinned");
+        tracing::warn!(client = %self.outbox.peer, "disconnected: it needs an upstream connection of its own, and there are as many as upstream.max_pinned and the limit of open files (ulimit -n) allow");
         self.outbox.with_buffer(|out| encode::error(out, error));
         self.context.mark_dirty(&self.outbox);
         Step::Then(Pause::End)
