@@ -15,6 +15,7 @@ use crate::admin;
 use crate::command::Commands;
 use crate::config::{self, Config, Endpoint, UpstreamUrl};
 use crate::control::{self, Credentials, Knowledge};
+use crate::descriptors;
 use crate::doubt::Scope;
 use crate::fanout;
 use crate::index::SharedIndex;
@@ -37,6 +38,7 @@ pub struct App {
     dry_run: bool,
     sockets: Vec<Vec<Bound>>,
     admin: std::net::TcpListener,
+    admin_connections: usize,
     spawned: Option<Spawned>,
     address: Address,
     credentials: Credentials,
@@ -58,7 +60,7 @@ impl From<&Endpoint> for Address {
 impl App {
     /// Binds the sockets and, if asked to, starts a Redis. The error is one line for the user.
     pub fn build(
-        config: Config,
+        mut config: Config,
         rules: Rules,
         dry_run: bool,
         reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
@@ -69,6 +71,13 @@ impl App {
         };
         let sockets = bind(&config, workers)?;
         let admin = bind_admin(&config)?;
+        let granted = descriptors::provide(descriptors::Wanted {
+            clients: config.listen.max_clients,
+            pinned: config.upstream.max_pinned,
+            workers,
+            addresses: config.listen.address.len(),
+        })?;
+        config.listen.max_clients = granted.clients;
         let (spawned, address, credentials) = match &config.upstream.url {
             UpstreamUrl::Spawn => {
                 let spawned = Spawned::start()?;
@@ -93,6 +102,7 @@ impl App {
             dry_run,
             sockets,
             admin,
+            admin_connections: granted.admin,
             spawned,
             address,
             credentials,
@@ -141,6 +151,7 @@ impl App {
             admin: admin::Config {
                 address: self.config.admin.address.to_string(),
                 token: self.config.admin.token.as_ref().map(|token| token.expose().to_owned()),
+                connections: self.admin_connections,
             },
             status,
             reload: self.reload,

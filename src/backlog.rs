@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, BytesMut};
 
+use crate::descriptors::Place;
+
 /// Bytes in memory beyond which what follows goes to a file.
 const MEMORY: usize = 1024 * 1024;
 /// Bytes written to a file at once, and read from it.
@@ -38,6 +40,7 @@ pub struct Backlog {
 #[derive(Debug)]
 struct Segment {
     file: File,
+    _place: Place,
     written: u64,
     read: u64,
 }
@@ -64,7 +67,9 @@ impl Backlog {
     /// Writes the tail to the last file.
     fn spill(&mut self) -> io::Result<()> {
         if self.files.back().is_none_or(|last| last.written >= FILE) {
-            self.files.push_back(Segment { file: tempfile::tempfile()?, written: 0, read: 0 });
+            let place = Place::take().ok_or_else(|| io::Error::other("too many files are open"))?;
+            let file = tempfile::tempfile()?;
+            self.files.push_back(Segment { file, _place: place, written: 0, read: 0 });
         }
         let Some(last) = self.files.back_mut() else { return Ok(()) };
         last.file.write_all_at(&self.tail, last.written)?;

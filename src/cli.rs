@@ -6,12 +6,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Flags, Secret};
 
 /// The exit code for a wrong configuration or command line.
 pub const EXIT_USAGE: u8 = 2;
+
+/// Names the configuration, unless a flag does.
+const CONFIG_VARIABLE: &str = "RESCIND_CONFIG";
 
 /// A Redis-protocol invalidation proxy: point REDIS_URL at it.
 ///
@@ -21,7 +24,7 @@ pub const EXIT_USAGE: u8 = 2;
 #[command(name = "rescind", version)]
 pub struct Cli {
     /// The configuration
-    #[arg(long, value_name = "FILE", env = "RESCIND_CONFIG", default_value = "proxy.toml", global = true)]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, default_value = "proxy.toml", global = true)]
     pub config: PathBuf,
 
     /// Listen on this address instead: host:port or unix:/path; may be repeated
@@ -72,6 +75,22 @@ pub enum Command {
 }
 
 impl Cli {
+    /// What the process was called with. Ends it if that is wrong, or asks for help.
+    pub fn read() -> Self {
+        let matches = Self::definition(std::env::var_os(CONFIG_VARIABLE)).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// `variable`: what [`CONFIG_VARIABLE`] says. Like those of the configuration it counts as not set if it is empty, which
+    /// clap would take for a file without a name.
+    fn definition(variable: Option<OsString>) -> clap::Command {
+        let command = Self::command();
+        match variable {
+            Some(value) if value.is_empty() => command.mut_arg("config", |arg| arg.env(None::<&str>)),
+            _ => command,
+        }
+    }
+
     /// The configuration file to read: what `check` names, otherwise `--config` or its default.
     pub fn config_file(&self) -> &Path {
         match &self.command {

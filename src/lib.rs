@@ -28,7 +28,7 @@
 //! - [`control`]: the feed, the index's upkeep, fan-outs; [`fanout`]: how they are asked for
 //! - [`admin`], [`status`], [`metrics`]: what is shown
 //!
-//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`], [`logging`]. For tests of crashes: [`failpoint`].
+//! Assembly: [`config`], [`cli`], [`app`], [`spawn`], [`net`], [`descriptors`], [`logging`]. For tests of crashes: [`failpoint`].
 
 pub mod accounting;
 pub mod admin;
@@ -40,6 +40,7 @@ pub mod command;
 pub mod config;
 pub mod context;
 pub mod control;
+pub mod descriptors;
 pub mod doubt;
 pub mod explain;
 pub mod failpoint;

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use rescind::app::App;
 use rescind::cli::{Cli, Command, EXIT_USAGE};
 use rescind::command::Commands;
@@ -18,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let (config, rules) = match load(&cli) {
         Ok(loaded) => loaded,
         Err(errors) => {

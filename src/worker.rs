@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::client::Client;
 use crate::context::Context;
 use crate::control::Knowledge;
+use crate::descriptors::Place;
 use crate::net::{Bound, Listener, Stream, Unregistered};
 use crate::outbox::Outbox;
 use crate::process::Process;
@@ -49,8 +50,8 @@ pub struct Parts {
     pub ticks: watch::Receiver<()>,
 }
 
-/// A client that another worker has accepted, and its address.
-pub type Accepted = (Unregistered, String);
+/// A client that another worker has accepted, its address and its place.
+pub type Accepted = (Unregistered, String, Place);
 
 struct Worker {
     context: Rc<Context>,
@@ -134,7 +135,10 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     until_known(&worker).await;
     loop {
         match listener.accept(worker.context.process.tcp_keepalive).await {
-            Ok((stream, peer)) => worker.place(stream, peer),
+            Ok((stream, peer)) => match Place::take() {
+                Some(place) => worker.place(stream, peer, place),
+                None => refuse(stream),
+            },
             Err(error) => {
                 tracing::warn!(%error, "a client could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -143,11 +147,19 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
+/// Says that there are too many clients.
+fn refuse(stream: Stream) {
+    let (_read, write) = stream.into_split();
+    // If the kernel does not take it, the client is not worth waiting for.
+    let _ = write.try_write(b"-ERR max number of clients reached\r\n");
+}
+
 /// Serves clients that other workers have accepted.
 async fn take_over(worker: Rc<Worker>) {
-    while let Some((stream, peer)) = poll_fn(|cx| worker.seats.borrow_mut().handed.poll_recv(cx)).await {
+    while let Some((stream, peer, place)) = poll_fn(|cx| worker.seats.borrow_mut().handed.poll_recv(cx)).await
+    {
         match stream.register() {
-            Ok(stream) => worker.admit(stream, peer),
+            Ok(stream) => worker.admit(stream, peer, place),
             Err(error) => {
                 worker.seats.borrow().leave();
                 tracing::warn!(%error, client = %peer, "a client could not be taken over");
@@ -158,10 +170,10 @@ async fn take_over(worker: Rc<Worker>) {
 
 impl Worker {
     /// Serves a client, or hands it to the worker that has the fewest.
-    fn place(self: &Rc<Self>, stream: Stream, peer: String) {
-        let Some(other) = self.seats.borrow().take() else { return self.admit(stream, peer) };
+    fn place(self: &Rc<Self>, stream: Stream, peer: String, place: Place) {
+        let Some(other) = self.seats.borrow().take() else { return self.admit(stream, peer, place) };
         match stream.unregister() {
-            Ok(stream) => self.seats.borrow().hand(other, (stream, peer)),
+            Ok(stream) => self.seats.borrow().hand(other, (stream, peer, place)),
             Err(error) => {
                 self.seats.borrow().give_back(other);
                 tracing::warn!(%error, client = %peer, "a client could not be handed to another worker");
@@ -169,17 +181,15 @@ impl Worker {
         }
     }
 
-    fn admit(self: &Rc<Self>, stream: Stream, peer: String) {
-        let (read, write) = stream.into_split();
+    fn admit(self: &Rc<Self>, stream: Stream, peer: String, place: Place) {
         let process = &self.context.process;
         let before = process.clients.fetch_add(1, Ordering::Relaxed);
         if before >= process.max_clients {
             process.clients.fetch_sub(1, Ordering::Relaxed);
             self.seats.borrow().leave();
-            // If the kernel does not take it, the client is not worth waiting for.
-            let _ = write.try_write(b"-ERR max number of clients reached\r\n");
-            return;
+            return refuse(stream);
         }
+        let (read, write) = stream.into_split();
         process.metrics.clients.inc();
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
         let outbox = Rc::new(Outbox::new(id, peer, write, process.output_limit));
@@ -192,6 +202,7 @@ impl Worker {
             worker.context.process.metrics.clients.dec();
             worker.context.process.clients.fetch_sub(1, Ordering::Relaxed);
             worker.seats.borrow().leave();
+            drop(place);
         });
     }
 

@@ -71,10 +71,15 @@ impl Server {
     }
 
     fn with(fake: Fake, bind: &str, token: Option<&str>) -> Server {
+        Server::bounded(fake, bind, token, 256)
+    }
+
+    fn bounded(fake: Fake, bind: &str, token: Option<&str>, connections: usize) -> Server {
         let listener = std::net::TcpListener::bind(bind).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let config = Config { address: "admin.internal:9380".into(), token: token.map(str::to_owned) };
+        let config =
+            Config { address: "admin.internal:9380".into(), token: token.map(str::to_owned), connections };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let fake = Arc::new(fake);
         let control = Arc::clone(&fake);
@@ -372,14 +377,107 @@ fn it_stops_although_a_client_is_silent_and_a_fan_out_hangs() {
     let _silent = server.connect();
     let mut half = server.connect();
     half.write_all(b"GET / HT").unwrap();
+    let _slow = slow_invalidation(&server);
+    let start = std::time::Instant::now();
+    drop(server);
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
+
+/// Whether the server has closed the connection, waiting for it at most that long.
+fn is_closed(stream: &mut TcpStream, patience: Duration) -> bool {
+    stream.set_read_timeout(Some(patience)).unwrap();
+    match stream.read(&mut [0; 1024]) {
+        Ok(n) => n == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// One request on a connection that stays; what comes back at once.
+fn asks(server: &Server, stream: &mut TcpStream) -> String {
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
+    let (mut reply, mut chunk) = (Vec::new(), [0; 4096]);
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    while !reply.ends_with(b"ok") {
+        let n = stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "closed");
+        reply.extend_from_slice(&chunk[..n]);
+    }
+    String::from_utf8(reply).unwrap()
+}
+
+#[test]
+fn a_head_that_does_not_come_is_not_waited_for_and_an_idle_connection_stays() {
+    let server = Server::start();
+    let (mut kept, mut half, mut second) = (server.connect(), server.connect(), server.connect());
+    assert!(asks(&server, &mut kept).starts_with("HTTP/1.1 200"));
+    assert!(asks(&server, &mut second).starts_with("HTTP/1.1 200"));
+    let silent = server.connect();
+    half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    second.write_all(b"GET /metrics HT").unwrap();
+    let mut trickle = server.connect();
+    let start = std::time::Instant::now();
+    let patience = Duration::from_secs(9);
+    // Bytes one by one do not help.
+    while trickle.write_all(b"x").is_ok() && start.elapsed() < patience {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let took = start.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    for stream in [&mut half, &mut second] {
+        assert!(is_closed(stream, Duration::from_secs(2)));
+    }
+    // These have not begun anything.
+    for mut stream in [kept, silent] {
+        assert!(asks(&server, &mut stream).starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn when_all_places_are_taken_the_one_that_is_silent_for_longest_makes_room() {
+    let server = Server::bounded(Fake::default(), "127.0.0.1:0", None, 4);
+    let mut oldest = server.connect();
+    oldest.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let mut kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
+    std::thread::sleep(Duration::from_millis(50));
+    kept.iter_mut().for_each(|stream| drop(asks(&server, stream)));
+    let mut slow = slow_invalidation(&server);
+    let start = std::time::Instant::now();
+    assert_eq!(server.get("/healthz").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(is_closed(&mut oldest, Duration::from_secs(1)));
+    // The others stay, and so does who waits for an invalidation, although silent for longer.
+    kept.iter_mut().for_each(|stream| drop(asks(&server, stream)));
+    assert!(!is_closed(&mut slow, Duration::from_millis(100)));
+    // Whatever many begin and do not finish.
+    let crowd: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = server.connect();
+            let _ = stream.write_all(b"POST /api/invalidate HTTP/1.1\r\n");
+            stream
+        })
+        .collect();
+    assert_eq!(server.get("/healthz").status, 200);
+    assert!(!is_closed(&mut slow, Duration::from_millis(100)));
+    drop(crowd);
+}
+
+/// Somebody who waits for an invalidation that never ends.
+fn slow_invalidation(server: &Server) -> TcpStream {
+    let before = server.invalidated();
     let body = r#"{"tags": ["slow"]}"#;
     let mut slow = server.connect();
     let head = format!("POST /api/invalidate HTTP/1.1\r\nHost: {}\r\n{JSON}\r\n", server.address);
     slow.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    while server.invalidated() == 0 {
+    while server.invalidated() == before {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let start = std::time::Instant::now();
-    drop(server);
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    slow
+}
+
+#[test]
+fn invalidations_that_hang_do_not_keep_a_health_check_from_its_answer() {
+    let server = Server::bounded(Fake::default(), "127.0.0.1:0", None, 3);
+    let _slow: Vec<TcpStream> = (0..3).map(|_| slow_invalidation(&server)).collect();
+    assert_eq!(server.get("/healthz").status, 200);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom to the top: each may know those before it, never those behind it. This is the map
 /// of `src/lib.rs`, with each part placed above all that it needs.
-const ORDER: [&str; 36] = [
+const ORDER: [&str; 37] = [
     // Pure: plain values in, plain values out.
     "resp",
     "command",
@@ -28,6 +28,7 @@ const ORDER: [&str; 36] = [
     "cli",
     // Sockets, processes and numbers that know nothing of Redis.
     "net",
+    "descriptors",
     "spawn",
     "failpoint",
     "logging",

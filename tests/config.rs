@@ -443,6 +443,19 @@ fn wrong_variables_are_named_and_foreign_ones_ignored() {
     assert!(!errors.contains("hunter2"), "{errors}");
 }
 
+#[test]
+fn a_wrong_prefix_is_told_where_it_stands() {
+    for (prefix, part) in [("a{b}", "{b}"), ("a[b", "\\["), ("{b", "\\{"), ("[a\nb", "\\[")] {
+        let text = format!("[listen]\nworkers = 1\n[keys]\nprefix = '''{prefix}'''");
+        let found = errors(config::parse("proxy.toml", text.as_bytes(), NO_VARIABLES, &Flags::default()));
+        assert!(found.starts_with("proxy.toml:4: [keys] prefix: ") && found.lines().count() == 1, "{found}");
+        assert!(found.contains(part) && found.contains("write"), "{found}");
+        let found = errors(with_variables(&text.replace(prefix, "app:"), &[("RESCIND_KEYS_PREFIX", prefix)]));
+        assert!(found.starts_with("RESCIND_KEYS_PREFIX: ") && found.lines().count() == 1, "{found}");
+        assert!(found.contains(part) && found.contains("write"), "{found}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn variables_that_are_not_text() {

@@ -126,6 +126,16 @@ fn every_metric_of_the_contract_is_there() {
 }
 
 #[test]
+fn processor_time_is_finer_than_seconds() {
+    let metrics = Metrics::new();
+    let time = || scrape(&metrics).get("process_cpu_seconds_total");
+    let (before, start) = (time(), std::time::Instant::now());
+    while start.elapsed() < Duration::from_millis(50) {}
+    let used = time() - before;
+    assert!(used > 0.0 && used < 1.0, "{used}");
+}
+
+#[test]
 fn families_and_triggers_are_zero_once_configured_and_commands_absent_until_used() {
     let metrics = Metrics::new();
     metrics.register_families(&["home", "blog_*"]);

@@ -119,7 +119,7 @@ pub(super) struct Invalidated {
 
 pub(super) async fn invalidate(
     State(admin): State<Admin>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     request: Request,
 ) -> Result<Json<Invalidated>, Error> {
     // Before the body is read: who is refused costs no memory.
@@ -133,8 +133,9 @@ pub(super) async fn invalidate(
     let body = Bytes::from_request(request, &()).await;
     let body = body.map_err(|rejection| Error(rejection.status(), rejection.body_text()))?;
     let tags = tags(&body)?;
+    peer.seat.works();
     // In a task of its own, because this handler is dropped when its client hangs up.
-    let fanout = tokio::spawn(admin.control.invalidate(tags, format!("http {peer}")));
+    let fanout = tokio::spawn(admin.control.invalidate(tags, format!("http {}", peer.address)));
     match fanout.await {
         Ok(Ok(keys)) => Ok(Json(Invalidated { keys })),
         Ok(Err(reason)) => Err(Error(StatusCode::SERVICE_UNAVAILABLE, reason)),

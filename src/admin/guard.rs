@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn guard(local: &str, address: &str, token: Option<&str>) -> Guard {
-        let config = Config { address: address.into(), token: token.map(str::to_owned) };
+        let config = Config { address: address.into(), token: token.map(str::to_owned), connections: 1 };
         Guard::new(local.parse().unwrap(), config)
     }
 

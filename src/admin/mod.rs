@@ -31,10 +31,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::serve::Listener;
 
 use guard::Guard;
 use listener::{Bounded, Peer};
@@ -71,12 +73,14 @@ pub trait Control: Send + Sync + 'static {
 }
 
 /// What `[admin]` configures, except for the socket itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The address as configured, `host:port`. Browsers may use its host besides IP addresses and `localhost`.
     pub address: String,
     /// Required of a POST when present; without it a listener that is not on loopback takes no POST at all.
     pub token: Option<String>,
+    /// Most connections at a time; for one more the one that is silent for longest makes room.
+    pub connections: usize,
 }
 
 /// What every handler sees.
@@ -94,10 +98,11 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let guard = Guard::new(listener.local_addr()?, config);
+    let bounded = Bounded::new(listener, config.connections);
+    let guard = Guard::new(bounded.local_addr()?, config);
     let service = router(Admin { control, guard: Arc::new(guard) });
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let server = axum::serve(Bounded::new(listener), service.into_make_service_with_connect_info::<Peer>())
+    let server = axum::serve(bounded, service.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move {
             shutdown.await;
             // The receiver is gone only if nobody waits for the server any more.
@@ -125,8 +130,17 @@ fn router(admin: Admin) -> Router {
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(axum::middleware::map_response(secure))
+        .layer(map_response(secure))
+        .layer(from_fn(attended))
         .with_state(admin)
+}
+
+/// The connection knows how far its request is.
+async fn attended(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    peer.seat.requested();
+    let response = next.run(request).await;
+    peer.seat.responded();
+    response
 }
 
 /// Headers for every response: nothing is cached, framed, sniffed, or readable by other sites.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Client, Pause, Step};
-use crate::command::Kind;
+use crate::command::{Command, Kind};
 use crate::resp::encode;
 use crate::session::{Effect, Identity};
 use crate::upstream::{Conn, Key, Way};
@@ -25,7 +25,7 @@ impl Client {
 
     /// What becomes of the next request if something of other clients is in its way upstream; `None`: nothing is. With
     /// nothing of its own under way, the client changes to another connection, which overtakes nothing, or waits for one.
-    pub(super) fn blocked_way(&mut self) -> Option<Step> {
+    pub(super) fn blocked_way(&mut self, command: Option<&Command>) -> Option<Step> {
         let second_best = |conn: &Rc<Conn>| conn.is_alive() && conn.is_second_best();
         if self.outbox.pending() > 0
             || self.pinned.is_some()
@@ -40,7 +40,7 @@ impl Client {
                 None
             }
             Way::Wait => Some(Step::Again(Pause::Way)),
-            Way::Refused(error) => Some(self.refuse(error)),
+            Way::Refused(error) => Some(self.refuse(command, error)),
         }
     }
 
@@ -134,7 +134,7 @@ impl Client {
     pub(super) fn no_connection(&mut self) -> Step {
         let error =
             "ERR max number of clients reached: all upstream connections are pinned (upstream.max_pinned)";
-        tracing::warn!(client = %self.outbox.peer, "disconnected: it needs an upstream connection of its own, and there are upstream.max_pinned");
+        tracing::warn!(client = %self.outbox.peer, "disconnected: it needs an upstream connection of its own, and there are as many as upstream.max_pinned and the limit of open files (ulimit -n) allow");
         self.outbox.with_buffer(|out| encode::error(out, error));
         self.context.mark_dirty(&self.outbox);
         Step::Then(Pause::End)

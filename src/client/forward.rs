@@ -22,6 +22,11 @@ pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 /// Bytes of a request that are kept for the case that it has to be sent once more.
 const MOST_RESENT: usize = 16 * 1024;
 
+/// Where the command is counted.
+fn metric_of(command: Option<&Command>) -> u16 {
+    command.map_or(UNKNOWN, |command| command.metric)
+}
+
 /// A write that goes as a script.
 struct Script {
     request: BytesMut,
@@ -61,6 +66,9 @@ impl Client {
         if !bursting && !self.outbox.has_room(self.pinned.is_some()) {
             return Step::Again(Pause::Room);
         }
+        let context = Rc::clone(&self.context);
+        let commands = context.commands.borrow();
+        let command = commands.find(args);
         if raw.is_none() && self.limits().exceeded_by(args) {
             // In one line Redis takes it, but not in the form in which it would be passed on.
             if self.outbox.pending() > 0 {
@@ -69,13 +77,10 @@ impl Client {
             match self.standing() {
                 None => return Step::Again(Pause::Standing),
                 Some(Ok(true)) => {}
-                Some(Ok(false)) => return self.refuse(NOAUTH.to_owned()),
-                Some(Err(error)) => return self.refuse(error),
+                Some(Ok(false)) => return self.refuse(command, NOAUTH.to_owned()),
+                Some(Err(error)) => return self.refuse(command, error),
             }
         }
-        let context = Rc::clone(&self.context);
-        let commands = context.commands.borrow();
-        let command = commands.find(args);
         if !bursting && self.sent_plainly(&context, command, args, raw) {
             return Step::Done;
         }
@@ -111,7 +116,7 @@ impl Client {
             if let Some(step) = self.awaits_fill(command, args) {
                 return step;
             }
-            if let Some(step) = self.blocked_way() {
+            if let Some(step) = self.blocked_way(command) {
                 return step;
             }
             if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
@@ -152,10 +157,10 @@ impl Client {
                 None => return Step::Again(Pause::Standing),
                 Some(Ok(true)) => stranger = false,
                 Some(Ok(false)) if is_local(kind) || self.has_rights_upstream() => {
-                    return self.refuse(NOAUTH.to_owned());
+                    return self.refuse(command, NOAUTH.to_owned());
                 }
                 Some(Ok(false)) => stranger = true,
-                Some(Err(error)) => return self.refuse(error),
+                Some(Err(error)) => return self.refuse(command, error),
             }
         }
         let in_multi = self.outbox.session.borrow().in_multi();
@@ -176,7 +181,7 @@ impl Client {
         }
         self.unpin_if_free();
         if !(under_way || changes_conn || is_local(kind))
-            && let Some(step) = self.blocked_way()
+            && let Some(step) = self.blocked_way(command)
         {
             return step;
         }
@@ -233,15 +238,21 @@ impl Client {
     }
 
     /// Answers with an error in place of Redis.
-    pub(super) fn refuse(&mut self, error: String) -> Step {
+    pub(super) fn refuse(&mut self, command: Option<&Command>, error: String) -> Step {
         if self.outbox.pending() > 0 {
             return Step::Again(Pause::Idle);
         }
+        self.refused(command);
         let route = self.outbox.session.borrow_mut().local_error(error);
         match route {
             Route::Local(error) => self.local(error).map_or(Step::Done, Step::Then),
             _ => Step::Done,
         }
+    }
+
+    /// Counts a command that Redis does not get to see.
+    pub(super) fn refused(&self, command: Option<&Command>) {
+        self.context.command_done(Some(metric_of(command)), self.context.now(), true);
     }
 
     /// Forwards on the right connection, with what its kind asks for besides.
@@ -337,7 +348,7 @@ impl Client {
             entry.effect = Some(Box::new(forward.at_exec));
         }
         let blocks = command.is_some_and(|command| command.blocks(args));
-        if let Some(step) = self.attach_intent(&mut account).filter(|_| !blocks) {
+        if let Some(step) = self.attach_intent(command, &mut account).filter(|_| !blocks) {
             return step;
         }
         if context.coalesces() {
@@ -370,7 +381,7 @@ impl Client {
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
-            metric: Some(command.map_or(UNKNOWN, |c| c.metric)),
+            metric: Some(metric_of(command)),
             started: context.now(),
             account,
             special: Special {

@@ -29,8 +29,11 @@ impl Client {
             Some(Err(error)) => {
                 let error = error.clone();
                 let step = match kind == Kind::Exec {
-                    true => self.refuse_exec(&format!("EXECABORT Transaction discarded because of: {error}")),
-                    false => self.refuse(format!("ERR {error}")),
+                    true => self.refuse_exec(
+                        command,
+                        &format!("EXECABORT Transaction discarded because of: {error}"),
+                    ),
+                    false => self.refuse(command, format!("ERR {error}")),
                 };
                 if matches!(step, Step::Done | Step::Then(_)) {
                     self.intent = None;
@@ -41,10 +44,11 @@ impl Client {
     }
 
     /// The transaction ends with an error in place of EXEC.
-    pub(super) fn refuse_exec(&mut self, error: &str) -> Step {
+    pub(super) fn refuse_exec(&mut self, exec: Option<&Command>, error: &str) -> Step {
         let discard: OwnedArgs = ["DISCARD"].into_iter().collect();
         let route = self.outbox.session.borrow_mut().route(Kind::Discard, discard.as_args(), false);
         let Route::Forward(forward) = route else { return Step::Then(Pause::End) };
+        self.refused(exec);
         self.abandon_labels();
         self.not_executed();
         self.swap_queued = false;
@@ -81,7 +85,7 @@ impl Client {
 
     /// The journal's number goes with the account. `Some`: there is none yet.
     #[inline]
-    pub(super) fn attach_intent(&mut self, account: &mut Account) -> Option<Step> {
+    pub(super) fn attach_intent(&mut self, command: Option<&Command>, account: &mut Account) -> Option<Step> {
         let fires = !account.firings().all(Firing::only_covers);
         if !fires && self.intent.is_none() {
             return None;
@@ -89,7 +93,7 @@ impl Client {
         match self.intent.take() {
             Some(Ok(intent)) if fires => account.set_intent(intent),
             Some(Ok(intent)) => self.context.process.journal.done(intent),
-            Some(Err(error)) => return Some(self.refuse(format!("ERR {error}"))),
+            Some(Err(error)) => return Some(self.refuse(command, format!("ERR {error}"))),
             None => {
                 let (scope, what) = of(&self.context, account.firings())?;
                 return Some(Step::Again(Pause::Intent(scope, what)));

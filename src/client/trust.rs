@@ -117,9 +117,9 @@ impl Client {
         }
         self.doubted = None;
         if kind == Kind::Exec && in_multi {
-            return Some(self.refuse_exec(TRY_AGAIN));
+            return Some(self.refuse_exec(command, TRY_AGAIN));
         }
-        let step = self.refuse(TRY_AGAIN.to_owned());
+        let step = self.refuse(command, TRY_AGAIN.to_owned());
         // What has passed through already cannot be taken back otherwise.
         Some(if partial { Step::Then(Pause::End) } else { step })
     }

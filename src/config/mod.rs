@@ -5,7 +5,7 @@
 //! first mistake; [`Loaded::finish`] hands out either a [`Config`] or every problem at once, in file order.
 //!
 //! What this module does not know: patterns and captures. It carries them as text with line numbers
-//! ([`RulesSpec`]), and the caller hands the problems of compiling them to [`Loaded::finish`].
+//! ([`RulesSpec`]; the prefix, which may come from a variable, it has looked at), and the caller hands the problems of compiling them to [`Loaded::finish`].
 //!
 //! | file | what it holds |
 //! | --- | --- |

@@ -1,5 +1,6 @@
 //! `[keys]`, `[tags]`, `[[family]]`, `[[trigger]]`: rules as written. Whether patterns and captures make sense
-//! is for the compiler of the rules to say; here it is only whether everything needed is there.
+//! is for the compiler of the rules to say; here it is only whether everything needed is there. The prefix alone is
+//! asked about here, since it may come from a variable, which only this module knows.
 
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use super::secret::shown;
 use super::sections::{DURATION, whole};
 use super::suggest::nearest;
 use crate::command::Commands;
+use crate::rules::check_prefix;
 use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
 
 const DEFAULT_FILL_WINDOW: Duration = Duration::from_secs(5);
 const LONGEST_COALESCE: Duration = Duration::from_secs(10);
 
-const PREFIX: Kind<String> = Kind { wants: Wants::Text, example: r#""app:1:""#, parse: any };
+const PREFIX: Kind<String> = Kind { wants: Wants::Text, example: r#""app:1:""#, parse: prefix };
 const DATABASE: Kind<u32> = Kind { wants: Wants::Number, example: "1", parse: database };
 const PATTERN: Kind<String> = Kind { wants: Wants::Text, example: r#""post:{id}:*""#, parse: not_empty };
 const NAME: Kind<String> = Kind { wants: Wants::Text, example: r#""home""#, parse: not_empty };
@@ -101,6 +103,12 @@ fn trigger(mut section: Section<'_>) -> Option<TriggerSpec> {
         tags,
         invalidate,
     })
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    // A problem is one line, whatever it quotes.
+    check_prefix(text).map_err(|problem| problem.replace('\n', "\\n"))?;
+    any(text)
 }
 
 fn any(text: &str) -> Result<String, String> {

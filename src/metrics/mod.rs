@@ -10,10 +10,12 @@
 //!
 //! - `worker`: the counters that a worker thread writes
 //! - `collect`: adds the workers up for a scrape
+//! - `process`: the process itself
 //! - `rare`: the constructors of the rest, with names, help texts and buckets
 //! - `snapshot`: the same numbers as plain values, for the status page
 
 mod collect;
+mod process;
 mod rare;
 mod snapshot;
 mod worker;
@@ -22,10 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntGauge, Registry, TextEncoder};
 
 use collect::{Shared, Workers};
+use process::Process;
 use rare::Rare;
 pub use snapshot::{FamilySnapshot, FeedSnapshot, NodeSnapshot, Snapshot};
 pub use worker::{CommandCounters, FamilyCounters, WorkerMetrics};
@@ -90,7 +92,7 @@ impl Metrics {
         let rare = Rare::register(&registry)?;
         let shared = Arc::new(Shared::new(rare.families.clone()));
         registry.register(Box::new(Workers::new(Arc::clone(&shared))?))?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        registry.register(Box::new(Process::new()))?;
         let gauge = |name: &str, help: &str| rare::register(&registry, IntGauge::new(name, help)?);
         let metrics = Metrics {
             clients: gauge("rescind_clients", "Clients connected to the proxy now.")?,

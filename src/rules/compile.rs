@@ -18,6 +18,20 @@ pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     compiler.finish(spec)
 }
 
+/// The pattern of a prefix; the error says what is wrong and what to write.
+pub(super) fn prefix_pattern(prefix: &str) -> Result<Pattern, String> {
+    if prefix.is_empty() {
+        return Ok(Pattern::default());
+    }
+    let pattern = Pattern::parse(prefix).map_err(|errors| errors.join("; "))?;
+    match pattern.captures.first() {
+        None => Ok(pattern),
+        Some(capture) => Err(format!(
+            "it holds the capture `{{{capture}}}`, which a prefix must not: write `*`, or `\\{{` for the brace itself"
+        )),
+    }
+}
+
 /// A key pattern while the file is being read.
 struct Draft {
     text: String,
@@ -51,20 +65,10 @@ impl Compiler {
     }
 
     fn prefix(&mut self, prefix: &str) {
-        if prefix.is_empty() {
-            return;
-        }
-        match Pattern::parse(prefix) {
-            Ok(pattern) if pattern.captures.is_empty() => self.prefix = pattern,
-            Ok(pattern) => self.problem(
-                0,
-                format!(
-                    "the prefix `{prefix}` holds the capture `{{{}}}`, which it must not: write `*`, or `\\{{` for \
-                     the brace itself",
-                    pattern.captures[0]
-                ),
-            ),
-            Err(errors) => errors.into_iter().for_each(|error| self.problem(0, format!("the prefix: {error}"))),
+        match prefix_pattern(prefix) {
+            Ok(pattern) => self.prefix = pattern,
+            // The configuration has asked before, and knows the line.
+            Err(error) => self.problem(0, format!("the prefix: {error}")),
         }
     }
 

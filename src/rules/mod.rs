@@ -135,6 +135,14 @@ pub struct Rules {
     cascades: Cascades,
 }
 
+/// Whether this can be a prefix of all patterns.
+///
+/// # Errors
+/// What is wrong and what to write instead.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    compile::prefix_pattern(prefix).map(drop)
+}
+
 impl Rules {
     /// Compiles the rules, or tells all that is wrong with them.
     pub fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {

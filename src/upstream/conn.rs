@@ -15,6 +15,7 @@ use super::replies::Incoming;
 use super::scripts::Scripts;
 use crate::accounting::ReadKey;
 use crate::context::Context;
+use crate::descriptors::Place;
 use crate::metrics::ConnectionMode;
 use crate::net::{ReadHalf, WriteHalf};
 use crate::outbox::Outbox;
@@ -73,6 +74,8 @@ pub struct Conn {
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
+    /// Its place among all that is open, if there was one.
+    _place: Option<Place>,
     /// Replies are not read, because the owner does not take them.
     throttled: Cell<bool>,
     /// Clients that have it as their shared connection.
@@ -104,7 +107,7 @@ pub struct Conn {
 
 impl Conn {
     /// A connection that will be in the state `key` once its set-up commands, already queued, have run.
-    pub fn new(context: &Rc<Context>, key: &Key, mode: ConnectionMode) -> Rc<Self> {
+    pub fn new(context: &Rc<Context>, key: &Key, mode: ConnectionMode, place: Option<Place>) -> Rc<Self> {
         context.upstream_gauge(mode).inc();
         let created = Instant::now();
         let conn = Rc::new(Self {
@@ -124,6 +127,7 @@ impl Conn {
             known_scripts: Cell::new(0),
             waiting: RefCell::default(),
             retired: Cell::new(false),
+            _place: place,
             throttled: Cell::new(false),
             users: Cell::new(0),
             big_reply: Cell::new(false),

@@ -13,6 +13,7 @@ use super::dial::{self, Backoff};
 use super::loss::error_text;
 use super::{Key, Setup};
 use crate::context::Context;
+use crate::descriptors::Place;
 use crate::fanout::Order;
 use crate::metrics::ConnectionMode;
 use crate::outbox::Outbox;
@@ -110,7 +111,7 @@ impl Pool {
                 let mut greeting = self.greeting.borrow_mut();
                 // One that Redis does not answer is not helped by another one.
                 if greeting.is_none() {
-                    *greeting = Some(self.open(&Key::fresh(), ConnectionMode::Shared));
+                    *greeting = Some(self.open(&Key::fresh(), ConnectionMode::Shared, Place::take()));
                 }
             }
         }
@@ -146,7 +147,8 @@ impl Pool {
         if let Some(conn) = self.existing(key) {
             return conn;
         }
-        let conn = self.open(key, ConnectionMode::Shared);
+        // All depend on it: it is made even where there is no place.
+        let conn = self.open(key, ConnectionMode::Shared, Place::take());
         self.share(Rc::clone(&conn));
         conn
     }
@@ -184,7 +186,8 @@ impl Pool {
             Some(conn) => conn,
             None if conns.len() >= MOST_SHARED => return Way::Clear(best),
             None => {
-                let conn = self.open(key, ConnectionMode::Shared);
+                let Some(place) = Place::take() else { return Way::Clear(best) };
+                let conn = self.open(key, ConnectionMode::Shared, Some(place));
                 conn.set_detour(true);
                 conns.push(Rc::clone(&conn));
                 conn
@@ -206,7 +209,11 @@ impl Pool {
         let exact = self.take_idle(|idle| idle == key);
         let moved =
             || self.take_idle(|idle| idle.way_to(key).is_some()).inspect(|conn| _ = conn.move_to(key));
-        let conn = exact.or_else(moved).unwrap_or_else(|| self.open(key, ConnectionMode::Pinned));
+        let fresh = || Place::take().map(|place| self.open(key, ConnectionMode::Pinned, Some(place)));
+        let Some(conn) = exact.or_else(moved).or_else(fresh) else {
+            process.metrics.pinned_refused();
+            return None;
+        };
         conn.set_owner(Some(Rc::clone(owner)));
         Some(conn)
     }
@@ -223,7 +230,7 @@ impl Pool {
     /// SELECT, and whatever the bound.
     pub fn pin_urgently(&self, key: &Key, owner: &Rc<Outbox>) -> Rc<Conn> {
         let fits = |idle: &Key| Key { db: idle.db, ..key.clone() } == *idle;
-        let fresh = || self.open(&Key { db: 0, ..key.clone() }, ConnectionMode::Pinned);
+        let fresh = || self.open(&Key { db: 0, ..key.clone() }, ConnectionMode::Pinned, Place::take());
         let conn = self.take_idle(fits).unwrap_or_else(fresh);
         conn.set_owner(Some(Rc::clone(owner)));
         conn
@@ -278,8 +285,8 @@ impl Pool {
         }
     }
 
-    fn open(&self, key: &Key, mode: ConnectionMode) -> Rc<Conn> {
-        let conn = Conn::new(&self.context, key, mode);
+    fn open(&self, key: &Key, mode: ConnectionMode, place: Option<Place>) -> Rc<Conn> {
+        let conn = Conn::new(&self.context, key, mode, place);
         dial::start(&conn, &self.backoff, Weak::clone(&self.itself));
         let mut all = self.all.borrow_mut();
         if all.len() == all.capacity() {

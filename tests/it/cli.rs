@@ -55,6 +55,25 @@ fn check_says_all_that_is_wrong_with_its_line() {
 }
 
 #[test]
+fn an_empty_variable_names_no_file() {
+    let folder = Folder::new();
+    let good = folder.write("proxy.toml", RULES);
+    let called = |args: &[&str], variable: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rescind"));
+        command.args(args).env("RESCIND_CONFIG", variable).current_dir(&folder.0).output().unwrap()
+    };
+    for args in
+        [&["check"][..], &["check", good.to_str().unwrap()], &["--config", good.to_str().unwrap(), "check"]]
+    {
+        let done = called(args, "");
+        assert_eq!(done.status.code(), Some(0), "{args:?} {}", text(&done.stderr));
+    }
+    // One that is not empty is asked, and an empty flag is a mistake.
+    assert!(text(&called(&["check"], "elsewhere.toml").stderr).contains("elsewhere.toml: no such file"));
+    assert_eq!(called(&["--config", "", "check"], "").status.code(), Some(2));
+}
+
+#[test]
 fn explain_needs_no_server() {
     let folder = Folder::new();
     let file = folder.write("proxy.toml", RULES);

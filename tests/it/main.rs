@@ -10,6 +10,7 @@ mod coalesce;
 mod crashes;
 mod degraded;
 mod dependents;
+mod descriptors;
 mod differential;
 mod fills;
 mod findings;

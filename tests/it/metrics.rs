@@ -285,6 +285,42 @@ fn all_names_are_there() {
 }
 
 #[test]
+fn what_the_proxy_refuses_is_counted() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    direct.cmd("ACL SETUSER rescind on >secret ~* &* +@all");
+    let proxy = Proxy::launch(&format!("redis://rescind:secret@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    direct.cmd("ACL SETUSER rescind -unlink -del");
+    let (mut writer, mut reader, mut queuing) = (proxy.client(), proxy.client(), proxy.client());
+    writer.cmd("SET app:1:blog_posts_1 v");
+    queuing.cmd("MULTI");
+    queuing.cmd("GET app:1:blog_posts_1");
+    writer.request(&["SET", "app:1:model:Post:1", "v"]);
+    crate::support::eventually("a fan-out is pending", || {
+        (proxy.metric("rescind_journal_pending") == 1.0).then_some(())
+    });
+    reader.request(&["GETEX", "app:1:blog_posts_1"]);
+    queuing.request(&["EXEC"]);
+    for client in [&mut reader, &mut queuing] {
+        client.stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        let reply = client.reply();
+        assert!(reply.starts_with("-TRYAGAIN "), "{reply}");
+    }
+    for command in ["getex", "exec"] {
+        let counted = |what: &str| proxy.metric(&format!("rescind_command{what}{{command=\"{command}\"}}"));
+        assert_eq!((counted("s_total"), counted("_errors_total")), (1.0, 1.0), "{command}");
+    }
+    // Inside MULTI the proxy asks for a DISCARD of its own.
+    assert_eq!(proxy.metric("rescind_commands_total{command=\"discard\"}"), 0.0);
+    // So is what is refused for want of AUTH.
+    direct.cmd("CONFIG SET requirepass secret");
+    let mut stranger = proxy.client();
+    assert!(stranger.cmd("TAG.KEYS Post").starts_with("-NOAUTH "));
+    assert_eq!(proxy.metric("rescind_command_errors_total{command=\"tag.keys\"}"), 1.0);
+}
+
+#[test]
 fn expirations_and_evictions_by_family() {
     let mut w = World::new();
     let of = |w: &World, what: &str, family: &str| {

@@ -177,8 +177,8 @@ pub struct Proxy {
 
 fn spawn_proxy(args: &[String], variables: &BTreeMap<String, String>, folder: &Folder) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(folder.0.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_rescind"))
-        .args(args)
+    Command::new(&args[0])
+        .args(&args[1..])
         .envs(variables)
         // Its journal is the test's own.
         .current_dir(&folder.0)
@@ -202,12 +202,31 @@ impl Proxy {
         Self::launch_with(upstream, rules, more, &[])
     }
 
+    /// As [`Proxy::launch`], with so many open files allowed, which it may raise up to `hard`.
+    pub fn launch_limited(upstream: &str, rules: &str, soft: u32, hard: u32) -> Self {
+        let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        Self::launch_by(&["sh", "-c", &limits], upstream, rules, &[], &[])
+    }
+
     /// As [`Proxy::launch`], with more environment variables.
     pub fn launch_with(upstream: &str, rules: &str, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch_by(&[], upstream, rules, more, variables)
+    }
+
+    /// As [`Proxy::launch_with`], by a program that runs what it is given.
+    fn launch_by(
+        program: &[&str],
+        upstream: &str,
+        rules: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let (port, admin, folder) = (free_port(), free_port(), Folder::new());
         let config = folder.write("proxy.toml", rules);
         let own = |text: &str| text.to_owned();
-        let mut args = vec![own("--config"), config.display().to_string()];
+        let mut args: Vec<String> = program.iter().map(|word| own(word)).collect();
+        args.extend([env!("CARGO_BIN_EXE_rescind"), "--config"].map(own));
+        args.push(config.display().to_string());
         args.extend([own("--listen"), format!("127.0.0.1:{port}")]);
         args.extend([own("--admin"), format!("127.0.0.1:{admin}")]);
         args.extend([own("--upstream"), own(upstream)]);
