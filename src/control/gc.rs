@@ -187,6 +187,8 @@ async fn look_at_redis(engine: &Rc<Engine>, before: Option<u64>) -> Option<u64> 
     }
     if known::is_another(engine, &identity) {
         engine.process.doubt_redis();
+        // A master that became a replica has been followed by another one.
+        engine.process.look_for_another();
     }
     Some(swaps)
 }
