@@ -12,6 +12,8 @@ use crate::session::Effect;
 
 /// What the error begins with that tells of missing rights.
 pub const NOPERM: &[u8] = b"NOPERM";
+/// What the error of a replica begins with that was asked to write.
+pub const READONLY: &[u8] = b"READONLY";
 
 /// What a miss of a key means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -371,7 +373,8 @@ impl Reader {
         }
     }
 
-    /// The head of the reply itself, as far as later decisions need it: its text is left out, except for [`NOPERM`].
+    /// The head of the reply itself, as far as later decisions need it: its text is left out, except for [`NOPERM`] and
+    /// [`READONLY`].
     pub fn head(&self) -> Head<'static> {
         self.head.unwrap_or(Head::Null)
     }
@@ -523,6 +526,8 @@ fn without_text(head: &Head<'_>) -> Head<'static> {
         Head::Simple(_) => Head::Simple(b""),
         // That rights have changed is news for whoever relied on them.
         Head::Error(text) if text.starts_with(NOPERM) => Head::Error(NOPERM),
+        // That the master has become a replica, too.
+        Head::Error(text) if text.starts_with(READONLY) => Head::Error(READONLY),
         Head::Error(_) => Head::Error(b""),
         Head::Int(n) => Head::Int(n),
         Head::Bulk(n) => Head::Bulk(n),

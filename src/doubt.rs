@@ -58,6 +58,13 @@ pub struct Reason {
     scope: Scope,
 }
 
+impl Reason {
+    /// Whether nothing more would be in doubt with another reason, for `scope`.
+    pub fn covers(&self, scope: &Scope) -> bool {
+        self.scope == Scope::Everything || self.scope == *scope
+    }
+}
+
 impl Doubt {
     /// From now on the keys of `scope` are in doubt, until the reason is dropped.
     pub fn enter(self: &Arc<Self>, scope: Scope) -> Reason {
@@ -122,8 +129,9 @@ mod tests {
         assert!(doubt.any() && doubt.concerns(&tags("x a")) && !doubt.concerns(&tags("x")));
         drop(one);
         assert!(!doubt.concerns(&tags("a")) && doubt.concerns(&tags("b")));
+        assert!(two.covers(&Scope::Tags(tags("b"))) && !two.covers(&Scope::Tags(tags("b c"))));
         let all = doubt.enter(Scope::Everything);
-        assert!(doubt.concerns(&tags("x")));
+        assert!(doubt.concerns(&tags("x")) && all.covers(&Scope::Tags(tags("x"))));
         assert!(!doubt.concerns(&[]), "nothing invalidates a key without tags");
         drop((all, two, nothing));
         assert!(!doubt.any() && !doubt.concerns(&tags("b")));

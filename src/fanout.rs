@@ -83,8 +83,10 @@ pub enum Order {
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Redis may have been replaced.
     Compare,
-    /// New connections lead to another Redis than those that there are.
+    /// New connections lead to another Redis than before: the control thread's own follow.
     Redial,
+    /// New connections may lead to another Redis.
+    Look,
     /// The other proxies are to know that requests of several connections of this host are under way at once.
     Busy(u64),
     /// The other proxies are to know that this one goes in order; resolves when they do.

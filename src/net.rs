@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -106,6 +107,15 @@ impl WriteHalf {
             Self::Tcp(half) => half.try_write(buf),
             Self::Unix(half) => half.try_write(buf),
         }
+    }
+
+    /// Ends the connection, though it may be dropped only later.
+    pub fn hang_up(&self) {
+        // One that has ended is refused.
+        let _ = match self {
+            Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Both),
+            Self::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Both),
+        };
     }
 
     /// Ready once the kernel may take more.

@@ -1,5 +1,6 @@
 //! What all threads share.
 
+mod lead;
 mod trust;
 
 use std::sync::atomic::Ordering::Acquire;

@@ -95,6 +95,7 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
         }
     });
     tokio::task::spawn_local(tend(Rc::clone(&worker), ticks));
+    tokio::task::spawn_local(follow(Rc::clone(&worker)));
     // An error means that the assembly has gone, which ends the worker as well.
     let _ = drain.wait_for(|drain| *drain).await;
     accepting.iter().for_each(|task| task.abort());
@@ -112,6 +113,14 @@ async fn tend(worker: Rc<Worker>, mut ticks: watch::Receiver<()>) {
         if worker.context.process.silent_for() >= SILENCE {
             worker.pool.give_up_after(SILENCE);
         }
+    }
+}
+
+/// Leaves a Redis as soon as new connections lead to another one.
+async fn follow(worker: Rc<Worker>) {
+    let mut moves = worker.context.process.moves();
+    while moves.changed().await.is_ok() {
+        worker.pool.leave();
     }
 }
 

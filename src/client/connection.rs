@@ -15,7 +15,10 @@ impl Client {
         if let Some(conn) = &self.pinned {
             return Rc::clone(conn);
         }
-        if let Some(conn) = self.shared.as_ref().filter(|conn| conn.is_alive()) {
+        // What comes over another one would overtake the replies of one that is left.
+        let waits = self.outbox.pending() > 0;
+        let stays = |conn: &&Rc<Conn>| conn.is_alive() || (waits && conn.is_draining());
+        if let Some(conn) = self.shared.as_ref().filter(stays) {
             return Rc::clone(conn);
         }
         let conn = self.pool.shared(&self.key());
@@ -42,6 +45,22 @@ impl Client {
             Way::Wait => Some(Step::Again(Pause::Way)),
             Way::Refused(error) => Some(self.refuse(command, error)),
         }
+    }
+
+    /// What becomes of the next request if the client's connection leads to a Redis that is left; `None`: it does not. Once
+    /// it has its replies, the client takes another shared one. What it has on one of its own is lost.
+    pub(super) fn left_behind(&mut self) -> Option<Step> {
+        if let Some(conn) = &self.pinned {
+            return conn.is_left().then(|| {
+                conn.retire();
+                self.outbox.close();
+                Step::Then(Pause::End)
+            });
+        }
+        // A transaction that has begun to travel in one piece arrives in one piece.
+        let under_way = self.burst > 0 && self.outbox.session.borrow().in_multi();
+        let waits = self.shared.as_ref().is_some_and(|conn| conn.is_draining());
+        (waits && !under_way && self.outbox.pending() > 0).then_some(Step::Again(Pause::Idle))
     }
 
     /// Takes another shared connection, or none; connections count who has them.

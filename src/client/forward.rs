@@ -84,6 +84,9 @@ impl Client {
         if !bursting && self.sent_plainly(&context, command, args, raw) {
             return Step::Done;
         }
+        if let Some(step) = self.left_behind() {
+            return step;
+        }
         let Some((args, labels)) = self.labelled(&commands, command, args) else {
             return self.dispatch(&context, command, args, raw, Labels::default());
         };

@@ -11,7 +11,7 @@ use super::announcement::{self, Announcement, Note};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::Wire;
-use super::{Engine, events};
+use super::{Engine, events, known};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
 use crate::lease::Moment;
@@ -49,6 +49,8 @@ pub(super) struct Feed {
     connected: Cell<bool>,
     /// Counts connections: what was true of an earlier one is not of this one.
     session: Cell<u64>,
+    /// In which era it was made, or is being made.
+    era: Cell<u64>,
     /// What is to be told other proxies before the next barrier.
     unsaid: RefCell<Vec<Announcement>>,
     unsent: RefCell<Barrier>,
@@ -109,6 +111,13 @@ impl Feed {
         self.wake.notify_one();
     }
 
+    /// Ends the connection if it is not of this era.
+    pub fn follow(&self, era: u64) {
+        if self.era.get() != era {
+            self.reconnect("new connections lead to another Redis");
+        }
+    }
+
     /// Tells other proxies, behind what was told before and ahead of the next barrier. False: nobody can be told.
     pub fn say(&self, announcement: Announcement) -> bool {
         let connected = self.connected.get();
@@ -141,7 +150,7 @@ impl Feed {
     /// Resolves once the index reflects every write that Redis executed before the call; false: the feed was
     /// lost. `own` are triggers of our clients that the feed need not cover from then on.
     pub async fn barrier(&self, own: Vec<Firing>, engine: &Engine) -> bool {
-        if !self.connected.get() {
+        if !engine.has_feed() {
             engine.leave(&own);
             return false;
         }
@@ -247,7 +256,6 @@ pub(super) async fn run(engine: Rc<Engine>) {
     let mut was_connected = false;
     loop {
         // What was asked for up to here is served by a new connection.
-        engine.feed.drop.borrow_mut().take();
         engine.feed.changed.set(false);
         match connect(&engine).await {
             Ok(wire) => {
@@ -291,7 +299,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
 
 async fn connect(engine: &Engine) -> Result<Wire, String> {
     let setting_up = async {
-        let mut wire = Wire::connect(&engine.process.upstream, &engine.credentials).await?;
+        let (mut wire, era) = known::dial(&engine.process, &engine.credentials).await?;
+        engine.feed.era.set(era);
+        // What was asked for up to here is served by this connection.
+        engine.feed.drop.borrow_mut().take();
         super::described::learn_commands(engine).await;
         subscribe(engine, &mut wire).await?;
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
@@ -386,6 +397,11 @@ fn take(engine: &Rc<Engine>, wire: &mut Wire) -> Result<(), String> {
 }
 
 impl Engine {
+    /// Whether events flow from the Redis in use.
+    pub(super) fn has_feed(&self) -> bool {
+        self.feed.is_connected() && self.feed.era.get() == self.process.era()
+    }
+
     /// What the feed shows of these triggers' keys from now on is not theirs.
     pub(super) fn leave(&self, own: &[Firing]) {
         for firing in own {

@@ -184,6 +184,8 @@ async fn look_at_redis(engine: &Rc<Engine>) {
     }
     if known::is_another(engine, &identity) {
         engine.process.doubt_redis();
+        // A master that became a replica has been followed by another one.
+        engine.process.look_for_another();
     }
 }
 

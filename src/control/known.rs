@@ -2,16 +2,21 @@
 //! that were deleted since. What was invalidated lately is invalidated again before it is served.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Engine, wire};
+use super::Engine;
+use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
 use crate::doubt::Scope;
+use crate::process::Process;
 
 /// What the journal has behind the name of a Redis that other proxies served as well.
 const WITH_OTHERS: &str = " others";
 /// The pause before Redis is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked where new connections lead, at most, and how long that may take.
+const LOOKS: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What tells one life of one Redis from another, and one load of its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,11 +46,6 @@ impl Identity {
         Self { name, reloads: calls(info, "debug"), swaps: calls(info, "swapdb") }
     }
 
-    /// The run id.
-    fn run(&self) -> &str {
-        self.name.split(' ').next().unwrap_or_default()
-    }
-
     /// Whether the data may have been replaced in between.
     fn is_another(&self, before: &Identity) -> bool {
         self.name != before.name || self.reloads > before.reloads
@@ -63,6 +63,25 @@ fn calls(info: &str, command: &str) -> u64 {
 pub(super) async fn swaps(wire: &mut wire::Wire) -> Option<u64> {
     let info = wire.call(&["INFO", "commandstats"]).await.ok()?;
     Some(Identity::of(&wire::text_of(&info)).swaps)
+}
+
+/// Connects to the Redis in use; the number is its era. New connections may lead to another one: then that is in use.
+pub(super) async fn dial(process: &Process, credentials: &Credentials) -> Result<(Wire, u64), String> {
+    let created = Instant::now();
+    let mut wire = Wire::connect(&process.upstream, credentials).await?;
+    let info = wire.call(&["INFO", "server"]).await.map(|info| wire::text_of(&info));
+    let era = process.leads_to(info.ok().as_deref().map(str::as_bytes), created);
+    era.map(|era| (wire, era)).ok_or_else(|| "it is not the Redis in use".to_owned())
+}
+
+/// Looks where a new connection leads.
+pub(super) async fn look(engine: Rc<Engine>) {
+    if let Some(last) = engine.looked.get() {
+        tokio::time::sleep_until((last + LOOKS).into()).await;
+    }
+    engine.looked.set(Some(Instant::now()));
+    engine.process.looks_for_another();
+    let _ = tokio::time::timeout(PATIENCE, dial(&engine.process, &engine.credentials)).await;
 }
 
 /// Asks Redis who it is.
@@ -113,7 +132,6 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
         engine.rebuild("Redis is another one");
         again(engine, "Redis came back with other data").await;
     }
-    engine.process.saw_run(identity.run());
     if before.is_none_or(|before| before.name != identity.name) {
         note(engine);
     }

@@ -3,14 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::{Notify, oneshot};
 
+use super::known;
 use super::wire::{Credentials, Error, Wire};
-use crate::net::Address;
+use crate::process::Process;
 use crate::resp::encode;
 
 /// How long Redis may take to accept a connection.
@@ -56,35 +58,31 @@ struct Call {
 pub struct Link(Rc<Inner>);
 
 struct Inner {
-    address: Address,
+    process: Arc<Process>,
     credentials: Credentials,
     calls: RefCell<VecDeque<Call>>,
     wake: Notify,
     db: Cell<u32>,
-    /// The connection is to be made anew.
-    reconnects: Cell<bool>,
     connections: prometheus::IntGauge,
 }
 
 impl Link {
-    /// A link to `address`; it connects with its first call.
-    pub fn new(address: Address, credentials: Credentials, connections: prometheus::IntGauge) -> Self {
+    /// A link to Redis; it connects with its first call.
+    pub fn new(process: Arc<Process>, credentials: Credentials, connections: prometheus::IntGauge) -> Self {
         let link = Self(Rc::new(Inner {
-            address,
+            process,
             credentials,
             calls: RefCell::default(),
             wake: Notify::new(),
             db: Cell::new(0),
-            reconnects: Cell::new(false),
             connections,
         }));
         tokio::task::spawn_local(link.clone().run());
         link
     }
 
-    /// Makes the connection anew.
-    pub fn reconnect(&self) {
-        self.0.reconnects.set(true);
+    /// Makes the connection anew if new ones lead to another Redis.
+    pub fn follow(&self) {
         self.0.wake.notify_one();
     }
 
@@ -123,13 +121,12 @@ impl Link {
             while self.0.calls.borrow().is_empty() {
                 self.0.wake.notified().await;
             }
-            let connecting = Wire::connect(&self.0.address, &self.0.credentials);
+            let connecting = known::dial(&self.0.process, &self.0.credentials);
             let error = match tokio::time::timeout(PATIENCE, connecting).await {
-                Ok(Ok(wire)) => {
+                Ok(Ok((wire, era))) => {
                     self.0.db.set(0);
-                    self.0.reconnects.set(false);
                     self.0.connections.inc();
-                    let error = self.serve(wire).await;
+                    let error = self.serve(wire, era).await;
                     self.0.connections.dec();
                     error
                 }
@@ -154,12 +151,12 @@ impl Link {
         }
     }
 
-    async fn serve(&self, mut wire: Wire) -> Error {
+    async fn serve(&self, mut wire: Wire, era: u64) -> Error {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut deadline = tokio::time::Instant::now();
         let error = loop {
-            if self.0.reconnects.take() {
-                break "it is made anew".to_owned();
+            if era != self.0.process.era() {
+                break "new connections lead to another Redis".to_owned();
             }
             if waiting.is_empty() {
                 deadline = tokio::time::Instant::now() + SILENCE;

@@ -39,6 +39,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -95,6 +96,8 @@ struct Engine {
     had_others: Cell<bool>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
+    /// When it was last looked where new connections lead.
+    looked: Cell<Option<Instant>>,
     /// Deletions: nothing slow may stand before them.
     deletes: Link,
     /// Scans, samples, label sets.
@@ -124,7 +127,7 @@ pub async fn run(parts: Parts) {
     let Parts { process, credentials, dry_run, knowledge, mut orders, known, mut reloads } = parts;
     let rules = Arc::clone(&knowledge.borrow().rules);
     let connections = || process.metrics.upstream_connections(ConnectionMode::Control);
-    let link = || Link::new(process.upstream.clone(), credentials.clone(), connections());
+    let link = || Link::new(Arc::clone(&process), credentials.clone(), connections());
     let engine = Rc::new(Engine {
         deletes: link(),
         scans: link(),
@@ -139,6 +142,7 @@ pub async fn run(parts: Parts) {
         mark: Cell::new(0),
         had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
+        looked: Cell::new(None),
         label_changes: label_sets::Changes::default(),
         hears_labels: Cell::new(false),
         heard_others: Cell::new(0),
@@ -210,9 +214,12 @@ impl Engine {
             }
             Order::Rebuild(why) => self.rebuild(why),
             Order::Redial => {
-                self.feed.reconnect("new connections lead to another Redis");
-                self.deletes.reconnect();
-                self.scans.reconnect();
+                self.feed.follow(engine.process.era());
+                self.deletes.follow();
+                self.scans.follow();
+            }
+            Order::Look => {
+                tokio::task::spawn_local(known::look(engine));
             }
             Order::Compare => {
                 tokio::task::spawn_local(known::compare(engine));

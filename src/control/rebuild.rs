@@ -68,7 +68,7 @@ impl Engine {
             }
         }
         // A gap meanwhile has started another one.
-        if self.rebuild.get() != number || !self.feed.is_connected() {
+        if self.rebuild.get() != number || !self.has_feed() {
             return;
         }
         self.process.warmed.store(true, Ordering::Release);
@@ -131,7 +131,7 @@ impl Engine {
 
     /// What is known of labels is all there is, unless there has been another gap.
     fn labels_known(&self, number: u64) {
-        if self.rebuild.get() == number && self.feed.is_connected() {
+        if self.rebuild.get() == number && self.has_feed() {
             self.process.labels_known.store(true, Ordering::Release);
         }
     }

@@ -225,11 +225,6 @@ impl Journal {
         self.shared.state().recent(self.shared.now())
     }
 
-    /// Whether [`Journal::recent`] may have anything.
-    pub fn has_recent(&self) -> bool {
-        self.shared.state().has_recent()
-    }
-
     /// Stops in order: writes what is left and, if `clean`, says so in the file; else whoever comes next has to be as
     /// careful as after a crash. Blocks, for some seconds at most. Later intents are refused.
     pub fn close(&self, clean: bool) {

@@ -92,12 +92,6 @@ impl State {
         self.pending.values()
     }
 
-    /// Whether [`State::recent`] may have anything.
-    pub fn has_recent(&self) -> bool {
-        let (everything, mut tags) = self.recent.entries();
-        everything.is_some() || tags.next().is_some() || !self.pending.is_empty()
-    }
-
     /// What was invalidated within the window, or may be at this moment.
     pub fn recent(&mut self, now: Now) -> Scope {
         self.recent.tidy(now.steady);

@@ -1,10 +1,13 @@
 //! Whether Redis is the one that it was, and what is served until that is known.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::Process;
+use super::lead::{self, Lead, Way};
 use crate::doubt::{self, Scope};
 use crate::fanout;
 use crate::lease::Moment;
@@ -18,8 +21,16 @@ pub struct Trust {
     /// Until it is known, also keys without tags may be stale: they may have had labels. Others are no cached values at
     /// all, so they are not hidden: their readers wait.
     untagged: AtomicBool,
-    /// The run id of the Redis that was seen last.
-    run: RwLock<Option<Arc<str>>>,
+    /// Where new connections lead.
+    lead: Mutex<Lead>,
+    /// How often that was another Redis than before: what is from an earlier era must not be used any more.
+    era: AtomicU64,
+    /// Tells of new eras.
+    moves: watch::Sender<()>,
+    /// The control thread has been asked where they lead, and has not looked yet.
+    looks: AtomicBool,
+    /// It has been said that they lead to several in turn.
+    complained: AtomicBool,
 }
 
 /// The question whether it is.
@@ -37,20 +48,31 @@ impl Trust {
     fn doubted(&self) -> MutexGuard<'_, Doubted> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lead(&self) -> MutexGuard<'_, Lead> {
+        self.lead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Process {
     /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
     pub fn doubt_redis(&self) {
         let mut state = self.trust.doubted();
+        let asks = self.doubt(&mut state, false);
+        drop(state);
+        if asks {
+            self.fanout.order(fanout::Order::Compare);
+        }
+    }
+
+    /// Whether it is to be asked who it is. `replaced`: it has been, and what was invalidated since it was first doubted is in
+    /// doubt as well.
+    fn doubt(&self, state: &mut Doubted, replaced: bool) -> bool {
         state.count += 1;
         // Who compares goes on until nothing was doubted meanwhile.
-        if std::mem::replace(&mut state.comparing, true) {
-            return;
-        }
-        if self.dry_run {
-            state.comparing = false;
-            return;
+        let compares = std::mem::replace(&mut state.comparing, !self.dry_run);
+        if self.dry_run || (compares && !replaced) {
+            return false;
         }
         // Of what other proxies have invalidated not everything may have been heard.
         let recent = if self.is_alone() && !self.had_others.load(Ordering::Acquire) {
@@ -58,12 +80,13 @@ impl Process {
         } else {
             Scope::Everything
         };
-        state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
+        if !state.reason.as_ref().is_some_and(|(reason, _)| reason.covers(&recent)) {
+            state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
+        }
         // Which keys had labels an old Redis knows, not the index.
         let labels = self.labels_used.load(Ordering::Acquire) || self.index.has_had_labels();
         self.trust.untagged.store(state.reason.is_some() && labels, Ordering::Release);
-        drop(state);
-        self.fanout.order(fanout::Order::Compare);
+        !compares
     }
 
     /// Whether also keys without tags are in doubt.
@@ -71,31 +94,88 @@ impl Process {
         self.trust.untagged.load(Ordering::Acquire)
     }
 
-    /// Whether anything was invalidated lately that a Redis with old data would bring back.
-    pub fn has_recent(&self) -> bool {
-        self.journal.has_recent() || !self.is_alone()
-    }
-
-    /// Whether a new connection leads to the Redis that was seen last, as its `INFO server` says. If it does not, that is
-    /// doubted from now on; the connection can be used if it was doubted before `created`, when requests were not yet sent
-    /// to it.
-    pub fn is_same_run(&self, info: &[u8], created: Instant) -> bool {
-        let known = self.trust.run.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(known) = known else { return true };
-        if memchr::memmem::find(info, &[b"run_id:", known.as_bytes()].concat()).is_some() {
-            return true;
+    /// A new connection, which began to be made at `created`, leads to the Redis of which its `INFO server` says this, if it
+    /// is allowed to ask. Returns the era in which it can be used. If that is another Redis than before, a new one begins: the
+    /// connections that there are lead to the old one, to which nothing is sent any more. `None`: it must not be used.
+    pub fn leads_to(&self, info: Option<&[u8]>, created: Instant) -> Option<u64> {
+        let made = self.age_at(created);
+        let mut lead = self.trust.lead();
+        let Some(run) = info.and_then(lead::run_of) else {
+            return lead.was_before(made).then(|| self.era());
+        };
+        match lead.way(run, made, self.age_at(Instant::now())) {
+            Way::Here => {}
+            Way::Elsewhere => self.follow(&mut lead, run, made),
+            Way::Outdated => return None,
+            Way::Back => {
+                if !self.trust.complained.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        upstream = %self.upstream,
+                        "new connections lead to different Redis servers in turn: those that do not lead to the one in \
+                         use are refused for some seconds at a time; let the address lead to one"
+                    );
+                }
+                self.look_for_another();
+                return None;
+            }
         }
-        let doubted = self.trust.doubted();
-        let since = doubted.reason.as_ref().map(|(_, since)| *since);
-        drop(doubted);
-        self.fanout.order(fanout::Order::Redial);
-        self.doubt_redis();
-        since.is_some_and(|since| since < created)
+        Some(self.era())
     }
 
-    /// The Redis that is seen now, by its run id.
+    /// Another Redis is in use from now on.
+    fn follow(&self, lead: &mut Lead, run: &str, made: Duration) {
+        self.index.set_incomplete("new connections lead to another Redis");
+        let mut state = self.trust.doubted();
+        let asks = self.doubt(&mut state, true);
+        // Not before: what is asked of connections that are made from here on is asked in doubt. Nor after the doubt may end:
+        // it must not be the old one that is asked who it is.
+        lead.follow(run, made, self.age_at(Instant::now()));
+        self.trust.era.fetch_add(1, Ordering::AcqRel);
+        drop(state);
+        self.trust.moves.send_replace(());
+        self.fanout.order(fanout::Order::Redial);
+        if asks {
+            self.fanout.order(fanout::Order::Compare);
+        }
+    }
+
+    /// Whether a connection that began to be made at `created` can carry what it has been asked for since. Not if Redis was
+    /// found to be another one meanwhile, and reads were sent to it that would have been answered as misses.
+    pub fn may_carry(&self, created: Instant) -> bool {
+        let was_before = self.trust.lead().was_before(self.age_at(created));
+        was_before || self.trust.doubted().reason.as_ref().is_none_or(|(_, since)| *since < created)
+    }
+
+    /// The present era: how often new connections have led to another Redis than those before them.
+    #[inline]
+    pub fn era(&self) -> u64 {
+        self.trust.era.load(Ordering::Acquire)
+    }
+
+    /// Tells of new eras.
+    pub fn moves(&self) -> watch::Receiver<()> {
+        self.trust.moves.subscribe()
+    }
+
+    /// New connections may lead to another Redis than those that there are: the control thread is to look.
+    pub fn look_for_another(&self) {
+        if !self.trust.looks.swap(true, Ordering::AcqRel) {
+            self.fanout.order(fanout::Order::Look);
+        }
+    }
+
+    /// It looks now: whoever thinks so from now on is to say so.
+    pub fn looks_for_another(&self) {
+        self.trust.looks.store(false, Ordering::Release);
+    }
+
+    /// The run id of the Redis that an earlier process saw last.
     pub fn saw_run(&self, run: &str) {
-        *self.trust.run.write().unwrap_or_else(PoisonError::into_inner) = Some(run.into());
+        *self.trust.lead() = Lead::to(run);
+    }
+
+    fn age_at(&self, time: Instant) -> Duration {
+        time.saturating_duration_since(self.born)
     }
 
     /// How often it was doubted.
@@ -127,5 +207,77 @@ impl Process {
         let comparing = self.trust.doubted().comparing;
         let lost = self.trust.epochs_lost.load(Ordering::Acquire);
         comparing || (lost > 0 && now < lost + window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::fanout::{Handle, Order};
+    use crate::journal::Journal;
+    use crate::metrics::Metrics;
+    use crate::net::Address;
+
+    fn process() -> (Process, UnboundedReceiver<Order>) {
+        let (handle, orders) = Handle::new();
+        let address = Address::Tcp("redis:6379".to_owned());
+        let process = Process::new(address, Metrics::new(), Journal::none(Duration::from_secs(60)), handle);
+        // What others have invalidated is not known, so everything may be back.
+        process.had_others.store(true, Ordering::Release);
+        (process, orders)
+    }
+
+    fn info(run: &str) -> Vec<u8> {
+        format!("# Server\r\nrun_id:{run}\r\n").into_bytes()
+    }
+
+    #[test]
+    fn a_new_era_begins_in_doubt() {
+        let (process, mut orders) = process();
+        let moves = process.moves();
+        assert_eq!(process.leads_to(Some(&info("a")), Instant::now()), Some(0));
+        assert!(!process.doubt.any() && orders.try_recv().is_err());
+        let created = Instant::now();
+        assert_eq!(process.leads_to(Some(&info("b")), created), Some(1));
+        assert!(process.doubt.any() && !process.index.is_complete() && moves.has_changed().unwrap());
+        assert!(matches!(orders.try_recv(), Ok(Order::Redial)));
+        assert!(matches!(orders.try_recv(), Ok(Order::Compare)));
+        assert!(!process.may_carry(created) && process.may_carry(Instant::now()));
+        // One that may not say where it leads was made too early to be believed, or not.
+        assert_eq!(
+            (process.leads_to(None, created), process.leads_to(None, Instant::now())),
+            (None, Some(1))
+        );
+        assert!(process.trust_redis(process.doubts_of_redis()));
+        assert!(process.may_carry(created), "what was invalidated lately is so again");
+    }
+
+    #[test]
+    fn doubt_grows_with_what_was_invalidated_until_redis_is_another_one() {
+        let (process, mut orders) = process();
+        process.leads_to(Some(&info("a")), Instant::now());
+        process.had_others.store(false, Ordering::Release);
+        process.doubt_redis();
+        assert!(matches!(orders.try_recv(), Ok(Order::Compare)));
+        let (doubts, created) = (process.doubts_of_redis(), Instant::now());
+        assert!(!process.doubt.any(), "nothing was invalidated");
+        process.had_others.store(true, Ordering::Release);
+        assert_eq!(process.leads_to(Some(&info("b")), created), Some(1));
+        assert!(process.doubt.any() && !process.may_carry(created));
+        assert!(matches!(orders.try_recv(), Ok(Order::Redial)));
+        assert!(orders.try_recv().is_err(), "who compares goes on");
+        assert!(!process.trust_redis(doubts) && process.doubt.any(), "the answer came from the old one");
+    }
+
+    #[test]
+    fn one_that_was_doubted_already_can_be_used_at_once() {
+        let (process, _orders) = process();
+        process.leads_to(Some(&info("a")), Instant::now());
+        process.doubt_redis();
+        let created = Instant::now();
+        assert_eq!(process.leads_to(Some(&info("b")), created), Some(1));
+        assert!(process.may_carry(created));
     }
 }

@@ -38,6 +38,8 @@ const LONG: Duration = Duration::from_millis(20);
 const TURN: usize = 256 * 1024;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 256 * 1024;
+/// Why a connection cannot be used.
+pub(super) const REPLACED: &str = "Redis has been replaced";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -62,7 +64,7 @@ pub struct Conn {
     /// The proxy knows what state it is in.
     known: Cell<bool>,
     incoming: RefCell<Incoming>,
-    writer: OnceCell<WriteHalf>,
+    pub(super) writer: OnceCell<WriteHalf>,
     pub(super) out: RefCell<BytesMut>,
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
@@ -96,6 +98,8 @@ pub struct Conn {
     pub(super) failed: Cell<bool>,
     /// When it began to be made.
     pub(super) created: Instant,
+    /// In which era it was found to lead to the Redis in use, if it is known where it leads.
+    era: Cell<Option<u64>>,
     /// Since when nobody has it.
     idle_since: Cell<Instant>,
     /// Set-up commands without an answer.
@@ -138,16 +142,14 @@ impl Conn {
             stalled: Cell::new(false),
             failed: Cell::new(false),
             created,
+            era: Cell::new(None),
             idle_since: Cell::new(created),
             setting_up: Cell::new(0),
             behind: RefCell::default(),
         });
         conn.own(Setup::Probe, &[b"PING"]);
         conn.move_to(key);
-        if context.process.has_recent() {
-            // Where it is refused nothing is known: then it is for the feed to notice.
-            conn.own(Setup::Run, &[b"INFO", b"server"]);
-        }
+        conn.own(Setup::Run, &[b"INFO", b"server"]);
         conn.ask_for_scripts();
         conn
     }
@@ -340,8 +342,42 @@ impl Conn {
     }
 
     /// Whether it still can carry requests.
+    #[inline]
     pub fn is_alive(&self) -> bool {
-        *self.phase.borrow() != Phase::Dead && !self.retired.get()
+        *self.phase.borrow() != Phase::Dead && !self.retired.get() && !self.is_left()
+    }
+
+    /// Whether new connections lead to another Redis by now: nothing more is to be sent here.
+    #[inline]
+    pub fn is_left(&self) -> bool {
+        self.era.get().is_some_and(|era| era != self.context.process.era())
+    }
+
+    /// Whether it is left, and replies are still to come.
+    pub fn is_draining(&self) -> bool {
+        self.is_left() && !self.retired.get() && *self.phase.borrow() != Phase::Dead
+    }
+
+    /// Whether it has ever led to the Redis in use.
+    pub(super) fn has_led(&self) -> bool {
+        self.era.get().is_some()
+    }
+
+    /// It leads to the Redis that is in use in that era.
+    pub(super) fn set_era(&self, era: u64) {
+        self.era.set(Some(era));
+    }
+
+    /// New connections lead to another Redis. If this one does not, it ends: shared, once what was sent has been answered.
+    pub(super) fn leave(&self) {
+        if self.is_left() {
+            if self.is_pinned() || !self.is_usable() { self.retire() } else { self.wake() }
+        }
+    }
+
+    /// Whether what was sent has been answered, and nothing more is to be sent.
+    fn is_drained(&self) -> bool {
+        self.is_left() && self.is_idle()
     }
 
     /// Whether it is for one client at a time.
@@ -523,13 +559,19 @@ impl Conn {
                 *waker = Some(cx.waker().clone());
             }
         }
+        if self.is_drained() {
+            self.retired.set(true);
+        }
         if self.retired.get() {
-            return Poll::Ready("retired".to_owned());
+            return Poll::Ready(if self.is_left() { REPLACED } else { "retired" }.to_owned());
         }
         if let Poll::Ready(error) = self.poll_flush(cx, write) {
             return Poll::Ready(error);
         }
         let read = self.poll_replies(cx, read);
+        if self.is_drained() {
+            self.wake();
+        }
         // Replies may have made new requests possible at once.
         match self.poll_flush(cx, write) {
             Poll::Ready(error) => Poll::Ready(error),

@@ -14,10 +14,14 @@ impl Conn {
     pub(super) fn fail(&self, reason: &str) {
         // Before the set-up has succeeded nothing of a client is sent.
         let sent = self.is_usable();
-        if self.is_open() && !self.is_retired() {
+        if self.has_led() && !self.is_retired() {
             self.context.process.doubt_redis();
         }
         *self.phase.borrow_mut() = Phase::Dead;
+        if let Some(writer) = self.writer.get() {
+            // Silent clients may have it for long.
+            writer.hang_up();
+        }
         self.context.upstream_gauge(self.mode.get()).dec();
         *self.out.borrow_mut() = BytesMut::new();
         *self.behind.borrow_mut() = BytesMut::new();

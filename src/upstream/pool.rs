@@ -306,7 +306,7 @@ impl Pool {
             *self.no_detour.borrow_mut() = Some((Instant::now(), reason.to_owned()));
             return;
         }
-        if conn.is_pinned() || conn.is_retired() {
+        if conn.is_pinned() || conn.is_retired() || conn.is_left() {
             return;
         }
         if was_open && conn.has_users() {
@@ -325,6 +325,12 @@ impl Pool {
     /// Redis answers nobody: ends the connections on which a reply has been waited for that long.
     pub fn give_up_after(&self, patience: Duration) {
         self.all.borrow().iter().filter_map(Weak::upgrade).for_each(|conn| conn.give_up_after(patience));
+    }
+
+    /// New connections lead to another Redis: ends those that do not. Clients that had one of their own are disconnected, as
+    /// if that Redis had died; the others go on once they have their replies.
+    pub fn leave(&self) {
+        self.all.borrow().iter().filter_map(Weak::upgrade).for_each(|conn| conn.leave());
     }
 
     /// Closes everything that no client uses.

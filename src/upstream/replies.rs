@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::conn::Conn;
+use super::conn::{Conn, REPLACED};
 use super::expected::{Expected, Pending, Setup, Special};
 use super::pubsub::{self, Class};
 use crate::accounting::{Account, NOPERM, ReadKey, Reader, Seen, Watch};
@@ -287,9 +287,16 @@ impl Incoming {
             }
             (Setup::Run, error) => {
                 let text = std::mem::take(&mut self.setup_text);
-                if error.is_none() && !conn.context.process.is_same_run(&text, conn.created) {
-                    return Err("Redis has been replaced".to_owned());
+                let process = &conn.context.process;
+                if error.is_some() {
+                    // The proxy's own user may be allowed to ask.
+                    process.look_for_another();
                 }
+                let era = process.leads_to(error.is_none().then_some(&text), conn.created);
+                let Some(era) = era.filter(|_| process.may_carry(conn.created)) else {
+                    return Err(REPLACED.to_owned());
+                };
+                conn.set_era(era);
             }
             (Setup::Scripts, error) => {
                 conn.answered_scripts(error.as_deref(), self.setup_reply);
@@ -298,6 +305,9 @@ impl Incoming {
             _ => {}
         }
         if setup != Setup::Ignore {
+            if conn.is_left() {
+                return Err(REPLACED.to_owned());
+            }
             conn.set_up();
         }
         Ok(())

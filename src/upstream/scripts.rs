@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::conn::Conn;
 use super::expected::Setup;
-use crate::accounting::NOPERM;
+use crate::accounting::{NOPERM, READONLY};
 use crate::lease::script::{self, Short};
 use crate::outbox::Outbox;
 use crate::resp::Head;
@@ -96,8 +96,12 @@ impl Conn {
         });
     }
 
-    /// A command was answered like that: if it was a matter of rights, they may be others than they were.
+    /// A command was answered like that: if it was a matter of rights, they may be others than they were. Who meets a replica
+    /// may find the master elsewhere by now.
     pub(super) fn note_error(&self, head: &Head<'_>) {
+        if *head == Head::Error(READONLY) {
+            self.context.process.look_for_another();
+        }
         if *head == Head::Error(NOPERM) && self.scripts.get() != Scripts::Asked {
             self.scripts.set(Scripts::Unknown);
         }

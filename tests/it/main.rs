@@ -37,3 +37,4 @@ mod tags;
 mod transactions;
 mod triggers;
 mod upstream_loss;
+mod upstream_moves;

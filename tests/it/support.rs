@@ -368,15 +368,20 @@ impl Client {
 
     /// The raw bytes of the next reply.
     pub fn raw(&mut self) -> Vec<u8> {
+        let reply = self.try_raw();
+        let unread = String::from_utf8_lossy(&self.unread);
+        reply.unwrap_or_else(|| panic!("the connection was closed; unread: {unread:?}"))
+    }
+
+    /// Likewise; `None`: the connection was closed.
+    pub fn try_raw(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(length) = complete(&self.unread) {
-                return self.unread.drain(..length).collect();
+                return Some(self.unread.drain(..length).collect());
             }
-            assert!(
-                self.fill(),
-                "the connection was closed; unread: {:?}",
-                String::from_utf8_lossy(&self.unread)
-            );
+            if !self.fill() {
+                return None;
+            }
         }
     }
 
