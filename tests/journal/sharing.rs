@@ -27,7 +27,9 @@ fn who_lives_keeps_its_file() {
     assert_eq!(files(folder.path(), "log").len(), 2);
     // The crash of both.
     let (_, recovered) = open(crashed(folder.path()).path());
-    assert_eq!((pending(&recovered), recovered.unclean), (vec!["b".to_owned(), "a".to_owned()], true));
+    let mut found = pending(&recovered);
+    found.sort_unstable();
+    assert_eq!((found, recovered.unclean), (vec!["a".to_owned(), "b".to_owned()], true));
 }
 
 #[test]
