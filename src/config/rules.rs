@@ -2,6 +2,7 @@
 //! is for the compiler of the rules to say; here it is only whether everything needed is there. The prefix alone is
 //! asked about here, since it may come from a variable, which only this module knows.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::duration::parse_duration;
@@ -121,8 +122,8 @@ fn not_empty(text: &str) -> Result<String, String> {
 
 /// The name of a command that writes. What is not known may be a module's.
 fn command(text: &str) -> Result<String, String> {
-    let commands = Commands::builtin();
-    match commands.by_name(text) {
+    static COMMANDS: LazyLock<Commands> = LazyLock::new(Commands::builtin);
+    match COMMANDS.by_name(text) {
         Some(command) if command.is_write() => any(text),
         Some(_) => Err(format!(
             "{} writes nothing, so it would never fire; write the names of commands that do",
@@ -131,7 +132,7 @@ fn command(text: &str) -> Result<String, String> {
         None if text.contains('.') => any(text),
         None => {
             let names: Vec<&str> =
-                commands.iter().filter(|one| one.is_write()).map(|one| &*one.name).collect();
+                COMMANDS.iter().filter(|one| one.is_write()).map(|one| &*one.name).collect();
             let meant = nearest(text, &names).map(str::to_uppercase);
             let meant = meant.unwrap_or_else(|| "SET".to_owned());
             Err(format!("{} is no command of Redis; write its name, such as \"{meant}\"", shown(text)))

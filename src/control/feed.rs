@@ -309,7 +309,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         let enabled = enable_events(&mut wire).await;
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
-        engine.feed.swaps.set(super::known::swaps(&mut wire).await);
+        engine.feed.swaps.set(known::swaps(&mut wire).await);
         Ok(wire)
     };
     let patience = Duration::from_secs(10);
