@@ -221,18 +221,28 @@ impl Context {
     }
 
     /// Asks the journal to note an intent, together with all others that are asked for in this turn.
-    pub async fn intend(&self, scope: Scope, what: String) -> Result<IntentId, String> {
+    pub fn intend(
+        &self,
+        scope: Scope,
+        what: String,
+    ) -> impl Future<Output = Result<IntentId, String>> + use<> {
         let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
         self.turn.notify_one();
-        self.relay.wait(noted).await
+        let relay = self.relay.clone();
+        async move { relay.wait(noted).await }
     }
 
     /// Asks for a fan-out, together with all others that are asked for in this turn. `None`: the process ends.
-    pub async fn fan_out(&self, cause: fanout::Cause, fired: Vec<Firing>) -> Option<u64> {
+    pub fn fan_out(
+        &self,
+        cause: fanout::Cause,
+        fired: Vec<Firing>,
+    ) -> impl Future<Output = Option<u64>> + use<> {
         let (order, done) = self.process.fanout.prepare(cause, fired);
         self.orders.borrow_mut().push(order);
         self.turn.notify_one();
-        self.relay.wait(done).await.ok()
+        let relay = self.relay.clone();
+        async move { relay.wait(done).await.ok() }
     }
 
     /// Hands over what was asked for in a turn at its end: its task runs behind those of the clients that could be

@@ -1,6 +1,7 @@
 //! What a client is still to get: the bytes of replies, in order, bounded; and what its task waits for.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::task::{Poll, Waker};
 
@@ -46,7 +47,7 @@ pub struct Outbox {
     free: Cell<Option<usize>>,
     /// Unsent bytes beyond which the client is cut.
     limit: usize,
-    verdict: RefCell<Option<Verdict>>,
+    verdicts: RefCell<VecDeque<Verdict>>,
     /// The reply to what the proxy asked on the client's behalf.
     captured: RefCell<BytesMut>,
     pending: Cell<u32>,
@@ -78,7 +79,7 @@ impl Outbox {
             out: RefCell::default(),
             free: Cell::new(None),
             limit,
-            verdict: RefCell::default(),
+            verdicts: RefCell::default(),
             captured: RefCell::default(),
             pending: Cell::new(0),
             closing: Cell::new(false),
@@ -167,23 +168,15 @@ impl Outbox {
         self.captured.take()
     }
 
-    /// What a held reply told; there is at most one at a time that matters.
+    /// What a held reply told.
     pub fn judge(&self, verdict: Verdict) {
-        let mut slot = self.verdict.borrow_mut();
-        match &mut *slot {
-            Some(earlier) => {
-                earlier.fired.extend(verdict.fired);
-                earlier.idle.extend(verdict.idle);
-            }
-            None => *slot = Some(verdict),
-        }
-        drop(slot);
+        self.verdicts.borrow_mut().push_back(verdict);
         self.wake();
     }
 
-    /// The verdict on a held reply, if it has arrived.
+    /// The verdict on the first held reply that was not asked about yet, if it has arrived.
     pub fn take_verdict(&self) -> Option<Verdict> {
-        self.verdict.take()
+        self.verdicts.borrow_mut().pop_front()
     }
 
     /// Writes as much as the kernel takes; returns how many bytes that were. What remains is written by the

@@ -419,7 +419,8 @@ impl Client {
             });
         }
         if hold {
-            Step::Then(Pause::Verdict(extra.after))
+            self.held.push(extra.after);
+            Step::Then(Pause::Verdict)
         } else if forward.sync {
             Step::Then(Pause::Idle)
         } else {

@@ -24,7 +24,7 @@ impl Client {
     ) -> Option<Step> {
         let (scope, what) = self.may_invalidate(context, command, args, kind)?;
         match &self.intent {
-            None => Some(Step::Again(Pause::Intent(scope, what))),
+            None => Some(Step::Again(Pause::Intent(vec![(scope, what)]))),
             Some(Ok(_)) => None,
             Some(Err(error)) => {
                 let error = error.clone();
@@ -96,7 +96,7 @@ impl Client {
             Some(Err(error)) => return Some(self.refuse(command, format!("ERR {error}"))),
             None => {
                 let (scope, what) = of(&self.context, account.firings())?;
-                return Some(Step::Again(Pause::Intent(scope, what)));
+                return Some(Step::Again(Pause::Intent(vec![(scope, what)])));
             }
         }
         None

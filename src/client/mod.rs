@@ -3,7 +3,7 @@
 //! `input` keeps what has been read and not used, `forward` sends requests upstream, `plain` those about which nothing is
 //! remarkable, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
-//! what a request reads, writes and fires, `tag` answers the commands that the proxy adds, `with` those that label what they
+//! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that the proxy adds, `with` those that label what they
 //! write, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
 //! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
 
@@ -17,6 +17,7 @@ mod intent;
 mod labels;
 mod outcome;
 mod plain;
+mod row;
 mod stream;
 mod tag;
 mod transaction;
@@ -26,6 +27,7 @@ mod wait;
 mod with;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -88,6 +90,10 @@ pub struct Client {
     broken: bool,
     /// The journal has noted what the next request may invalidate, or why it cannot.
     intent: Option<Result<IntentId, String>>,
+    /// Likewise what those behind it may invalidate.
+    row: VecDeque<IntentId>,
+    /// What follows once the replies have arrived that are held.
+    held: Vec<After>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
     /// SWAPDB is among what was queued since MULTI.
@@ -125,14 +131,14 @@ enum Pause {
     Standing,
     /// The key is filled, or this much time is over.
     Fill(KeyHash, Moment),
-    /// The journal has noted what the next request may invalidate.
-    Intent(Scope, String),
+    /// The journal has noted what the next requests may invalidate, one behind the other.
+    Intent(Vec<(Scope, String)>),
     /// It is known whether fills can be sent as scripts.
     Scripts,
     /// These keys are not in doubt any more.
     Doubt(Vec<trust::Place>),
-    /// The verdict on the request that was just sent.
-    Verdict(After),
+    /// The verdicts on what was sent whose replies are held.
+    Verdict,
     /// A command of the proxy's own.
     Tag(TagCommand, OwnedArgs),
     /// A command that labels follow.
@@ -206,6 +212,8 @@ impl Client {
             doubted: None,
             broken: false,
             intent: None,
+            row: VecDeque::new(),
+            held: Vec::new(),
             next: Vec::new(),
             swap_queued: false,
             labels_queued: Vec::new(),
@@ -342,13 +350,24 @@ impl Client {
                         Step::Done => {
                             self.burst = self.burst.saturating_sub(1);
                             self.input.advance(len);
+                            if self.is_in_row() && !self.goes_on() {
+                                return Some(Pause::Verdict);
+                            }
                         }
-                        Step::Again(pause) => {
+                        Step::Then(Pause::Verdict) if self.goes_on() => {
                             self.burst = 0;
+                            self.input.advance(len);
+                        }
+                        Step::Again(mut pause) => {
+                            self.burst = 0;
+                            if let Pause::Intent(row) = &mut pause {
+                                row.extend(self.triggers_behind(&buf[start..]));
+                            }
                             return Some(pause);
                         }
                         Step::Then(pause) => {
                             self.burst = 0;
+                            self.end_row();
                             self.input.advance(len);
                             return Some(pause);
                         }
@@ -480,6 +499,7 @@ impl Client {
         self.not_executed();
         self.abandon_labels();
         self.drop_intent();
+        self.end_row();
         if let Some(conn) = self.pinned.take() {
             let tainted = self.outbox.session.borrow().needs_own();
             if tainted || self.passing.is_some() || self.outbox.pending() > 0 {

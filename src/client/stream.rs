@@ -140,7 +140,7 @@ impl Client {
                 if let Some((scope, what)) = self.may_invalidate(&context, command, args, kind) {
                     self.passing = Some(stream);
                     self.last = Some(last.to_vec());
-                    return Some(Pause::Intent(scope, what));
+                    return Some(Pause::Intent(vec![(scope, what)]));
                 }
             }
             Some(Ok(intent)) => self.intent = Some(Ok(intent)),

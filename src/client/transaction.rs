@@ -14,7 +14,7 @@ impl Client {
         let is = |args: Args<'_>, name: &[u8]| {
             args.len() == 1 && args.get(0).is_some_and(|word| word.eq_ignore_ascii_case(name))
         };
-        if !is(first, b"multi") || rest.is_empty() || !self.may_burst() {
+        if !is(first, b"multi") || rest.is_empty() || !self.travels_plainly() {
             return 0;
         }
         let commands = self.context.commands.borrow();
@@ -46,8 +46,8 @@ impl Client {
         0
     }
 
-    /// Whether the client's state lets a transaction travel on the shared connection.
-    fn may_burst(&self) -> bool {
+    /// Whether the client's state lets requests that belong together travel on the shared connection.
+    pub(super) fn travels_plainly(&self) -> bool {
         let session = self.outbox.session.borrow();
         // What waits for keys in doubt must not hold up others.
         !self.context.process.doubt.any()

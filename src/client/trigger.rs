@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use super::forward::Extra;
-use super::{Client, Deleted, FANOUT_PATIENCE, trust};
+use super::{Client, Deleted, trust};
 use crate::accounting::{Account, Firing, Queued, ReadKey, ReadKeys, Reading, TriggerLabel, Watch};
 use crate::command::{Command, FireCondition, KeyUse, Kind, Reads};
 use crate::context::Context;
@@ -310,22 +310,20 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     client.context.fan_out_detached("direct", others);
 }
 
-/// Fans out what fired, and waits for it, but not for ever: until it is done reads of the keys are answered as misses.
-/// False: it will not be done, because the process ends.
-pub(super) async fn fan_out(client: &Client, fired: Vec<Firing>) -> bool {
+/// Fans out what fired. False: it will not be done, because the process ends.
+pub(super) fn fan_out(client: &Client, fired: Vec<Firing>) -> impl Future<Output = bool> + use<> {
     let process = &client.context.process;
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
-    if fired.iter().all(Firing::only_covers) {
+    let done = if fired.iter().all(Firing::only_covers) {
         process.fanout.detached(cause, fired);
-        return true;
-    }
-    let done = client.context.fan_out(cause, fired);
-    match tokio::time::timeout(FANOUT_PATIENCE, done).await {
-        Ok(done) => done.is_some(),
-        Err(_) => {
-            let client = &client.outbox.peer;
-            tracing::warn!(%client, "a fan-out takes long: its writer is answered, the fan-out goes on");
-            true
+        None
+    } else {
+        Some(client.context.fan_out(cause, fired))
+    };
+    async move {
+        match done {
+            Some(done) => done.await.is_some(),
+            None => true,
         }
     }
 }

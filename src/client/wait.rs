@@ -8,8 +8,8 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::intent::take_intents;
-use super::{After, Client, Deleted, Pause, fill, labels, tag, trigger, with};
-use crate::accounting::Verdict;
+use super::{After, Client, Deleted, FANOUT_PATIENCE, Pause, fill, labels, tag, trigger, with};
+use crate::accounting::{Firing, Verdict};
 use crate::context::READ;
 use crate::failpoint;
 use crate::fanout::Order;
@@ -30,6 +30,10 @@ impl Client {
     /// Waits as `pause` says. False: the connection ends.
     pub(super) async fn rest(&mut self, pause: Pause) -> bool {
         self.context.flush_dirty();
+        if !self.held.is_empty() {
+            // Whatever else is to come: what these have fired must be fanned out.
+            self.judge().await;
+        }
         match pause {
             Pause::End => return false,
             Pause::Idle => {
@@ -54,8 +58,8 @@ impl Client {
                 }
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
-            Pause::Intent(scope, what) => {
-                self.intent = Some(self.context.intend(scope, what).await);
+            Pause::Intent(row) => {
+                self.note_row(row).await;
                 failpoint::pass("intent noted");
             }
             Pause::Scripts => {
@@ -63,7 +67,7 @@ impl Client {
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
             }
             Pause::Doubt(places) => self.until_trusted(&places).await,
-            Pause::Verdict(after) => self.verdict(after).await,
+            Pause::Verdict => {}
             Pause::Follow(args) => with::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
@@ -118,11 +122,45 @@ impl Client {
         self.read.poll_gone(cx).is_ready()
     }
 
-    /// Waits for the reply that is held, fans out what it fired, and lets it go.
-    pub(super) async fn verdict(&mut self, after: After) {
-        // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
-        // effect must not be forgotten.
-        let Some(mut verdict) = self.next_verdict().await else { return };
+    /// Waits for the replies that are held, fans out what they fired, and lets them go.
+    pub(super) async fn judge(&mut self) {
+        let mut fanouts = vec![];
+        let mut settled = vec![];
+        let mut undone = true;
+        for mut after in std::mem::take(&mut self.held) {
+            // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
+            // effect must not be forgotten.
+            let Some(verdict) = self.next_verdict().await else { break };
+            settled.extend(after.settled.take().map(|settled| (settled, verdict.head)));
+            let (fired, is_clean) = self.verdict(verdict, after).await;
+            undone &= is_clean;
+            if !fired.is_empty() {
+                fanouts.push(trigger::fan_out(self, fired));
+            }
+        }
+        let patience = tokio::time::timeout(FANOUT_PATIENCE, async {
+            let mut done = true;
+            for fanout in fanouts {
+                done &= fanout.await;
+            }
+            done
+        });
+        // Dropping it does not end the fan-outs.
+        let done = patience.await.unwrap_or_else(|_| {
+            let client = &self.outbox.peer;
+            tracing::warn!(%client, "a fan-out takes long: its writer is answered, the fan-out goes on");
+            true
+        });
+        if !undone || !done {
+            return self.outbox.close();
+        }
+        settled.iter().for_each(|(settled, head)| self.context.settled(settled, head));
+        self.outbox.release();
+    }
+
+    /// Does what follows the reply, except for the fan-out of what it has fired, which is given back. False: it could not all
+    /// be done.
+    async fn verdict(&mut self, mut verdict: Verdict, after: After) -> (Vec<Firing>, bool) {
         if !verdict.fired.is_empty() {
             failpoint::pass("trigger answered");
         }
@@ -141,20 +179,14 @@ impl Client {
         let written =
             |one: &fill::Unwrapped| unknown || one.condition.fired(&verdict.head) || in_multi(&verdict.head);
         let unwrapped = after.unwrapped.into_iter().filter(written).collect();
-        let undone = fill::undo_stale(&self.context, unwrapped).await;
+        let is_clean = fill::undo_stale(&self.context, unwrapped).await;
         let intents = take_intents(&mut verdict.idle);
         match verdict.fired.first_mut() {
             Some(fired) => fired.intents.extend(intents),
             None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent)),
         }
         trigger::not_fired(self, verdict.idle);
-        if !undone || (!verdict.fired.is_empty() && !trigger::fan_out(self, verdict.fired).await) {
-            return self.outbox.close();
-        }
-        if let Some(settled) = after.settled {
-            self.context.settled(&settled, &verdict.head);
-        }
-        self.outbox.release();
+        (verdict.fired, is_clean)
     }
 
     /// The verdict on the request that was just sent; `None`: there will be none.
@@ -189,7 +221,7 @@ impl Client {
     async fn forget_unseen(&self, keys: Vec<(u32, Box<[u8]>)>) {
         if !keys.is_empty() {
             let known = self.context.process.fanout.ask(|reply| Order::Learn(keys, reply));
-            let _ = tokio::time::timeout(super::FANOUT_PATIENCE, known).await;
+            let _ = tokio::time::timeout(FANOUT_PATIENCE, known).await;
         }
     }
 

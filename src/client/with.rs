@@ -218,7 +218,7 @@ async fn dispatch(
         extra = Extra { hold, after: After { labelled, carried, ..After::default() }, ..Extra::default() };
     }
     match client.forward(&context, command, inner, None, forward, extra) {
-        Step::Then(Pause::Verdict(after)) => client.verdict(after).await,
+        Step::Then(Pause::Verdict) => client.judge().await,
         Step::Then(Pause::Idle) => _ = client.until(|o| (o.pending() == 0).then_some(())).await,
         // There was no connection for it.
         Step::Then(Pause::End) => client.outbox.close(),

@@ -27,6 +27,7 @@ mod pinned;
 mod proxies;
 mod races;
 mod redis_rs;
+mod rows;
 mod smoke;
 mod standing;
 mod standing_connections;
