@@ -225,12 +225,13 @@ impl Conn {
         Ok(())
     }
 
-    /// Queues a command of the proxy's own.
+    /// Queues a command of the proxy's own. Commands are sent in the order in which their replies are queued: what clients
+    /// wait for goes before any of their requests, anything else keeps its place among them.
     pub(super) fn own(&self, setup: Setup, args: &[&[u8]]) {
-        let blocks = matches!(setup, Setup::Must | Setup::Probe | Setup::Run | Setup::Scripts);
-        self.setting_up.set(self.setting_up.get() + u32::from(blocks));
-        // What need not succeed keeps its place among the clients' requests.
-        let buffer = if blocks || self.setting_up.get() == 0 { &self.out } else { &self.behind };
+        self.setting_up.set(self.setting_up.get() + u32::from(setup.blocks()));
+        let is_next = self.behind.borrow().is_empty();
+        debug_assert!(is_next || !setup.blocks(), "it would overtake requests of clients");
+        let buffer = if is_next { &self.out } else { &self.behind };
         encode::request(&mut buffer.borrow_mut(), args);
         if self.is_idle() {
             self.heard.set(self.context.now());

@@ -150,6 +150,13 @@ pub enum Setup {
     Ignore,
 }
 
+impl Setup {
+    /// Whether clients' requests wait until it has succeeded.
+    pub fn blocks(self) -> bool {
+        matches!(self, Self::Must | Self::Probe | Self::Run)
+    }
+}
+
 /// What the next reply is.
 #[derive(Debug)]
 pub enum Expected {

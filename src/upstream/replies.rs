@@ -300,11 +300,13 @@ impl Incoming {
             }
             (Setup::Scripts, error) => {
                 conn.answered_scripts(error.as_deref(), self.setup_reply);
+                // Clients with something to fill wait to know.
+                conn.make_room();
             }
             (Setup::Must, Some(error)) => return Err(error),
             _ => {}
         }
-        if setup != Setup::Ignore {
+        if setup.blocks() {
             if conn.is_left() {
                 return Err(REPLACED.to_owned());
             }

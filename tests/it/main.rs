@@ -28,6 +28,7 @@ mod proxies;
 mod races;
 mod redis_rs;
 mod rows;
+mod set_up;
 mod smoke;
 mod standing;
 mod standing_connections;
