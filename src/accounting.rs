@@ -42,7 +42,7 @@ pub struct ReadKey {
 pub enum Seen {
     /// It is there.
     Hit,
-    /// It is there, but not all of what was asked for: it counts as a hit, and the client may add the rest.
+    /// It is there, as it seems, but not all of what was asked for: it counts as a hit, and the client may add the rest.
     Part,
     /// It is not.
     Miss,
@@ -108,17 +108,21 @@ impl Reading {
         let seen = |hit: bool| if hit { Seen::Hit } else { Seen::Miss };
         match tally.finish() {
             Outcome::Uncounted => {}
-            Outcome::All(true) if tally.lacks_some() => {
+            // Of several keys one may be missing all the same.
+            Outcome::All(true)
+                if tally.lacks_some() || (self.keys.len() > 1 && self.reads == Reads::Value) =>
+            {
                 self.keys.iter().for_each(|key| count(*key, Seen::Part));
             }
             Outcome::All(hit) => self.keys.iter().for_each(|key| count(*key, seen(hit))),
             Outcome::PerKey(hits) => {
                 self.keys.iter().zip(hits).for_each(|(key, hit)| count(*key, seen(*hit)));
             }
-            // Exact where the keys are of one family. Others are asked for one by one, except inside MULTI, where
-            // the first ones are taken to be there.
+            // The counts are exact where the keys are of one family. Others are asked for one by one, except inside MULTI,
+            // where the first ones are taken to be there. Any of them may be the missing one.
             Outcome::Some(hits) => {
-                self.keys.iter().enumerate().for_each(|(i, key)| count(*key, seen((i as u64) < hits)));
+                let seen = |i: usize| if (i as u64) < hits { Seen::Part } else { Seen::Miss };
+                self.keys.iter().enumerate().for_each(|(i, key)| count(*key, seen(i)));
             }
         }
     }

@@ -42,6 +42,8 @@ pub struct Context {
     pub has_rules: Cell<bool>,
     /// How long fills of each family are watched after their miss; 0: they are not.
     windows: RefCell<Vec<Moment>>,
+    /// The longest of them.
+    longest_window: Cell<Moment>,
     /// Whether what no proxy knows to be fresh is undone, likewise.
     strict: RefCell<Vec<bool>>,
     /// Whether the misses of any family are coalesced, and how long reads of each may wait.
@@ -89,6 +91,7 @@ impl Context {
             matcher: RefCell::new(rules.matcher()),
             has_rules: Cell::new(false),
             windows: RefCell::default(),
+            longest_window: Cell::new(0),
             strict: RefCell::default(),
             coalesces: Cell::new(false),
             longest_waits: RefCell::default(),
@@ -122,7 +125,9 @@ impl Context {
             false => 0,
         };
         *self.strict.borrow_mut() = rules.families().iter().map(|family| family.strict_fills).collect();
-        *self.windows.borrow_mut() = rules.families().iter().map(window).collect();
+        let windows: Vec<Moment> = rules.families().iter().map(window).collect();
+        self.longest_window.set(windows.iter().copied().max().unwrap_or(0));
+        *self.windows.borrow_mut() = windows;
         self.set_coalesced(rules.families());
     }
 
@@ -151,8 +156,13 @@ impl Context {
         if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0)) {
             if seen == Seen::Miss { counter.miss(1) } else { counter.hit(1) }
         }
-        if seen != Seen::Hit && key.watch != Watch::No {
-            self.missed(client, key);
+        match seen {
+            Seen::Hit if key.watch == Watch::Tagged => {
+                let clock = self.process.epochs.clock();
+                client.hits.borrow_mut().found(key.hash, clock, self.moment());
+            }
+            Seen::Miss | Seen::Part if key.watch != Watch::No => self.missed(client, key),
+            _ => {}
         }
     }
 
@@ -187,6 +197,12 @@ impl Context {
         !process.leases.is_idle(self.moment()) || process.tells_fills()
     }
 
+    /// Whether the client's request may have waited here for so long that the miss which it fills is over.
+    #[inline]
+    pub fn may_fill_late(&self, client: &Outbox) -> bool {
+        client.has_waited(self.moment()) > self.longest_window() / 2
+    }
+
     /// Whether fills of this family are protected.
     #[inline]
     pub fn protects(&self, family: FamilyId) -> bool {
@@ -206,7 +222,7 @@ impl Context {
 
     /// The longest of these times.
     pub fn longest_window(&self) -> Moment {
-        self.windows.borrow().iter().copied().max().unwrap_or(0)
+        self.longest_window.get()
     }
 
     /// The time in milliseconds since the process started, as of the last event of this thread.
@@ -265,7 +281,11 @@ impl Context {
     pub fn tick(&self) {
         let now = Instant::now();
         self.now.set(now);
-        self.moment.set(self.process.moment_of(now));
+        let moment = self.process.moment_of(now);
+        self.moment.set(moment);
+        if self.process.leases.stood_still(moment, self.longest_window.get()) {
+            self.process.leases.runs(moment, self.longest_window.get());
+        }
     }
 
     /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many

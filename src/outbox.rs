@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
 use crate::backlog::Backlog;
-use crate::lease::Client;
+use crate::lease::{Client, Hits, Moment};
 use crate::net::WriteHalf;
 use crate::session::Session;
 
@@ -56,6 +56,12 @@ pub struct Outbox {
     used: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     average: Cell<usize>,
+    /// Keys that it has read and that were there.
+    pub hits: RefCell<Hits>,
+    /// How many replies have arrived, counted round and round.
+    answered: Cell<u32>,
+    /// Since when its task may not have looked at what has come.
+    waiting_since: Cell<Option<Moment>>,
     muted: Cell<bool>,
     /// Replies that may be on their way at once: grows as replies arrive.
     window: Cell<u32>,
@@ -86,6 +92,9 @@ impl Outbox {
             used: Cell::new(false),
             waker: RefCell::default(),
             average: Cell::new(64),
+            hits: RefCell::default(),
+            answered: Cell::new(0),
+            waiting_since: Cell::new(None),
             muted: Cell::new(false),
             window: Cell::new(FIRST_WINDOW),
             paused: Cell::new(None),
@@ -95,6 +104,23 @@ impl Outbox {
     /// Who it is when it misses and fills keys.
     pub fn lessee(&self) -> Client {
         Client { id: self.id, host: self.host }
+    }
+
+    /// Its task begins to wait for something else than requests.
+    pub fn waits(&self, now: Moment) {
+        self.waiting_since.set(self.waiting_since.get().or(Some(now)));
+    }
+
+    /// Its task has looked at all that has come.
+    #[inline]
+    pub fn has_looked(&self) {
+        self.waiting_since.set(None);
+    }
+
+    /// How long its present request may have waited for its task, in milliseconds.
+    #[inline]
+    pub fn has_waited(&self, now: Moment) -> Moment {
+        self.waiting_since.get().map_or(0, |since| now.saturating_sub(since))
     }
 
     /// Whether the client is to get nothing until further notice: it wants no reply to what is being done.
@@ -246,6 +272,7 @@ impl Outbox {
     pub fn arrived(&self, bytes: usize) {
         let left = self.pending.get().saturating_sub(1);
         self.pending.set(left);
+        self.answered.set(self.answered.get().wrapping_add(1));
         self.average.set((self.average.get() * 7 + bytes) / 8);
         self.window.set((self.window.get() + 1).min(LAST_WINDOW));
         if self.paused.get().is_some_and(|resume_at| left == 0 || left == resume_at) {
@@ -257,6 +284,16 @@ impl Outbox {
     /// on its way, or, for a change of connection, until there is none.
     pub fn set_paused(&self, paused: bool) {
         self.paused.set(paused.then(|| self.most_pending() / 2));
+    }
+
+    /// A number that [`Outbox::has_answered`] knows once all that is expected now has arrived.
+    pub fn last_expected(&self) -> u32 {
+        self.answered.get().wrapping_add(self.pending.get())
+    }
+
+    /// Whether all has arrived that was expected when [`Outbox::last_expected`] gave this number.
+    pub fn has_answered(&self, number: u32) -> bool {
+        self.answered.get().wrapping_sub(number) <= u32::MAX / 2
     }
 
     /// Replies that are expected.

@@ -12,6 +12,9 @@ use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{KeyClass, Tag};
 
+/// With so many fills it is looked which of them have been answered.
+const MOST_FILLS: usize = 256;
+
 /// A write whose keys have to be looked at behind it, because no script can do it with it.
 #[derive(Clone, Debug)]
 pub(super) struct Unwrapped {
@@ -32,16 +35,28 @@ pub(super) fn checks(
     labels: &[Tag],
 ) -> Vec<Check> {
     let process = &context.process;
-    if !command.is_write() || (labels.is_empty() && !context.may_fill()) || process.dry_run {
+    let may_fill = context.may_fill() || context.may_fill_late(outbox) || !outbox.hits.borrow().is_empty();
+    if !command.is_write() || (labels.is_empty() && !may_fill) || process.dry_run {
         return vec![];
     }
-    let Some(fill) = command.fill else { return vec![] };
     let own = outbox.session.borrow().current_db();
     let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own);
     let now = context.moment();
     let mut checks = vec![];
+    let Some(fill) = command.fill else {
+        if !labels.is_empty() {
+            command.keys(args, |used| {
+                if used.writes && !used.deletes {
+                    checks.extend(checks_of_labels(context, outbox, db, used.key, labels));
+                }
+            });
+        }
+        return checks;
+    };
+    // MOVE takes the key away here, and fills it there.
+    let moves = &*command.name == "move";
     command.keys(args, |used: KeyUse<'_>| {
-        if !used.writes || used.deletes {
+        if !used.writes || (used.deletes && !moves) {
             return;
         }
         let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
@@ -50,11 +65,13 @@ pub(super) fn checks(
             return;
         }
         let hash = process.leases.hash(db, used.key);
+        // It has waited here for so long that its miss may be over.
+        let is_late = outbox.has_waited(now) > context.fill_window(family) / 2;
         let check = |what| Check { key: used.key.into(), what };
         if !has_tags && !labelled {
             let whole = fill == Fill::Whole;
             // Also a miss that somebody may have seen elsewhere.
-            let suspect = (whole && process.leases.is_feared(now)).then_some(BEFORE_ALL);
+            let suspect = (whole && (is_late || process.leases.is_feared(now))).then_some(BEFORE_ALL);
             let clock = suspect.or_else(|| process.leases.oldest(hash, now));
             let sure = suspect.is_some() || !whole;
             let found = clock.and_then(|clock| unheard(context, db, used.key, clock, sure));
@@ -65,6 +82,16 @@ pub(super) fn checks(
         if labelled {
             clock = clock_of_labelled(context, filled, hash);
         }
+        if is_late && !is_own {
+            clock = Some(BEFORE_ALL);
+        }
+        let mut told = (is_lone && !is_late).then_some(outbox.id);
+        if clock.is_none() {
+            // It may write again what it has read.
+            clock = outbox.hits.borrow().clock_of(hash, now, context.fill_window(family));
+        } else if clock != Some(BEFORE_ALL) {
+            told = None;
+        }
         // Who only counts up does not fill.
         let is_foreign = !is_own && !process.is_alone() && (command.is_scripted || fill == Fill::Whole);
         if clock.is_none() && !is_foreign {
@@ -74,7 +101,6 @@ pub(super) fn checks(
         let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
         tags.extend(new.into_iter().cloned());
         fills.extend(clock.map(|clock| (hash, clock)));
-        let told = is_lone.then_some(outbox.id);
         let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL)
             && process.may_lack_epochs(now, context.fill_window(family));
         let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told, lacks));
@@ -114,8 +140,7 @@ pub(super) fn checks_of_labels(
 ) -> Vec<Check> {
     let process = &context.process;
     let hash = process.leases.hash(db, key);
-    let filled = process.leases.filled(hash, outbox.lessee(), Fill::Whole, context.moment());
-    let clock = clock_of_labelled(context, filled, hash);
+    let clock = process.leases.labelled(hash, outbox.lessee(), context.moment());
     let lacks =
         clock == Some(BEFORE_ALL) && process.may_lack_epochs(context.moment(), context.longest_window());
     let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None, lacks));
@@ -140,16 +165,13 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
     tags
 }
 
-/// What a fill is compared with whose miss is of that clock. Where there was none, and misses have been lost, the connection
-/// may know better: it has been told of the latest invalidation, and writes something new. `lacks`: else it is stale.
+/// What a fill is compared with whose miss is of that clock. Where there was none the connection may know better: if it is
+/// `told`, and has been told of the latest invalidation, it writes something new. `lacks`: else it is stale.
 fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>, lacks: bool) -> Vec<What> {
     let epochs = &context.process.epochs;
     let mut checks = vec![];
     for tag in tags {
-        let known = match clock {
-            BEFORE_ALL => epochs.expected_without_miss(tag, told),
-            _ => Expected::NoEpoch,
-        };
+        let known = told.map_or(Expected::NoEpoch, |_| epochs.expected_without_miss(tag, told));
         if lacks && known == Expected::NoEpoch {
             return vec![What::Never];
         }
@@ -202,6 +224,23 @@ pub(super) async fn undo_stale(context: &Rc<Context>, unwrapped: Vec<Unwrapped>)
 }
 
 impl Client {
+    /// It goes on, so it has got the answers to what it has filled: to all of it, or, if it is never without a request under
+    /// way, to what it filled some time ago.
+    pub(super) fn forget_fills(&mut self) {
+        if self.outbox.pending() == 0 {
+            self.fills.clear();
+            self.fills.shrink_to(MOST_FILLS);
+            self.fills_answered = None;
+        } else if let Some((fills, last)) = self.fills_answered {
+            if self.outbox.has_answered(last) {
+                self.fills.drain(..fills.min(self.fills.len()));
+                self.fills_answered = None;
+            }
+        } else if self.fills.len() >= MOST_FILLS {
+            self.fills_answered = Some((self.fills.len(), self.outbox.last_expected()));
+        }
+    }
+
     /// Whether the request may be a fill, and it is not known yet if it can be sent as a script.
     #[inline]
     pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {

@@ -57,9 +57,8 @@ impl Client {
     /// Deals with one request; `raw` are its bytes, unless they must be encoded anew.
     #[inline]
     pub(super) fn request(&mut self, args: Args<'_>, raw: Option<&[u8]>) -> Step {
-        if !self.fills.is_empty() && self.outbox.pending() == 0 {
-            // It goes on, so it has got the answers.
-            self.fills.clear();
+        if !self.fills.is_empty() {
+            self.forget_fills();
         }
         // Once it has begun, nothing may come between the requests of a transaction that travels in one piece.
         let bursting = self.burst > 0;

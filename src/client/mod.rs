@@ -76,6 +76,8 @@ pub struct Client {
     timer: Option<RefCell<Pin<Box<Sleep>>>>,
     /// What it has filled, with the clocks of its misses, as long as it may not know that it has.
     fills: Vec<(KeyHash, Clock)>,
+    /// How many of them have been answered for sure once the outbox has answered so far.
+    fills_answered: Option<(usize, u32)>,
     /// Likewise of what was queued since MULTI.
     fills_queued: Vec<(KeyHash, Clock)>,
     /// Keys on which what was queued since MULTI depends.
@@ -205,6 +207,7 @@ impl Client {
             last: None,
             timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
             fills: Vec::new(),
+            fills_answered: None,
             fills_queued: Vec::new(),
             depends_queued: Vec::new(),
             is_last: false,
@@ -265,6 +268,7 @@ impl Client {
             match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
                 Poll::Pending => {
                     drop(scratch);
+                    self.outbox.has_looked();
                     context.flush_dirty();
                     return Poll::Pending;
                 }

@@ -72,7 +72,7 @@ pub(super) fn account_plainly(
         return Some(Account::Nothing);
     }
     let db = outbox.session.borrow().current_db();
-    if command.is_write() && !writes_plainly(context, db, command, args) {
+    if command.is_write() && !writes_plainly(context, outbox, db, command, args) {
         return None;
     }
     if command.reads == Reads::Uncounted {
@@ -85,16 +85,18 @@ pub(super) fn account_plainly(
 /// Whether writing the keys of the request fires nothing, fills nothing that was missed, and is nothing that the index must
 /// be told.
 #[inline]
-fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>) -> bool {
+fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command, args: Args<'_>) -> bool {
     let process = &context.process;
     let may_fill = command.fill.is_some() && context.may_fill();
-    if process.own_writes() {
+    if process.own_writes() || (command.fill.is_some() && context.may_fill_late(outbox)) {
         return false;
     }
     // Keys without tags are filled with anything, as long as nobody gives labels.
     let may_fill_any = may_fill && process.may_use_labels();
     let (labels, now) = (process.index.has_labels(), context.moment());
     let mut matcher = context.matcher.borrow_mut();
+    let hits = outbox.hits.borrow();
+    let may_rewrite = command.fill.is_some() && !hits.is_empty();
     let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);
     let mut plainly = true;
     command.keys(args, |used| {
@@ -105,6 +107,10 @@ fn writes_plainly(context: &Context, db: u32, command: &Command, args: Args<'_>)
             plainly &= !class.has_triggers && (!may_fill || process.is_alone());
             plainly &= feed_db.is_none_or(|db| !matcher.classify(db, used.key).has_triggers);
             plainly &= !(used.deletes && process.index.expects_labels(db, used.key, now));
+            if plainly && may_rewrite && (class.has_tags || labels) {
+                let hash = process.leases.hash(db, used.key);
+                plainly = hits.clock_of(hash, now, context.fill_window(class.family)).is_none();
+            }
             if plainly && may_fill {
                 plainly = !process.leases.may_be_filled(process.leases.hash(db, used.key), now);
             }

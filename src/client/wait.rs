@@ -30,6 +30,7 @@ impl Client {
     /// Waits as `pause` says. False: the connection ends.
     pub(super) async fn rest(&mut self, pause: Pause) -> bool {
         self.context.flush_dirty();
+        self.outbox.waits(self.context.moment());
         if !self.held.is_empty() {
             // Whatever else is to come: what these have fired must be fanned out.
             self.judge().await;

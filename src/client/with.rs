@@ -12,7 +12,7 @@ use super::carry::{self, Carried};
 use super::forward::Extra;
 use super::labels::{Labelled, label_writes};
 use super::tag::{Answer, Refusal, tags_of};
-use super::{After, Client, Pause, Step};
+use super::{After, Client, Pause, Step, fill};
 use crate::command::{Command, Commands, Kind, TagCommand};
 use crate::lease::script::{self, Labelling};
 use crate::news::{self, News, Verb};
@@ -185,6 +185,13 @@ fn may_be_labelled(kind: Kind) -> bool {
     matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
 }
 
+/// What is to be looked at behind a command that gives labels to what was written before.
+fn unwrapped(client: &Client, given: &Labelled) -> Option<fill::Unwrapped> {
+    let news::Labels { db, key, tags } = &given.labels;
+    let checks = fill::checks_of_labels(&client.context, &client.outbox, *db, key, tags);
+    (!checks.is_empty()).then_some(fill::Unwrapped { db: *db, condition: given.condition, checks })
+}
+
 /// Sends the command whose labels have been given or handed on.
 async fn dispatch(
     client: &mut Client,
@@ -215,7 +222,13 @@ async fn dispatch(
     } else {
         let hold = condition.is_some();
         let carried = carried.into_iter().collect();
-        extra = Extra { hold, after: After { labelled, carried, ..After::default() }, ..Extra::default() };
+        let unwrapped = match command.is_some_and(|command| command.fill.is_none()) {
+            true => labelled.iter().filter_map(|one| unwrapped(client, one)).collect(),
+            // The write itself is looked at.
+            false => vec![],
+        };
+        let after = After { labelled, carried, unwrapped, ..After::default() };
+        extra = Extra { hold, after, ..Extra::default() };
     }
     match client.forward(&context, command, inner, None, forward, extra) {
         Step::Then(Pause::Verdict) => client.judge().await,

@@ -57,7 +57,6 @@ const BRING_NOTHING: &[&str] = &[
     "xautoclaim",
     "xgroup",
     "xreadgroup",
-    "move",
     "migrate",
     "flushall",
     "flushdb",

@@ -19,6 +19,8 @@ pub enum Reads {
     NotAllAbsent,
     /// -2 is a miss (TTL).
     NotAbsent,
+    /// A negative number is a miss (BITPOS).
+    NotNegative,
     /// `none` is a miss (TYPE).
     NotNone,
     /// A cursor and an array: a miss if that is empty (HSCAN).
@@ -36,9 +38,12 @@ impl Reads {
             "eval_ro" | "evalsha_ro" | "fcall_ro" => Reads::Uncounted,
             "getex" => Reads::Value,
             "hmget" | "geopos" | "geohash" | "zmscore" | "hgetex" => Reads::NotAllNil,
-            "smismember" | "bitfield_ro" => Reads::NotAllZero,
+            "smismember" | "bitfield_ro" | "bitfield" => Reads::NotAllZero,
+            // They may write, too, what they have read.
+            "sort" | "georadius" | "georadiusbymember" => Reads::Value,
             "httl" | "hpttl" | "hexpiretime" | "hpexpiretime" => Reads::NotAllAbsent,
             "ttl" | "pttl" | "expiretime" | "pexpiretime" => Reads::NotAbsent,
+            "bitpos" => Reads::NotNegative,
             "type" => Reads::NotNone,
             "hscan" | "sscan" | "zscan" => Reads::Scan,
             "mget" | "json.mget" => Reads::PerKey,
@@ -144,6 +149,7 @@ impl Tally {
         match self.reads {
             Reads::Uncounted => State::Uncounted,
             Reads::NotAbsent => State::All(*head != Head::Int(-2)),
+            Reads::NotNegative => State::All(!matches!(head, Head::Int(..0))),
             Reads::NotNone => State::All(*head != Head::Simple(b"none")),
             Reads::Count => self.count(head),
             Reads::PerKey if aggregate => State::PerKey,
@@ -213,12 +219,21 @@ mod tests {
 
     #[test]
     fn what_counts_as_a_read() {
-        for name in
-            ["get", "getex", "xread", "exists", "object|encoding", "memory|usage", "lcs", "zdiff", "sort_ro"]
-        {
+        for name in [
+            "get",
+            "getex",
+            "xread",
+            "exists",
+            "object|encoding",
+            "memory|usage",
+            "lcs",
+            "zdiff",
+            "sort_ro",
+            "sort",
+        ] {
             assert_ne!(reads(name), Reads::Uncounted, "{name}");
         }
-        let writes = ["set", "getdel", "getset", "lpop", "sort", "bitfield", "xreadgroup"];
+        let writes = ["set", "getdel", "getset", "lpop", "xreadgroup"];
         let others = ["eval_ro", "fcall_ro", "watch", "ping", "scan", "publish", "keys", "eval", "tag.of"];
         for name in writes.into_iter().chain(others) {
             assert_eq!(reads(name), Reads::Uncounted, "{name}");

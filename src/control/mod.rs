@@ -39,6 +39,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -158,6 +159,7 @@ pub async fn run(parts: Parts) {
     let answering = Rc::clone(&engine);
     tokio::task::spawn_local(async move { answering.answers.give().await });
     tokio::task::spawn_local(gc::run(Rc::clone(&engine)));
+    tokio::task::spawn_local(pulse(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::run(Rc::clone(&engine)));
     tokio::task::spawn_local(announce::watch(Rc::clone(&engine)));
     tokio::task::spawn_local(label_upkeep::keep_scores(Rc::clone(&engine)));
@@ -170,6 +172,17 @@ pub async fn run(parts: Parts) {
             },
             Some(rules) = reloads.recv() => engine.set_rules(rules),
         }
+    }
+}
+
+/// How often it is said that the process runs.
+const PULSE: Duration = Duration::from_millis(250);
+
+/// Says that the process runs, or finds that it stood still; runs for ever.
+async fn pulse(engine: Rc<Engine>) {
+    loop {
+        engine.process.leases.runs(engine.moment(), engine.longest_window());
+        tokio::time::sleep(PULSE).await;
     }
 }
 
@@ -245,6 +258,9 @@ impl Engine {
     /// New rules: the index has the old ones' tags until it is rebuilt.
     fn set_rules(self: &Rc<Self>, rules: Arc<Rules>) {
         self.process.index.set_incomplete("the rules were reloaded");
+        // What was missed before may have got tags now.
+        let windows = rules.families().iter().map(|family| family.fill_window.as_millis()).max();
+        self.process.leases.suspect_fills(self.moment() + windows.unwrap_or(0) as u64);
         let names: Vec<&str> = rules.families().iter().map(|f| f.name.as_str()).collect();
         self.process.metrics.register_families(&names);
         let labels: Vec<&str> = rules.triggers().iter().map(|t| t.label.as_str()).collect();

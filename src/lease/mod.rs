@@ -18,12 +18,14 @@
 
 mod computing;
 mod epochs;
+mod hits;
 pub mod script;
 mod sharing;
 
 pub use crate::command::Fill;
 pub use computing::{Computations, Turn, Waiter};
 pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
+pub use hits::Hits;
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -100,18 +102,28 @@ impl Miss {
 struct Open {
     /// In the order in which they came, so the oldest first.
     misses: SmallVec<[Miss; 1]>,
-    /// The latest fill, for those that come in parts: its miss, closed.
-    filled: Option<Miss>,
+    /// The latest fill of each connection, the last one at the end: its miss, closed. A fill may come in parts, or be
+    /// followed by labels.
+    filled: SmallVec<[Miss; 1]>,
 }
 
 impl Open {
     fn expire(&mut self, now: Moment) {
         self.misses.retain(|miss| miss.may_be_filled(now));
-        self.filled = self.filled.filter(|miss| miss.until > now);
+        self.filled.retain(|miss| miss.until > now);
     }
 
     fn is_empty(&self) -> bool {
-        self.misses.is_empty() && self.filled.is_none()
+        self.misses.is_empty() && self.filled.is_empty()
+    }
+
+    /// The connection has filled the key, as of that miss.
+    fn fill(&mut self, miss: Miss) {
+        self.filled.retain(|filled| !filled.is_own(miss.client));
+        if self.filled.len() == MOST_MISSES {
+            self.filled.remove(0);
+        }
+        self.filled.push(miss);
     }
 
     fn add(&mut self, miss: Miss) {
@@ -198,12 +210,18 @@ impl Open {
     /// The miss that decides about a write of the client.
     fn decide(&mut self, client: Client, fill: Fill, shared: bool) -> Option<Miss> {
         let near = |miss: &Miss| miss.client.host == client.host;
+        let part = self.part_of(client, fill);
         if shared {
-            let found = self.take(near).or_else(|| self.part_of(client, fill)).or_else(|| self.taken(near));
+            if let Some(part) = part {
+                // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
+                let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
+                return open.chain([part]).min_by_key(|miss| miss.clock);
+            }
+            let found = self.take(near).or_else(|| self.taken(near));
             // Of other hosts: it may be no fill at all, so nothing is taken out.
             return found.or_else(|| self.oldest());
         }
-        let own = self.take_latest(client).or_else(|| self.part_of(client, fill));
+        let own = self.take_latest(client).or(part);
         let found =
             own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| near(miss) && !miss.left));
         // Given up, as it seemed; or somebody else has filled the key over the connection meanwhile.
@@ -212,7 +230,8 @@ impl Open {
 
     /// A fill that comes in parts goes on.
     fn part_of(&self, client: Client, fill: Fill) -> Option<Miss> {
-        self.filled.filter(|miss| fill == Fill::Part && miss.is_own(client))
+        let mut filled = self.filled.iter().copied().filter(|miss| miss.is_own(client));
+        filled.next().filter(|_| fill == Fill::Part)
     }
 }
 
@@ -242,6 +261,8 @@ pub struct Leases {
     suspect_until: AtomicU64,
     /// Until then it is not known whether that is so.
     feared_until: AtomicU64,
+    /// When it was last said that the process runs.
+    ran_at: AtomicU64,
     /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
     slots: Box<[(AtomicU64, AtomicU64)]>,
 }
@@ -262,6 +283,7 @@ impl Leases {
             sharing: Sharing::default(),
             suspect_until: AtomicU64::new(0),
             feared_until: AtomicU64::new(0),
+            ran_at: AtomicU64::new(0),
             slots: (0..SLOTS).map(|_| Default::default()).collect(),
         }
     }
@@ -285,8 +307,9 @@ impl Leases {
             Entry::Vacant(slot) => {
                 let mut open = Open::default();
                 open.add(miss);
-                slot.insert(open);
+                // Before anybody can take it away again.
                 self.len.fetch_add(1, Ordering::Relaxed);
+                slot.insert(open);
             }
         }
     }
@@ -306,7 +329,7 @@ impl Leases {
         if until.load(Ordering::Relaxed) <= now {
             oldest.store(clock, Ordering::Relaxed);
         }
-        until.store(now + window, Ordering::Relaxed);
+        until.fetch_max(now + window, Ordering::Relaxed);
     }
 
     /// Whether nothing is open and nothing is suspect, so that no write is a fill that matters.
@@ -329,7 +352,8 @@ impl Leases {
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
-        let is_lone = found.is_none() && !self.sharing.is_known(client.host, now);
+        let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
+        let is_lone = found.is_none() && !shares;
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
@@ -357,6 +381,20 @@ impl Leases {
         oldest.into_iter().chain(self.filled_unlabelled(key, now)).min()
     }
 
+    /// When the miss was that decides about labels which the client gives to a key that it has filled before: as old is what
+    /// the key has. Closes nothing, since that is what fills do.
+    pub fn labelled(&self, key: KeyHash, client: Client, now: Moment) -> Option<Clock> {
+        let last =
+            self.open.get(&key).and_then(|open| open.filled.last().filter(|miss| miss.until > now).copied());
+        let shared = self.sharing.is_presumed(client.host, now);
+        match last {
+            Some(last) if last.is_own(client) && !shared => Some(last.clock),
+            _ if self.is_suspect(now) => Some(BEFORE_ALL),
+            Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
+            None => self.oldest(key, now),
+        }
+    }
+
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
     pub fn filled_unlabelled(&self, key: KeyHash, now: Moment) -> Option<Clock> {
         let (oldest, until) = &self.slots[key as usize % SLOTS];
@@ -378,7 +416,7 @@ impl Leases {
         let shared = self.sharing.is_presumed(client.host, now);
         let decides = open.decide(client, fill, shared)?;
         open.pay(client);
-        open.filled = (fill == Fill::Part).then_some(Miss { client, ..decides });
+        open.fill(Miss { client, ..decides });
         let is_own = is_own && !known;
         Some(Filled { clock: Some(decides.clock), is_own, is_sure: is_own && !shared, is_lone: false })
     }
@@ -412,8 +450,30 @@ impl Leases {
     /// Misses have been lost: until `until` a write without a miss counts as a fill of one older than all. Nor is it
     /// known any more whose tasks share connections.
     pub fn suspect(&self, until: Moment) {
-        self.suspect_until.fetch_max(until, Ordering::Relaxed);
+        self.suspect_fills(until);
         self.sharing.lost(until);
+    }
+
+    /// Misses have been lost, or were not taken for such: until `until` a write without one counts as a fill of one older
+    /// than all.
+    pub fn suspect_fills(&self, until: Moment) {
+        self.suspect_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// The process runs. If it stood still for half of the time that fills are watched, that of misses may be over though
+    /// their clients have lost none.
+    #[inline]
+    pub fn runs(&self, now: Moment, window: Moment) {
+        if self.stood_still(now, window) {
+            self.suspect_fills(now + window);
+        }
+        self.ran_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether it did, and nobody has noticed.
+    #[inline]
+    pub fn stood_still(&self, now: Moment, window: Moment) -> bool {
+        window > 0 && now.saturating_sub(self.ran_at.load(Ordering::Relaxed)) > window / 2
     }
 
     fn lose(&self, until: Moment) {
@@ -435,6 +495,8 @@ impl Leases {
     /// Whether misses are open at that moment, so that whoever goes on without this memory must be careful.
     pub fn has_open(&self, now: Moment) -> bool {
         self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now && miss.is_open()))
+            // They matter if the next one has other rules.
+            || self.slots.iter().any(|(_, until)| until.load(Ordering::Relaxed) > now)
             || self.suspect_until.load(Ordering::Relaxed) > now
     }
 

@@ -126,9 +126,12 @@ impl Sharing {
 
     /// Whether that is known, or to be presumed.
     pub fn is_presumed(&self, host: u64, now: Moment) -> bool {
-        self.is_known(host, now)
-            || self.of(host).suggests(now)
-            || self.lost_until.load(Ordering::Relaxed) > now
+        self.is_known(host, now) || self.of(host).suggests(now) || self.is_lost(now)
+    }
+
+    /// Whether what was known has been lost.
+    pub fn is_lost(&self, now: Moment) -> bool {
+        self.lost_until.load(Ordering::Relaxed) > now
     }
 
     /// Whether tasks of any host are known to share connections.

@@ -1,3 +1,5 @@
+//! Misses and fills, with plain numbers for keys, clients and moments.
+
 use super::sharing::{MEMORY, PROOF, SHOWN};
 use super::*;
 use crate::rules::Tag;
@@ -106,8 +108,8 @@ fn a_miss_is_filled_once() {
     assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, 1)), None);
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), None, "a write without a miss");
-    leases.expire(1);
-    assert!(leases.is_idle(1));
+    leases.expire(WINDOW);
+    assert!(leases.is_idle(WINDOW));
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.give_back(&[(1, 7)], 7, 1, WINDOW);
     assert_eq!(
@@ -429,4 +431,49 @@ fn who_is_told_that_tasks_share_connections_believes_no_own_miss_after_a_crash()
     assert!(leases.knows_sharing(1) && !leases.knows_sharing(WINDOW + 2 * MEMORY));
     leases.missed(1, client(1), 10, 1, WINDOW);
     assert_eq!(both(leases.filled(1, client(1), Fill::Whole, 2)), (Some(BEFORE_ALL), false));
+}
+
+#[test]
+fn where_tasks_share_connections_the_parts_of_a_fill_take_one_miss_together() {
+    let leases = Leases::new();
+    leases.assume_sharing(0);
+    let fills = |id, fill| clock(leases.filled(1, client(id), fill, 1));
+    // Two have missed; one fills in two parts, so the other's miss is still open.
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    leases.missed(1, client(2), 10, 0, WINDOW);
+    assert_eq!([fills(1, Fill::Part), fills(1, Fill::Part)], [Some(10), Some(10)]);
+    leases.missed(1, client(3), 20, 1, WINDOW);
+    assert_eq!(fills(2, Fill::Whole), Some(10));
+    // Another miss does not make the rest of a fill younger.
+    leases.missed(2, client(1), 10, 0, WINDOW);
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1)), Some(10));
+    leases.missed(2, client(2), 20, 1, WINDOW);
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1)), Some(10));
+}
+
+#[test]
+fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
+    let leases = Leases::new();
+    assert_eq!(leases.labelled(1, client(1), 0), None);
+    leases.missed(1, client(1), 10, 0, WINDOW);
+    assert_eq!(leases.labelled(1, client(1), 1), Some(10));
+    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
+    assert_eq!([1, 1].map(|key| leases.labelled(key, client(1), 2)), [Some(10), Some(10)]);
+    // What another one has filled since is what the key has.
+    leases.missed(1, client(2), 20, 2, WINDOW);
+    leases.filled(1, client(2), Fill::Whole, 2);
+    assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), 3)), [Some(20), Some(20)]);
+    assert_eq!(leases.labelled(1, client(2), 2 + WINDOW), None);
+}
+
+#[test]
+fn a_process_that_stood_still_suspects_fills_once() {
+    let leases = Leases::new();
+    leases.runs(0, WINDOW);
+    leases.runs(WINDOW / 2, WINDOW);
+    assert!(!leases.is_suspect(WINDOW / 2) && !leases.stood_still(WINDOW, WINDOW));
+    assert!(leases.stood_still(WINDOW + 1, WINDOW) && !leases.stood_still(WINDOW + 1, 0));
+    leases.runs(WINDOW + 1, WINDOW);
+    assert!(leases.is_suspect(2 * WINDOW) && !leases.is_suspect(2 * WINDOW + 1));
+    assert!(!leases.stood_still(WINDOW + 2, WINDOW));
 }

@@ -51,7 +51,7 @@ impl FamilyEvents {
                 registry,
                 "rescind_stale_fills_total",
                 "Values that were computed before an invalidation, written to the cache after it, \
-                 and removed at once, by family. Each would have been stale data.",
+                 and removed at once, by family. Each would or might have been stale data.",
                 "family",
             )?,
             coalesced: counters(

@@ -27,6 +27,7 @@ mod pinned;
 mod proxies;
 mod races;
 mod redis_rs;
+mod refills;
 mod rows;
 mod set_up;
 mod smoke;

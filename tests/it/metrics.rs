@@ -300,6 +300,10 @@ fn what_the_proxy_refuses_is_counted() {
     crate::support::eventually("a fan-out is pending", || {
         (proxy.metric("rescind_journal_pending") == 1.0).then_some(())
     });
+    let mut other = proxy.client();
+    crate::support::eventually("its keys are in doubt", || {
+        (other.cmd("GET app:1:blog_posts_1") == "$-1\r\n").then_some(())
+    });
     reader.request(&["GETEX", "app:1:blog_posts_1"]);
     queuing.request(&["EXEC"]);
     for client in [&mut reader, &mut queuing] {

@@ -90,8 +90,9 @@ fn refusals_sound_like_those_of_redis() {
 fn replies_in_both_protocols() {
     let mut w = World::new();
     for version in ["2", "3"] {
-        w.client.cmd(&format!("HELLO {version}"));
         w.direct.cmd("FLUSHALL");
+        w.client = w.proxy.client();
+        w.client.cmd(&format!("HELLO {version}"));
         assert_eq!(w.client.cmd("TAG.WITH 2 a b SET k v"), "+OK\r\n");
         assert_eq!(w.client.cmd("TAG.WITH 1 a INCR n"), ":1\r\n");
         let nil = if version == "2" { "$-1\r\n" } else { "_\r\n" };

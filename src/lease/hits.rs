@@ -1,0 +1,69 @@
+//! Keys that one connection has read lately and found.
+
+use super::{Clock, KeyHash, Moment};
+
+/// How many are remembered: those of one task.
+const MOST: usize = 32;
+
+/// The latest of them. Who finds a value may all the same compute it anew and write it again, because it is old, say: then it
+/// is as old as what the connection had read when it found it.
+#[derive(Debug, Default)]
+pub struct Hits {
+    /// Most connections read nothing that matters.
+    ring: Option<Box<[Hit; MOST]>>,
+    next: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Hit {
+    key: KeyHash,
+    /// How many invalidations had been seen.
+    clock: Clock,
+    at: Moment,
+}
+
+impl Hits {
+    /// The key was there, when `clock` invalidations had been seen.
+    pub fn found(&mut self, key: KeyHash, clock: Clock, now: Moment) {
+        let ring = self.ring.get_or_insert_default();
+        ring[self.next] = Hit { key, clock, at: now };
+        self.next = (self.next + 1) % MOST;
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_none()
+    }
+
+    /// How many invalidations had been seen when the key was last found there, if that was at most `window` ago.
+    pub fn clock_of(&self, key: KeyHash, now: Moment, window: Moment) -> Option<Clock> {
+        let lately = |hit: &&Hit| hit.key == key && hit.clock > 0 && hit.at + window > now;
+        self.ring.iter().flat_map(|ring| ring.iter()).filter(lately).map(|hit| hit.clock).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_read_of_a_key_counts_for_as_long_as_the_window() {
+        let mut hits = Hits::default();
+        assert!(hits.is_empty());
+        assert_eq!(hits.clock_of(0, 0, 10), None);
+        hits.found(7, 1, 0);
+        hits.found(7, 3, 5);
+        hits.found(8, 4, 5);
+        assert!(!hits.is_empty());
+        assert_eq!([7, 8, 9, 0].map(|key| hits.clock_of(key, 14, 10)), [Some(3), Some(4), None, None]);
+        assert_eq!(hits.clock_of(7, 15, 10), None);
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let mut hits = Hits::default();
+        (1..=MOST as u64 + 1).for_each(|key| hits.found(key, key, 0));
+        assert_eq!([1, 2].map(|key| hits.clock_of(key, 0, 10)), [None, Some(2)]);
+    }
+}

@@ -1,0 +1,306 @@
+//! No stale fill, where it is not plain which miss a write fills: in several parts, with labels behind it, after a hit, after
+//! a long wait, across a reload or a restart.
+
+use std::time::Duration;
+
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+
+const KEY: &str = "app:1:home_page_data_1";
+const OTHER: &str = "app:1:home_page_data_2";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+
+struct World {
+    redis: Redis,
+    proxy: Proxy,
+    direct: Client,
+}
+
+impl World {
+    fn new() -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::start(&redis, RULES);
+        let direct = redis.client();
+        Self { redis, proxy, direct }
+    }
+
+    fn client(&self) -> Client {
+        self.proxy.client()
+    }
+
+    fn invalidate(&self, line: &str) {
+        let reply = self.client().cmd(line);
+        assert!(!reply.starts_with('-'), "{reply}");
+    }
+
+    fn exist(&mut self, keys: &str) -> String {
+        self.direct.cmd(&format!("EXISTS {keys}"))
+    }
+}
+
+fn run(client: &mut Client, lines: &[&str]) {
+    for line in lines {
+        let reply = client.cmd(line);
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+}
+
+#[test]
+fn a_read_of_several_keys_misses_any_of_them_that_may_be_missing() {
+    let mut w = World::new();
+    for read in ["EXISTS", "TOUCH", "SUNION", "SDIFF"] {
+        for keys in [[KEY, OTHER], [OTHER, KEY]] {
+            w.direct.cmd(&format!("SADD {OTHER} member"));
+            let mut client = w.client();
+            run(&mut client, &[&format!("{read} {} {}", keys[0], keys[1])]);
+            w.invalidate(TRIGGER);
+            run(&mut client, &[&format!("SADD {KEY} old")]);
+            assert_eq!(w.exist(KEY), ":0\r\n", "{read} {keys:?}");
+        }
+    }
+}
+
+#[test]
+fn commands_that_may_also_write_read_as_well() {
+    let mut w = World::new();
+    for (read, fill) in [
+        ("SORT app:1:home_page_data_1", "RPUSH app:1:home_page_data_1 1"),
+        ("BITPOS app:1:home_page_data_1 1", "SET app:1:home_page_data_1 x"),
+        ("BITFIELD app:1:home_page_data_1 GET u8 0", "SET app:1:home_page_data_1 x"),
+        ("GEORADIUS app:1:home_page_data_1 1 1 1 m", "GEOADD app:1:home_page_data_1 1 1 x"),
+    ] {
+        let mut client = w.client();
+        run(&mut client, &[read]);
+        w.invalidate(TRIGGER);
+        run(&mut client, &[fill]);
+        assert_eq!(w.exist(KEY), ":0\r\n", "{read}");
+        run(&mut client, &[read, fill]);
+        assert_eq!(w.exist(KEY), ":1\r\n", "{read}");
+        w.direct.cmd(&format!("DEL {KEY}"));
+    }
+}
+
+#[test]
+fn what_is_moved_from_another_database_is_a_fill() {
+    let mut w = World::new();
+    let mut client = w.client();
+    run(&mut client, &["GET app:1:home_page_data_1"]);
+    w.invalidate(TRIGGER);
+    run(&mut client, &["SELECT 3", "SET app:1:home_page_data_1 old", "MOVE app:1:home_page_data_1 0"]);
+    assert_eq!(w.exist(KEY), ":0\r\n");
+}
+
+#[test]
+fn a_fill_goes_on_after_a_whole_value() {
+    let mut w = World::new();
+    for (whole, part) in [("SET", "APPEND"), ("SETEX", "SETRANGE"), ("APPEND", "APPEND")] {
+        let line = |command: &str| match command {
+            "SETEX" => format!("SETEX {KEY} 100 one"),
+            "SETRANGE" => format!("SETRANGE {KEY} 3 two"),
+            other => format!("{other} {KEY} part"),
+        };
+        // The trigger comes before, or between the parts.
+        for between in [false, true] {
+            let mut client = w.client();
+            run(&mut client, &[&format!("GET {KEY}")]);
+            if !between {
+                w.invalidate(TRIGGER);
+            }
+            run(&mut client, &[&line(whole)]);
+            if between {
+                w.invalidate(TRIGGER);
+            }
+            run(&mut client, &[&line(part)]);
+            assert_eq!(w.exist(KEY), ":0\r\n", "{whole} {part} {between}");
+        }
+    }
+}
+
+#[test]
+fn each_of_two_clients_goes_on_with_its_own_fill() {
+    let mut w = World::new();
+    for add in
+        ["HSET app:1:home_page_data_1 f v", "RPUSH app:1:home_page_data_1 v", "SADD app:1:home_page_data_1 v"]
+    {
+        let (mut a, mut b) = (w.client(), w.client());
+        for client in [&mut a, &mut b] {
+            run(client, &["EXISTS app:1:home_page_data_1"]);
+        }
+        run(&mut a, &[add]);
+        run(&mut b, &[add]);
+        w.invalidate(TRIGGER);
+        run(&mut a, &[add]);
+        assert_eq!(w.exist(KEY), ":0\r\n", "{add}");
+    }
+}
+
+#[test]
+fn labels_that_come_behind_a_fill_find_it_as_old_as_it_is() {
+    let mut w = World::new();
+    for (fill, labels) in [
+        ("SET page old", &["TAG.ADD page t1", "TAG.ADD page t2"][..]),
+        ("TAG.WITH 1 t1 SET page old", &["TAG.ADD page t2"]),
+        ("SET page old", &["TAG.WITH 1 t2 EXPIRE page 100"]),
+        ("SET page old EX 100", &["TAG.WITH 1 t2 PERSIST page"]),
+        ("SET page old", &["TAG.NEXT t2", "GETEX page EX 100"]),
+    ] {
+        let mut client = w.client();
+        run(&mut client, &["GET page"]);
+        w.invalidate("TAG.INVALIDATE t2");
+        run(&mut client, &[fill]);
+        run(&mut client, labels);
+        assert_eq!(w.exist("page"), ":0\r\n", "{fill} {labels:?}");
+        // A fresh one stays.
+        run(&mut client, &["GET page", fill]);
+        run(&mut client, labels);
+        assert_eq!(w.exist("page"), ":1\r\n", "{fill} {labels:?}");
+        w.direct.cmd("DEL page");
+    }
+    // Likewise of a key that has tags by the rules.
+    let mut client = w.client();
+    run(&mut client, &["GET app:1:home_page_data_1"]);
+    w.invalidate("TAG.INVALIDATE t2");
+    run(&mut client, &["SET app:1:home_page_data_1 old", "TAG.ADD app:1:home_page_data_1 t2"]);
+    assert_eq!(w.exist(KEY), ":0\r\n");
+}
+
+#[test]
+fn who_labels_a_key_has_not_filled_it() {
+    let mut w = World::new();
+    let (mut slow, mut other) = (w.client(), w.client());
+    run(&mut other, &["TAG.WITH 1 t SET elsewhere v"]);
+    run(&mut slow, &["GET page"]);
+    run(&mut other, &["SET page v"]);
+    run(&mut slow, &["TAG.ADD page t"]);
+    w.invalidate("TAG.INVALIDATE t");
+    run(&mut slow, &["TAG.WITH 1 t SET page old"]);
+    assert_eq!(w.exist("page"), ":0\r\n");
+}
+
+#[test]
+fn what_is_computed_anew_although_it_was_there_is_as_old_as_its_read() {
+    let mut w = World::new();
+    let mut client = w.client();
+    w.direct.cmd(&format!("SET {KEY} first"));
+    run(&mut client, &[&format!("GET {KEY}")]);
+    w.invalidate(TRIGGER);
+    run(&mut client, &[&format!("SET {KEY} old EX 100")]);
+    assert_eq!(w.exist(KEY), ":0\r\n");
+    assert_eq!(w.proxy.metric("rescind_stale_fills_total{family=\"home\"}"), 1.0);
+    // Without an invalidation, and after one that the client itself has caused, it knows better.
+    run(&mut client, &[&format!("GET {KEY}"), &format!("SET {KEY} new"), &format!("GET {KEY}")]);
+    run(&mut client, &[&format!("SET {KEY} newer")]);
+    assert_eq!(w.direct.cmd(&format!("GET {KEY}")), "$5\r\nnewer\r\n");
+    run(&mut client, &[&format!("GET {KEY}"), TRIGGER, &format!("SET {KEY} newest")]);
+    assert_eq!(w.direct.cmd(&format!("GET {KEY}")), "$6\r\nnewest\r\n");
+}
+
+#[test]
+fn rules_that_come_between_miss_and_fill_count() {
+    let mut w = World::new();
+    let late = RULES.replace("[tags]", "[tags]\nLate = [\"late_*\"]");
+    let off = RULES.replace("name = \"home\"", "name = \"home\"\nstale_fill = \"off\"");
+    for (round, (before, after, key, trigger)) in
+        [(RULES, &*late, "app:1:late_1", "TAG.INVALIDATE Late"), (&off, RULES, KEY, TRIGGER)]
+            .into_iter()
+            .enumerate()
+    {
+        let reload = |rules: &str, number: usize| {
+            w.proxy.folder.write("proxy.toml", rules);
+            w.proxy.signal("-HUP");
+            let ok = "rescind_config_reloads_total{result=\"ok\"}";
+            eventually("reloaded", || (w.proxy.metric(ok) == number as f64).then_some(()));
+            w.proxy.ready();
+        };
+        reload(before, 2 * round + 1);
+        let mut client = w.client();
+        run(&mut client, &[&format!("GET {key}")]);
+        reload(after, 2 * round + 2);
+        // All workers have them.
+        std::thread::sleep(Duration::from_millis(100));
+        w.invalidate(trigger);
+        run(&mut client, &[&format!("SET {key} old")]);
+        assert_eq!(w.direct.cmd(&format!("EXISTS {key}")), ":0\r\n", "{key}");
+        run(&mut client, &[&format!("GET {key}"), &format!("SET {key} new")]);
+        assert_eq!(w.direct.cmd(&format!("EXISTS {key}")), ":1\r\n", "{key}");
+    }
+}
+
+#[test]
+fn rules_that_come_with_a_restart_count_too() {
+    let mut w = World::new();
+    run(&mut w.client(), &["GET app:1:late_1"]);
+    w.proxy.folder.write("proxy.toml", &RULES.replace("[tags]", "[tags]\nLate = [\"late_*\"]"));
+    w.proxy.signal("-TERM");
+    w.proxy.wait();
+    w.proxy.start_again(&[]);
+    w.proxy.ready();
+    w.invalidate("TAG.INVALIDATE Late");
+    run(&mut w.client(), &["SET app:1:late_1 old"]);
+    assert_eq!(w.exist("app:1:late_1"), ":0\r\n");
+}
+
+#[test]
+fn after_a_restart_the_connection_of_a_trigger_knows_no_better_than_others() {
+    for signal in ["-TERM", "-KILL"] {
+        let mut w = World::new();
+        run(&mut w.client(), &[&format!("GET {KEY}")]);
+        w.proxy.signal(signal);
+        w.proxy.wait();
+        w.proxy.start_again(&[]);
+        w.proxy.ready();
+        // A pool gives the same connection to whoever asks.
+        let mut pooled = w.client();
+        run(&mut pooled, &[TRIGGER, &format!("SET {KEY} old")]);
+        assert_eq!(w.exist(KEY), ":0\r\n", "{signal}");
+    }
+}
+
+#[test]
+fn a_fill_that_has_waited_here_is_as_old_as_when_it_came() {
+    let mut w = World::new();
+    let mut client = w.client();
+    run(&mut client, &[&format!("GET {KEY}")]);
+    w.direct.cmd("CLIENT PAUSE 6000 WRITE");
+    // On one connection, so that the fill waits behind the trigger for longer than fills are watched.
+    client.send(&[encode(&TRIGGER.split(' ').collect::<Vec<_>>()), encode(&["SET", KEY, "old"])].concat());
+    assert_eq!([client.reply(), client.reply()], ["+OK\r\n", "+OK\r\n"]);
+    assert_eq!(w.client().cmd(&format!("GET {KEY}")), "$-1\r\n");
+}
+
+#[test]
+fn a_proxy_that_stood_still_does_not_know_whether_misses_are_over() {
+    let mut w = World::new();
+    let second = Proxy::start(&w.redis, RULES);
+    eventually("they know each other", || second.log().contains("another proxy is there").then_some(()));
+    eventually("likewise", || w.proxy.log().contains("another proxy is there").then_some(()));
+    let mut client = second.client();
+    run(&mut client, &[&format!("GET {KEY}")]);
+    second.signal("-STOP");
+    client.request(&["SET", KEY, "old"]);
+    w.invalidate(TRIGGER);
+    std::thread::sleep(Duration::from_millis(5500));
+    second.signal("-CONT");
+    assert_eq!(client.reply(), "+OK\r\n");
+    assert_eq!(w.exist(KEY), ":0\r\n");
+}
+
+#[test]
+fn a_look_at_a_fill_that_takes_long_loses_no_trigger() {
+    let mut w = World::new();
+    let page = "app:1:blog_posts_1";
+    let mut client = w.client();
+    run(&mut client, &[&format!("EXISTS {KEY}")]);
+    w.direct.cmd(&format!("SET {page} old"));
+    for request in
+        ["MULTI", "SET app:1:model:Post:9 1", "ZADD app:1:home_page_data_1 1 old", "CLIENT PAUSE 11500 WRITE"]
+    {
+        client.cmd(request);
+    }
+    client.request(&["EXEC"]);
+    let _ = client.try_raw();
+    eventually("it is fanned out all the same", || (w.exist(page) == ":0\r\n").then_some(()));
+    // Nor is its key deaf afterwards.
+    w.direct.cmd(&format!("SET {page} old"));
+    w.direct.cmd("SET app:1:model:Post:9 2");
+    eventually("a direct write", || (w.exist(page) == ":0\r\n").then_some(()));
+}
