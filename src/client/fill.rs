@@ -6,11 +6,11 @@ use super::{Client, Pause, Step};
 use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
-use crate::lease::script::{self, Check, What};
+use crate::lease::script::{self, Check, Unsure, What};
 use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
-use crate::rules::{KeyClass, Tag};
+use crate::rules::{FamilyId, KeyClass, Tag};
 
 /// With so many fills it is looked which of them have been answered.
 const MOST_FILLS: usize = 256;
@@ -41,93 +41,126 @@ pub(super) fn checks(
     }
     let own = outbox.session.borrow().current_db();
     let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own);
-    let now = context.moment();
     let mut checks = vec![];
-    let Some(fill) = command.fill else {
-        if !labels.is_empty() {
-            command.keys(args, |used| {
-                if used.writes && !used.deletes {
-                    checks.extend(checks_of_labels(context, outbox, db, used.key, labels));
-                }
-            });
-        }
-        return checks;
-    };
     // MOVE takes the key away here, and fills it there.
     let moves = &*command.name == "move";
     command.keys(args, |used: KeyUse<'_>| {
         if !used.writes || (used.deletes && !moves) {
             return;
         }
+        let Some(fill) = command.fill else {
+            return checks.extend(checks_of_labels(context, outbox, db, used.key, labels));
+        };
         let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
-        let labelled = !labels.is_empty() || process.index.may_have_labels(db, used.key);
-        if !(has_tags || labelled || process.may_use_labels()) || !context.protects(family) {
+        let is_labelled = !labels.is_empty() || process.index.may_have_labels(db, used.key);
+        if !(has_tags || is_labelled || process.may_use_labels()) || !context.protects(family) {
             return;
         }
         let hash = process.leases.hash(db, used.key);
-        // It has waited here for so long that its miss may be over.
-        let is_late = outbox.has_waited(now) > context.fill_window(family) / 2;
-        let check = |what| Check { key: used.key.into(), what };
-        if !has_tags && !labelled {
-            let whole = fill == Fill::Whole;
-            // Also a miss that somebody may have seen elsewhere.
-            let suspect = (whole && (is_late || process.leases.is_feared(now))).then_some(BEFORE_ALL);
-            let clock = suspect.or_else(|| process.leases.oldest(hash, now));
-            let sure = suspect.is_some() || !whole;
-            let found = clock.and_then(|clock| unheard(context, db, used.key, clock, sure));
-            return checks.extend(found.map(check));
-        }
-        let filled = process.leases.filled(hash, outbox.lessee(), fill, now);
-        let Filled { mut clock, is_own, is_lone, .. } = filled;
-        if labelled {
-            clock = clock_of_labelled(context, filled, hash);
-        }
-        if is_late && !is_own {
-            clock = Some(BEFORE_ALL);
-        }
-        let mut told = (is_lone && !is_late).then_some(outbox.id);
-        if clock.is_none() {
-            // It may write again what it has read.
-            clock = outbox.hits.borrow().clock_of(hash, now, context.fill_window(family));
-        } else if clock != Some(BEFORE_ALL) {
-            told = None;
-        }
-        // Who only counts up does not fill.
-        let is_foreign = !is_own && !process.is_alone() && (command.is_scripted || fill == Fill::Whole);
-        if clock.is_none() && !is_foreign {
-            return;
-        }
-        let mut tags = tags(context, db, used.key);
-        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
-        tags.extend(new.into_iter().cloned());
-        fills.extend(clock.map(|clock| (hash, clock)));
-        let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL)
-            && process.may_lack_epochs(now, context.fill_window(family));
-        let mut found = clock.map_or(vec![], |clock| compared(context, &tags, clock, told, lacks));
-        found.extend(clock.and_then(|clock| unheard(context, db, used.key, clock, false)));
-        if is_foreign {
-            found.extend(elsewhere(context, &tags, told, context.is_strict(family), lacks));
-        }
-        if found.contains(&What::Never) {
-            process.metrics.stale_fills(&context.matcher.borrow().rules().family(family).name);
-        }
-        checks.extend(found.into_iter().map(check));
+        let written = Written { context, outbox, command, fill, db, key: used.key, hash, family };
+        let found = match has_tags || is_labelled {
+            true => written.with_tags(labels, is_labelled, fills),
+            false => written.without_tags().into_iter().collect(),
+        };
+        checks.extend(found.into_iter().map(|what| Check { key: used.key.into(), what }));
     });
     checks
 }
 
-/// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated since
-/// the miss. Beside other proxies that may not have been heard of either. `found`: what is not known does not count, since
-/// nothing says that the key is a cached value.
-fn unheard(context: &Context, db: u32, key: &[u8], clock: Clock, found: bool) -> Option<What> {
-    let process = &context.process;
-    let may_be_stale = process.may_use_labels()
-        && (!process.is_alone()
-            || process.epochs.has_news(clock)
-            || process.fanout.outstanding() > 0
-            || process.index.expects_labels(db, key, context.moment()));
-    let since = || process.epochs.mark_at(clock).unwrap_or_default();
-    may_be_stale.then(|| What::Unlabelled { since: since(), found })
+/// A key that a request writes, and may fill.
+struct Written<'a> {
+    context: &'a Context,
+    outbox: &'a Outbox,
+    command: &'a Command,
+    fill: Fill,
+    db: u32,
+    key: &'a [u8],
+    hash: KeyHash,
+    family: FamilyId,
+}
+
+impl Written<'_> {
+    /// What has to hold if no rule names the key and no label of it is known. Its misses stay open: whoever writes it may label
+    /// it afterwards.
+    fn without_tags(&self) -> Option<What> {
+        let (leases, now) = (&self.context.process.leases, self.context.moment());
+        let is_whole = self.fill == Fill::Whole;
+        // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
+        let is_suspect = is_whole && (self.is_late() || leases.is_feared(now));
+        let clock = if is_suspect { Some(BEFORE_ALL) } else { leases.oldest(self.hash, now) };
+        let unsure = if is_whole && !is_suspect { Unsure::Stale } else { Unsure::Fresh };
+        clock.and_then(|clock| self.unheard(clock, unsure))
+    }
+
+    /// What has to hold if the key has tags, or gets `labels`; `fills` gets the miss that is closed.
+    fn with_tags(&self, labels: &[Tag], is_labelled: bool, fills: &mut Vec<(KeyHash, Clock)>) -> Vec<What> {
+        let (context, process) = (self.context, &self.context.process);
+        let (now, is_late) = (context.moment(), self.is_late());
+        let filled = process.leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
+        let mut clock = if is_labelled { self.clock_of_labelled(filled) } else { filled.clock };
+        if is_late && !filled.is_own {
+            clock = Some(BEFORE_ALL);
+        }
+        // Without a miss it may have read what it writes anew, or know better than that.
+        let knows = filled.is_lone && !is_late;
+        let is_miss = clock.is_some_and(|clock| clock != BEFORE_ALL);
+        let window = context.fill_window(self.family);
+        clock = clock.or_else(|| self.outbox.hits.borrow().clock_of(self.hash, now, window));
+        // Who only counts up does not fill.
+        let fills_whole = self.command.is_scripted || self.fill == Fill::Whole;
+        let is_foreign = !filled.is_own && !process.is_alone() && fills_whole;
+        if clock.is_none() && !is_foreign {
+            return vec![];
+        }
+        fills.extend(clock.map(|clock| (self.hash, clock)));
+        let mut tags = tags(context, self.db, self.key);
+        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
+        tags.extend(new.into_iter().cloned());
+        let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL) && process.may_lack_epochs(now, window);
+        let comparison = Comparison {
+            context,
+            tags: &tags,
+            told: (knows && !is_miss).then_some(self.outbox.id),
+            unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
+        };
+        let mut found = clock.map_or(vec![], |clock| comparison.since(clock));
+        found.extend(clock.and_then(|clock| self.unheard(clock, Unsure::Stale)));
+        if is_foreign {
+            found.extend(comparison.elsewhere(context.is_strict(self.family)));
+        }
+        if found.contains(&What::Never) {
+            process.metrics.stale_fills(&context.matcher.borrow().rules().family(self.family).name);
+        }
+        found
+    }
+
+    /// Whether the request has waited here for so long that its miss may be over.
+    fn is_late(&self) -> bool {
+        self.outbox.has_waited(self.context.moment()) > self.context.fill_window(self.family) / 2
+    }
+
+    /// When the miss was that decides about the fill of a key with labels. Until labels are used, misses of keys without tags
+    /// are kept apart: unless it is sure whose miss that is, the older one decides.
+    fn clock_of_labelled(&self, filled: Filled) -> Option<Clock> {
+        if filled.is_sure {
+            return filled.clock;
+        }
+        let unlabelled = self.context.process.leases.filled_unlabelled(self.hash, self.context.moment());
+        filled.clock.into_iter().chain(unlabelled).min()
+    }
+
+    /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated
+    /// since the miss. Beside other proxies that may not have been heard of either.
+    fn unheard(&self, clock: Clock, unsure: Unsure) -> Option<What> {
+        let process = &self.context.process;
+        let may_be_stale = process.may_use_labels()
+            && (!process.is_alone()
+                || process.epochs.has_news(clock)
+                || process.fanout.outstanding() > 0
+                || process.index.expects_labels(self.db, self.key, self.context.moment()));
+        let since = || process.epochs.mark_at(clock).unwrap_or_default();
+        may_be_stale.then(|| What::Unlabelled { since: since(), unsure })
+    }
 }
 
 /// A key gets labels behind its fill: what has to hold for it not to be stale.
@@ -138,23 +171,13 @@ pub(super) fn checks_of_labels(
     key: &[u8],
     labels: &[Tag],
 ) -> Vec<Check> {
-    let process = &context.process;
+    let (process, now) = (&context.process, context.moment());
     let hash = process.leases.hash(db, key);
-    let clock = process.leases.labelled(hash, outbox.lessee(), context.moment());
-    let lacks =
-        clock == Some(BEFORE_ALL) && process.may_lack_epochs(context.moment(), context.longest_window());
-    let found = clock.map_or(vec![], |clock| compared(context, labels, clock, None, lacks));
+    let Some(clock) = process.leases.labelled(hash, outbox.lessee(), now) else { return vec![] };
+    let lacks = clock == BEFORE_ALL && process.may_lack_epochs(now, context.longest_window());
+    let unsure = if lacks { Unsure::Stale } else { Unsure::Fresh };
+    let found = Comparison { context, tags: labels, told: None, unsure }.since(clock);
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()
-}
-
-/// When the miss was that decides about the fill of a key with labels. Until labels are used, misses of keys without tags are
-/// kept apart: unless it is sure whose miss that is, the older one decides.
-fn clock_of_labelled(context: &Context, filled: Filled, hash: KeyHash) -> Option<Clock> {
-    if filled.is_sure {
-        return filled.clock;
-    }
-    let unlabelled = context.process.leases.filled_unlabelled(hash, context.moment());
-    filled.clock.into_iter().chain(unlabelled).min()
 }
 
 /// The tags of a key, by rules and explicit ones, as far as they are known.
@@ -165,43 +188,57 @@ pub(super) fn tags(context: &Context, db: u32, key: &[u8]) -> Vec<Tag> {
     tags
 }
 
-/// What a fill is compared with whose miss is of that clock. Where there was none the connection may know better: if it is
-/// `told`, and has been told of the latest invalidation, it writes something new. `lacks`: else it is stale.
-fn compared(context: &Context, tags: &[Tag], clock: Clock, told: Option<u64>, lacks: bool) -> Vec<What> {
-    let epochs = &context.process.epochs;
-    let mut checks = vec![];
-    for tag in tags {
-        let known = told.map_or(Expected::NoEpoch, |_| epochs.expected_without_miss(tag, told));
-        if lacks && known == Expected::NoEpoch {
-            return vec![What::Never];
-        }
-        let expected = if known == Expected::NoEpoch { epochs.expected(tag, clock) } else { known };
-        match expected {
-            Expected::Stale => return vec![What::Never],
-            Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
-            Expected::NoEpoch => checks.push(What::Epoch((&**tag).into(), Box::default())),
-        }
-    }
-    checks
+/// Compares a fill with what has been invalidated.
+struct Comparison<'a> {
+    context: &'a Context,
+    tags: &'a [Tag],
+    /// The connection, if it knows better once it has been told of the latest invalidation: it writes something new then.
+    told: Option<u64>,
+    /// What counts of a tag without an epoch: Redis may have lost those of other proxies.
+    unsure: Unsure,
 }
 
-/// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
-/// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be on
-/// their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation surely
-/// knows better. `lacks`: likewise, because Redis need not know what is new.
-fn elsewhere(context: &Context, tags: &[Tag], told: Option<u64>, strict: bool, lacks: bool) -> Vec<What> {
-    let process = &context.process;
-    if strict || lacks {
-        let expected = |tag: &Tag| match process.epochs.expected_without_miss(tag, told) {
-            Expected::Epoch(id) => What::Epoch((&**tag).into(), id),
-            Expected::Stale | Expected::NoEpoch if lacks => What::Never,
-            Expected::Stale | Expected::NoEpoch => What::Epoch((&**tag).into(), Box::default()),
-        };
-        return tags.iter().map(expected).collect();
+impl Comparison<'_> {
+    /// The fill of a miss, or of a read, of that clock.
+    fn since(&self, clock: Clock) -> Vec<What> {
+        let mut checks = vec![];
+        for tag in self.tags {
+            let expected = match self.known(tag) {
+                None if self.unsure == Unsure::Stale => Expected::Stale,
+                None => self.context.process.epochs.expected(tag, clock),
+                Some(epoch) => Expected::Epoch(epoch),
+            };
+            match expected {
+                Expected::Stale => return vec![What::Never],
+                Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
+                Expected::NoEpoch => checks.push(What::Epoch((&**tag).into(), Box::default())),
+            }
+        }
+        checks
     }
-    let lifelines = process.lifelines();
-    let pairs = lifelines.iter().flat_map(|channel| tags.iter().map(move |tag| (channel, tag)));
-    pairs.map(|(channel, tag)| What::Listener(channel.clone(), (&**tag).into())).collect()
+
+    /// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
+    /// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be
+    /// on their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation
+    /// surely knows better.
+    fn elsewhere(&self, strict: bool) -> Vec<What> {
+        if strict || self.unsure == Unsure::Stale {
+            let expected = |tag: &Tag| match (self.known(tag), self.unsure) {
+                (Some(epoch), _) => What::Epoch((&**tag).into(), epoch),
+                (None, Unsure::Stale) => What::Never,
+                (None, Unsure::Fresh) => What::Epoch((&**tag).into(), Box::default()),
+            };
+            return self.tags.iter().map(expected).collect();
+        }
+        let lifelines = self.context.process.lifelines();
+        let pairs = lifelines.iter().flat_map(|channel| self.tags.iter().map(move |tag| (channel, tag)));
+        pairs.map(|(channel, tag)| What::Listener(channel.clone(), (&**tag).into())).collect()
+    }
+
+    /// The epoch of the tag's latest invalidation, if the connection has been told that it is complete.
+    fn known(&self, tag: &Tag) -> Option<Box<[u8]>> {
+        self.context.process.epochs.told(tag, self.told?)
+    }
 }
 
 /// Whether the request can be sent as a script, together with its checks.

@@ -9,7 +9,7 @@ use redis_protocol::resp3::types::BytesFrame;
 use super::Engine;
 use super::link::Batch;
 use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::lease::script::{self, Check, MOST_RECENT_OF_ANY, RECENT, Recent, What, epoch_key};
+use crate::lease::script::{self, Check, MOST_RECENT_OF_ANY, RECENT, Recent, Unsure, What, epoch_key};
 use crate::news::label_set;
 
 /// So many labels are looked for at once; of more it is taken for granted that they are there.
@@ -36,8 +36,8 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
                 questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
             }
-            What::Unlabelled { since, found } => {
-                for tag in tags_since(recent.as_deref(), since, *found).unwrap_or_default() {
+            What::Unlabelled { since, unsure } => {
+                for tag in tags_since(recent.as_deref(), since, *unsure).unwrap_or_default() {
                     labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]);
                 }
                 if labels.len() > MOST_LOOKED_FOR {
@@ -54,9 +54,9 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
     for check in checks {
         let is_stale = match &check.what {
-            What::Unlabelled { since, found } => match tags_since(recent.as_deref(), since, *found) {
+            What::Unlabelled { since, unsure } => match tags_since(recent.as_deref(), since, *unsure) {
                 Some(tags) => {
-                    labels.by_ref().take(tags.len()).fold(false, |had, score| had | has(score, *found))
+                    labels.by_ref().take(tags.len()).fold(false, |had, score| had | has(score, *unsure))
                 }
                 None => true,
             },
@@ -94,21 +94,22 @@ async fn recent(engine: &Engine, checks: &[Check]) -> Result<Option<Vec<Vec<u8>>
     Ok(Some(array_of(entries).iter().filter_map(bytes_of).map(|entry| entry.to_vec()).collect()))
 }
 
-/// The tags that were invalidated since that mark. `None`: others may have been; where only what is `found` counts, those that
-/// are known.
-fn tags_since<'a>(recent: Option<&'a [Vec<u8>]>, mark: &[u8], found: bool) -> Option<Vec<&'a [u8]>> {
-    let Some(recent) = recent else { return found.then(Vec::new) };
-    let looked_at = if found { MOST_RECENT_OF_ANY } else { recent.len() };
+/// The tags that were invalidated since that mark. `None`: others may have been, and it is `unsure` whether the value is
+/// stale.
+fn tags_since<'a>(recent: Option<&'a [Vec<u8>]>, mark: &[u8], unsure: Unsure) -> Option<Vec<&'a [u8]>> {
+    let is_fresh = unsure == Unsure::Fresh;
+    let Some(recent) = recent else { return is_fresh.then(Vec::new) };
+    let looked_at = if is_fresh { MOST_RECENT_OF_ANY } else { recent.len() };
     let (tags, all) = Recent::tags_since(&recent[..looked_at.min(recent.len())], mark);
-    (all || found).then_some(tags)
+    (all || is_fresh).then_some(tags)
 }
 
 /// Whether there is such a label. Somebody else's key of another type that has such a name is none; where it is not told, it
-/// may be one, which counts unless only what is `found` does.
-fn has(score: BytesFrame, found: bool) -> bool {
+/// may be one.
+fn has(score: BytesFrame, unsure: Unsure) -> bool {
     match into_result(score) {
         Ok(score) => is_score(score),
-        Err(error) => !found && !error.starts_with("WRONGTYPE"),
+        Err(error) => unsure == Unsure::Stale && !error.starts_with("WRONGTYPE"),
     }
 }
 

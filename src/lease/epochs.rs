@@ -95,12 +95,11 @@ impl Epochs {
         }
     }
 
-    /// What a write of a key with this tag is to be compared with that has no miss here, but perhaps at another proxy: any
-    /// epoch is news, unless this connection, its own, has been told of it.
-    pub fn expected_without_miss(&self, tag: &Tag, connection: Option<u64>) -> Expected {
+    /// The epoch of the tag's latest invalidation, if that connection is the one that has been told that it is complete. What it
+    /// writes without a miss is compared with that; what others write, with nothing: any epoch is news then.
+    pub fn told(&self, tag: &Tag, connection: u64) -> Option<Box<[u8]>> {
         let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
-        let told = tags.get(tag).filter(|epoch| epoch.told.is_some() && epoch.told == connection);
-        told.map_or(Expected::NoEpoch, |epoch| Expected::Epoch(epoch.id.clone()))
+        tags.get(tag).filter(|epoch| epoch.told == Some(connection)).map(|epoch| epoch.id.clone())
     }
 
     /// Announcements may have been missed: all misses up to now are too old for any fill.

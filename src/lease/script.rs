@@ -305,9 +305,18 @@ pub enum What {
     Unlabelled {
         /// The mark. Empty: there was none.
         since: Box<[u8]>,
-        /// Only a label that is found counts, not that one may be missing there: the key need be no cached value.
-        found: bool,
+        /// What counts if Redis does not know it any more.
+        unsure: Unsure,
     },
+}
+
+/// What counts where nobody knows better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsure {
+    /// The value is stale: at worst it has to be computed once more.
+    Stale,
+    /// It is not: the key need be no cached value, and must not be lost.
+    Fresh,
 }
 
 /// The most words of a command and of all that goes with it that Lua unpacks.
@@ -472,10 +481,10 @@ impl Check {
                 encode::bulk(out, channel);
                 encode::bulk(out, &epoch_key(tag));
             }
-            What::Unlabelled { since, found } => {
+            What::Unlabelled { since, unsure } => {
                 encode::bulk(out, RECENT);
                 let mut mark = Recent::Mark(since).encoded();
-                if *found {
+                if *unsure == Unsure::Fresh {
                     mark[0].make_ascii_uppercase();
                 }
                 encode::bulk(out, &mark);

@@ -135,7 +135,8 @@ impl Proxy {
 
     /// What a write without a miss of its connection is compared with, because it may fill one of another proxy.
     fn elsewhere(&self, label: &Tag, told: Option<u64>, around: &Around<'_>) -> Expected {
-        let expected = self.epochs.expected_without_miss(label, told);
+        let known = told.and_then(|connection| self.epochs.told(label, connection));
+        let expected = known.map_or(Expected::NoEpoch, Expected::Epoch);
         let since = around.now().saturating_sub(2 * WINDOW);
         let is_known = around.protect.news && self.epochs.invalidated_since(label, since);
         if is_known && expected == Expected::NoEpoch { Expected::Stale } else { expected }
