@@ -82,6 +82,8 @@ pub struct Client {
     depends_queued: Vec<trust::Place>,
     /// Its present request is the last that has arrived.
     is_last: bool,
+    /// Whether there is the database that its present request selects inside MULTI.
+    database: Option<bool>,
     /// Its last request may have to be sent once more, ahead of the next one.
     may_be_resent: bool,
     /// Since when its present request has waited for keys in doubt.
@@ -135,6 +137,8 @@ enum Pause {
     Intent(Vec<(Scope, String)>),
     /// It is known whether fills can be sent as scripts.
     Scripts,
+    /// It is known whether there is this database.
+    Database(u32),
     /// These keys are not in doubt any more.
     Doubt(Vec<trust::Place>),
     /// The verdicts on what was sent whose replies are held.
@@ -208,6 +212,7 @@ impl Client {
             fills_queued: Vec::new(),
             depends_queued: Vec::new(),
             is_last: false,
+            database: None,
             may_be_resent: false,
             doubted: None,
             broken: false,

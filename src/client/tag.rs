@@ -119,13 +119,17 @@ pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
 
 /// Asks Redis as the client, and keeps the reply.
 pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
+    let db = client.outbox.session.borrow().current_db();
+    ask_in(client, db, args).await
+}
+
+/// Likewise, in any database.
+pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answer<Reply> {
+    let key = client.key();
     let in_multi = client.outbox.session.borrow().in_multi();
-    let conn = match in_multi {
-        // The client's own connection would queue it.
-        true => {
-            let key = client.key();
-            client.pool.shared(&Key { label: None, ..key })
-        }
+    let conn = match in_multi || db != key.db {
+        // The client's own connection would queue it, or is elsewhere.
+        true => client.pool.shared(&Key { db, label: None, ..key }),
         false => client.conn(),
     };
     let mut request = BytesMut::new();

@@ -66,6 +66,10 @@ impl Client {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
             }
+            Pause::Database(db) => {
+                let found = self.context.process.fanout.ask(|reply| Order::Database(db, reply)).await;
+                self.database = Some(found.unwrap_or(true));
+            }
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict => {}
             Pause::Follow(args) => with::follow(self, args.as_args()).await,

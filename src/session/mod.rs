@@ -8,7 +8,7 @@
 mod identity;
 mod route;
 
-pub use identity::{Identity, Label, LabelField};
+pub use identity::{Identity, Label, LabelField, selected};
 pub use route::{Effect, Forward, Local, Route, SubscriptionKind};
 
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub struct Session {
     pub label: Option<Rc<Label>>,
     /// MULTI was sent, EXEC or DISCARD were not.
     in_multi: bool,
-    /// The database that what is queued from here on will run in, if a SELECT is queued.
+    /// The database that what is queued from here on will run in, if a SELECT is queued that will not fail.
     queued_db: Option<u32>,
     /// MULTI has not been answered yet.
     multi_pending: bool,
@@ -196,7 +196,8 @@ impl Session {
         }
     }
 
-    /// Decides about one request. `blocks`: it may block, as its arguments say.
+    /// Decides about one request. `blocks`: it may block, as its arguments say. Inside MULTI, SELECT of a database that there
+    /// is not is [`Kind::Plain`].
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
         if kind == Kind::ClientReply && !self.is_confined() {
             // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for. ON alone
@@ -292,7 +293,7 @@ impl Session {
     /// Decides within MULTI; `None`: as outside.
     fn in_transaction(&mut self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
         if kind == Kind::Select {
-            self.queued_db = identity::of_select(args).or(self.queued_db);
+            self.queued_db = selected(args).or(self.queued_db);
         }
         let (mut effect, mut at_exec, mut sync) = (Effect::None, Effect::None, false);
         let queued = match kind {
@@ -502,7 +503,7 @@ fn handshake(kind: Kind, args: Args<'_>) -> Option<Effect> {
     match kind {
         Kind::Auth => identity::of_auth(args).map(Effect::Auth),
         Kind::Hello => identity::of_hello(args),
-        Kind::Select => identity::of_select(args).map(Effect::Select),
+        Kind::Select => selected(args).map(Effect::Select),
         _ => identity::of_label(kind, args),
     }
 }

@@ -23,6 +23,7 @@ mod label_upkeep;
 mod limits;
 mod metrics;
 mod names;
+mod no_database;
 mod pinned;
 mod proxies;
 mod races;
