@@ -211,7 +211,7 @@ impl Client {
             return step;
         }
         let follows = match kind {
-            Kind::Exec => in_multi && !self.carried_queued.is_empty(),
+            Kind::Exec => in_multi && !self.transaction.carried.is_empty(),
             // Inside MULTI, what counts is what there is at EXEC.
             _ if under_way => false,
             _ => command.is_some_and(|c| (in_multi && c.carries) || self.labels_follow(c, args)),
@@ -237,7 +237,7 @@ impl Client {
                 forward.own |= stranger;
                 forward.sync |= stranger;
                 if in_multi && kind == Kind::SwapDb {
-                    self.swap_queued = true;
+                    self.transaction.swaps = true;
                 }
                 self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
             }
@@ -304,25 +304,15 @@ impl Client {
             Kind::Multi if matches!(forward.effect, Effect::Multi(_)) => {
                 self.outbox.queued.borrow_mut().clear()
             }
-            Kind::Discard => {
-                self.abandon_labels();
-                self.not_executed();
-                self.swap_queued = false;
-            }
+            // Also if it is refused: EXEC will be, too.
+            Kind::Discard => self.abandon(),
             Kind::Exec if matches!(forward.effect, Effect::Exec) => {
-                extra.after.labelled = std::mem::take(&mut self.labels_queued);
-                extra.after.unwrapped = self.take_unwrapped();
-                self.depends_queued.clear();
-                extra.after.swapped = std::mem::take(&mut self.swap_queued);
+                extra.after = self.transaction.executed();
+                extra.hold = extra.after.holds();
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
                 }
-                extra.after.carried = std::mem::take(&mut self.carried_queued);
-                extra.hold = extra.after.swapped
-                    || !extra.after.labelled.is_empty()
-                    || !extra.after.carried.is_empty()
-                    || !extra.after.unwrapped.is_empty();
-                extra.retimed = std::mem::take(&mut self.retimed_queued);
+                extra.retimed = std::mem::take(&mut self.transaction.retimed);
             }
             Kind::Wait if !forward.queued => {
                 // WAIT counts from the last write of its own connection. Any command run there first moves
@@ -458,12 +448,12 @@ impl Client {
         before: usize,
     ) -> Option<Box<Fills>> {
         if queued {
-            self.fills_queued.extend(self.fills.drain(before..));
+            self.transaction.fills.extend(self.fills.drain(before..));
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
         let (of, condition) = match effect {
-            Effect::Exec => (std::mem::take(&mut self.fills_queued), FireCondition::NotNil),
+            Effect::Exec => (std::mem::take(&mut self.transaction.fills), FireCondition::NotNil),
             _ => (self.fills[before..].to_vec(), command?.fire_condition(args)),
         };
         if matches!(effect, Effect::Exec) {
@@ -524,7 +514,7 @@ impl Client {
         let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
         let unwrapped = fill::Unwrapped { db, condition, checks };
         if queued {
-            self.unwrapped_queued.push(unwrapped);
+            self.transaction.unwrapped.push(unwrapped);
         } else {
             extra.hold = true;
             extra.after.unwrapped.push(unwrapped);
@@ -543,7 +533,7 @@ impl Client {
     /// What is to be looked at once the reply is here; inside MULTI, with that to EXEC.
     fn retimed(&mut self, queued: bool, keys: Vec<(u32, Box<[u8]>)>) -> Option<Box<Retimed>> {
         if queued {
-            self.retimed_queued.extend(keys);
+            self.transaction.retimed.extend(keys);
             return None;
         }
         (!keys.is_empty()).then(|| Box::new(keys))

@@ -4,7 +4,7 @@
 //! remarkable, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that the proxy adds, `with` those that label what they
-//! write, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
+//! write, `queued` keeps what EXEC makes good, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
 //! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
 
 mod carry;
@@ -17,6 +17,7 @@ mod intent;
 mod labels;
 mod outcome;
 mod plain;
+mod queued;
 mod row;
 mod stream;
 mod tag;
@@ -37,7 +38,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::accounting::{Became, IntentId, Settled};
+use crate::accounting::{IntentId, Settled};
 use crate::command::{FireCondition, TagCommand};
 use crate::context::{Context, READ, READ_OF_BIG};
 use crate::doubt::Scope;
@@ -51,6 +52,7 @@ use crate::rules::Tag;
 use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
 use input::Input;
+use queued::Transaction;
 
 /// How long a fan-out may hold up the reply of the write that caused it. It goes on after that, and what the client is
 /// promised holds all the same: reads of the keys are answered as misses until it is done.
@@ -76,10 +78,8 @@ pub struct Client {
     timer: Option<RefCell<Pin<Box<Sleep>>>>,
     /// What it has filled, with the clocks of its misses, as long as it may not know that it has.
     fills: Vec<(KeyHash, Clock)>,
-    /// Likewise of what was queued since MULTI.
-    fills_queued: Vec<(KeyHash, Clock)>,
-    /// Keys on which what was queued since MULTI depends.
-    depends_queued: Vec<trust::Place>,
+    /// What was queued since MULTI.
+    transaction: Transaction,
     /// Its present request is the last that has arrived.
     is_last: bool,
     /// Whether there is the database that its present request selects inside MULTI.
@@ -98,18 +98,6 @@ pub struct Client {
     held: Vec<After>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
-    /// SWAPDB is among what was queued since MULTI.
-    swap_queued: bool,
-    /// Labels given to keys since MULTI, which EXEC makes good.
-    labels_queued: Vec<labels::Labelled>,
-    /// Fills since MULTI that must be looked at behind EXEC.
-    unwrapped_queued: Vec<fill::Unwrapped>,
-    /// Labels handed on since MULTI, likewise.
-    carried_queued: Vec<carry::Carried>,
-    /// Labelled keys whose expiry may change with EXEC.
-    retimed_queued: Vec<(u32, Box<[u8]>)>,
-    /// What the writes since MULTI make of keys that others may wait for.
-    settled_queued: Vec<(KeyHash, Became)>,
     /// The read that comes next has waited.
     ripe: Option<coalesce::Ripe>,
     last_read: Instant,
@@ -209,8 +197,7 @@ impl Client {
             last: None,
             timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
             fills: Vec::new(),
-            fills_queued: Vec::new(),
-            depends_queued: Vec::new(),
+            transaction: Transaction::default(),
             is_last: false,
             database: None,
             may_be_resent: false,
@@ -220,12 +207,6 @@ impl Client {
             row: VecDeque::new(),
             held: Vec::new(),
             next: Vec::new(),
-            swap_queued: false,
-            labels_queued: Vec::new(),
-            unwrapped_queued: Vec::new(),
-            carried_queued: Vec::new(),
-            retimed_queued: Vec::new(),
-            settled_queued: Vec::new(),
             ripe: None,
             last_read,
             accepted: Instant::now(),
@@ -463,9 +444,7 @@ impl Client {
         let tainted = self.outbox.session.borrow().needs_own();
         self.outbox.session.borrow_mut().reset();
         self.accepted = Instant::now();
-        self.outbox.queued.borrow_mut().clear();
-        self.not_executed();
-        self.abandon_labels();
+        self.abandon();
         self.next.clear();
         self.set_shared(None);
         if let Some(conn) = self.pinned.take() {
@@ -501,8 +480,7 @@ impl Client {
             let _ = tokio::time::timeout(FANOUT_PATIENCE, sent).await;
         }
         self.outbox.close();
-        self.not_executed();
-        self.abandon_labels();
+        self.abandon();
         self.drop_intent();
         self.end_row();
         if let Some(conn) = self.pinned.take() {
@@ -521,22 +499,6 @@ impl Client {
     fn give_back_fills(&mut self) {
         let fills = std::mem::take(&mut self.fills);
         self.context.give_back(&self.outbox, &fills);
-    }
-
-    /// What was queued since MULTI will not be executed.
-    fn not_executed(&mut self) {
-        let fills = std::mem::take(&mut self.fills_queued);
-        self.context.give_back(&self.outbox, &fills);
-        self.unwrapped_queued.clear();
-        self.depends_queued.clear();
-    }
-
-    fn abandon_labels(&mut self) {
-        let labels = std::mem::take(&mut self.labels_queued);
-        labels::undo(&self.context, labels);
-        std::mem::take(&mut self.carried_queued).into_iter().for_each(|one| one.undo(&self.context));
-        self.retimed_queued.clear();
-        self.settled_queued.clear();
     }
 }
 

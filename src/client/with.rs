@@ -210,8 +210,8 @@ async fn dispatch(
             extra.labels = Labels { tags, told: false };
         }
         let queued = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
-        client.labels_queued.extend(queued);
-        client.carried_queued.extend(carried.map(|one| one.queued_as(element)));
+        client.transaction.labelled.extend(queued);
+        client.transaction.carried.extend(carried.map(|one| one.queued_as(element)));
     } else {
         let hold = condition.is_some();
         let carried = carried.into_iter().collect();

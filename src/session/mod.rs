@@ -238,15 +238,10 @@ impl Session {
                 forward.sync = self.change_queued;
                 self.transaction_over();
             }
-            // Without MULTI it is an error, and what is watched stays so.
-            Kind::Discard if self.in_multi => {
-                self.transaction_over();
-                forward.effect = Effect::MustSucceed;
-            }
-            Kind::Unwatch if had_state => {
-                self.watching = false;
-                forward.effect = Effect::MustSucceed;
-            }
+            // Without MULTI it is an error, and what is watched stays so. Redis may refuse it to the client: what comes behind
+            // it must know.
+            Kind::Discard if self.in_multi => (forward.effect, forward.sync) = (Effect::Discard, true),
+            Kind::Unwatch if had_state => (forward.effect, forward.sync) = (Effect::Unwatch, true),
             Kind::Watch => {
                 self.watching = true;
             }
@@ -431,7 +426,9 @@ impl Session {
             }
             // Redis thought nothing of an earlier MULTI, so this one began the transaction.
             Effect::MultiAgain(number) => self.in_multi |= !failed && self.transactions == number,
-            Effect::MustSucceed => return !failed,
+            Effect::Discard if !failed => self.transaction_over(),
+            Effect::Unwatch if !failed => self.watching = false,
+            Effect::Discard | Effect::Unwatch => {}
             Effect::Monitor => {
                 self.changing = self.changing.saturating_sub(1);
                 self.raw |= !failed;

@@ -56,8 +56,10 @@ pub enum Effect {
     Multi(u32),
     /// MULTI inside MULTI: an error, unless Redis refused the first one.
     MultiAgain(u32),
-    /// A state command that must succeed; if it does not the connection's state is unknown.
-    MustSucceed,
+    /// DISCARD: unless it is refused, the transaction is over.
+    Discard,
+    /// UNWATCH: unless it is refused, nothing is watched any more.
+    Unwatch,
     /// The connection's identity becomes this one if the reply is not an error.
     Auth(Identity),
     /// HELLO: protocol version (`None`: unchanged), identity, name.
