@@ -232,6 +232,7 @@ impl World {
             }
             route => {
                 assert!(command.kind == Kind::ClientReply, "{request}: {route:?}");
+                let route = if route == Route::Silence { self.session.client_reply(args) } else { route };
                 self.client_reply(request, &route);
             }
         }
@@ -360,7 +361,7 @@ proptest! {
                 1 => Effect::Exec,
                 2 => Effect::Unwatch,
                 3 => Effect::Auth(Identity::Default),
-                4 => Effect::Hello { resp: None, identity: None, name: None },
+                4 => Effect::Hello { resp: None, identity: None, name: None, partly: false },
                 5 => Effect::Select(0),
                 6 => Effect::Label(LabelField::Library, b"me".as_slice().into()),
                 7 => Effect::Subscription { kind: SubscriptionKind::Shard, confirms: None },

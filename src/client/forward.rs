@@ -231,6 +231,7 @@ impl Client {
         match route {
             Route::Cut => Step::Then(Pause::End),
             Route::Swallow => Step::Done,
+            Route::Silence => Step::Then(Pause::Silence(args.iter().collect())),
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
             Route::Local(local) => self.local(local).map_or(Step::Done, Step::Then),
             Route::Forward(mut forward) => {
@@ -477,7 +478,10 @@ impl Client {
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        let may = conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
+        // Where Redis takes no commands it names the one that it has been sent.
+        let confined = self.outbox.session.borrow().may_be_confined();
+        let may =
+            !confined && conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
         let scripted = !extra.partial && may && fill::is_scripted(command, args, &checks);
         if scripted || !labels.tags.is_empty() {
             let process = &self.context.process;

@@ -5,7 +5,7 @@
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that the proxy adds, `with` those that label what they
 //! write, `queued` keeps what EXEC makes good, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
-//! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
+//! lets reads wait for what others compute, `silence` keeps replies back, `transaction` finds those that need no connection of their own.
 
 mod carry;
 mod coalesce;
@@ -19,6 +19,7 @@ mod outcome;
 mod plain;
 mod queued;
 mod row;
+mod silence;
 mod stream;
 mod tag;
 mod transaction;
@@ -133,6 +134,8 @@ enum Pause {
     Verdict,
     /// A command of the proxy's own.
     Tag(TagCommand, OwnedArgs),
+    /// CLIENT REPLY.
+    Silence(OwnedArgs),
     /// A command that labels follow.
     Follow(OwnedArgs),
     /// The connection ends once what is unsent is written.
@@ -294,7 +297,10 @@ impl Client {
             }
             match self.input.parser.parse(&buf[start..], &limits) {
                 Parsed::Incomplete => return self.incomplete(&buf[start..]),
-                Parsed::Nothing { len } => self.input.advance(len),
+                Parsed::Nothing { len } => {
+                    self.outbox.session.borrow_mut().sent_nothing();
+                    self.input.advance(len);
+                }
                 Parsed::Error(error) => {
                     if self.outbox.pending() > 0 {
                         return Some(Pause::Idle);

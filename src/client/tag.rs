@@ -29,6 +29,11 @@ use crate::upstream::{Key, Pending, Special};
 pub(super) struct Refusal(Vec<u8>);
 
 impl Refusal {
+    /// As it goes into an error reply.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).trim_start_matches('-').trim_end().to_owned()
+    }
+
     /// Redis, or a rule of the protocol, says that it may not be; otherwise there was no answer.
     fn is_of_redis(&self) -> bool {
         [b"-NOPERM".as_slice(), b"-NOAUTH", b"-WRONGTYPE"].iter().any(|word| self.0.starts_with(word))
@@ -82,16 +87,15 @@ async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) -> boo
         TagCommand::Info => info(client).await,
     };
     let refused = result.is_err();
-    if let Err(Refusal(reply)) = result {
+    if let Err(refusal) = result {
         let in_multi = client.outbox.session.borrow().in_multi();
-        let text = String::from_utf8_lossy(&reply).trim_start_matches('-').trim_end().to_owned();
-        refuse(client, in_multi, &text);
+        refuse(client, in_multi, &refusal.text());
     }
     refused
 }
 
 /// Answers with an error; inside MULTI the transaction is aborted, as Redis does with what it cannot queue.
-fn refuse(client: &mut Client, in_multi: bool, text: &str) {
+pub(super) fn refuse(client: &mut Client, in_multi: bool, text: &str) {
     if !in_multi {
         client.outbox.with_buffer(|out| encode::error(out, text));
         return;

@@ -137,5 +137,7 @@ pub(super) fn of_hello(args: Args<'_>) -> Option<Effect> {
             return None;
         }
     }
-    Some(Effect::Hello { resp, identity, name })
+    // One AUTH is right or wrong. Of several options the first may be right; and a name is taken before AUTH is missed.
+    let partly = args.len() > 5 || name.is_some();
+    Some(Effect::Hello { resp, identity, name, partly })
 }

@@ -164,6 +164,18 @@ impl Session {
         self.resp == 2 && self.has_subscriptions()
     }
 
+    /// Likewise, or may do so when what the client sends now arrives.
+    pub fn may_be_confined(&self) -> bool {
+        self.is_confined() || (self.resp == 2 && self.subscribing > 0)
+    }
+
+    /// The client has sent a request without a single word.
+    pub fn sent_nothing(&mut self) {
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
+    }
+
     /// Whether bytes pass unframed in both directions.
     pub fn is_raw(&self) -> bool {
         self.raw
@@ -204,7 +216,9 @@ impl Session {
             // changes nothing there.
             let on = |mode: &[u8]| mode.eq_ignore_ascii_case(b"on");
             if !(self.in_multi && self.replies == Replies::On && args.get(2).is_some_and(on)) {
-                return self.client_reply(args);
+                // Behind MONITOR nothing can be asked.
+                let asks = args.len() == 3 && !self.raw;
+                return if asks { Route::Silence } else { self.client_reply(args) };
             }
         }
         let skipped = self.replies == Replies::Skip;
@@ -338,7 +352,8 @@ impl Session {
         forward.effect = Effect::Unblocked;
     }
 
-    fn client_reply(&mut self, args: Args<'_>) -> Route {
+    /// Does as CLIENT REPLY says.
+    pub fn client_reply(&mut self, args: Args<'_>) -> Route {
         let Some(mode) = args.get(2).filter(|_| args.len() == 3) else {
             let text = "ERR wrong number of arguments for 'client|reply' command";
             return self.local_error(text.to_owned());
@@ -441,8 +456,10 @@ impl Session {
                     self.changed(effect);
                     return true;
                 }
-                // A HELLO may have authenticated before it failed.
-                return !matches!(effect, Effect::Hello { .. });
+                let Effect::Hello { partly, .. } = effect else { return true };
+                // It may have authenticated before it failed: who the connection speaks for is not known any more.
+                self.sticky |= partly;
+                return false;
             }
         }
         true
@@ -463,7 +480,7 @@ impl Session {
             Effect::Auth(identity) => self.identity = identity,
             Effect::Select(db) => self.db = db,
             Effect::Label(field, value) => self.set_label(field, &value),
-            Effect::Hello { resp, identity, name } => {
+            Effect::Hello { resp, identity, name, .. } => {
                 self.resp = resp.unwrap_or(self.resp);
                 if let Some(identity) = identity {
                     self.identity = identity;

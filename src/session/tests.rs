@@ -5,7 +5,10 @@ use crate::resp::OwnedArgs;
 
 fn route(session: &mut Session, kind: Kind, words: &str) -> Route {
     let args: OwnedArgs = words.split(' ').collect();
-    session.route(kind, args.as_args(), matches!(kind, Kind::Blocking))
+    match session.route(kind, args.as_args(), matches!(kind, Kind::Blocking)) {
+        Route::Silence => session.client_reply(args.as_args()),
+        route => route,
+    }
 }
 
 fn forward(session: &mut Session, kind: Kind, words: &str) -> Forward {
