@@ -12,7 +12,7 @@ use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
 use crate::lease::script::{self, Check, Wrapping};
 use crate::resp::{Args, encode};
-use crate::session::{Effect, Forward, Local, Route, selected};
+use crate::session::{Effect, Forward, Local, Route};
 use crate::upstream::{Conn, Fills, Pending, Retimed, Shortly, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
@@ -242,22 +242,6 @@ impl Client {
                 }
                 self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
             }
-        }
-    }
-
-    /// What the request means. A SELECT in MULTI whose database there is not will fail when EXEC comes, and what follows runs
-    /// where it would have run without it. `Err`: whether there is must be asked.
-    fn kind_in_multi(&mut self, kind: Kind, args: Args<'_>) -> Result<Kind, Step> {
-        let session = self.outbox.session.borrow();
-        let Some(db) = selected(args).filter(|_| kind == Kind::Select && session.in_multi()) else {
-            return Ok(kind);
-        };
-        match self.database.take() {
-            // Once Redis has said yes to one.
-            _ if db <= session.db => Ok(kind),
-            Some(true) => Ok(kind),
-            Some(false) => Ok(Kind::Plain),
-            None => Err(Step::Again(Pause::Database(db))),
         }
     }
 

@@ -106,6 +106,20 @@ impl Client {
         Ok(())
     }
 
+    /// Notes what a request may invalidate that has been waiting, if that is not noted: there may be other rules meanwhile.
+    pub(super) async fn intend_anew(
+        &mut self,
+        command: Option<&Command>,
+        args: Args<'_>,
+        kind: Kind,
+    ) -> Result<(), String> {
+        let context = Rc::clone(&self.context);
+        match self.may_invalidate(&context, command, args, kind) {
+            Some((scope, what)) if self.intent.is_none() => self.intend(scope, what).await,
+            _ => Ok(()),
+        }
+    }
+
     /// The request was not sent after all.
     pub(super) fn drop_intent(&mut self) {
         if let Some(Ok(intent)) = self.intent.take() {

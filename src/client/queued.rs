@@ -6,11 +6,14 @@ use std::rc::Rc;
 use super::carry::Carried;
 use super::fill::Unwrapped;
 use super::labels::{self, Labelled};
-use super::{After, Client, trust};
+use super::{After, Client, Pause, Step, trust};
 use crate::accounting::Became;
+use crate::command::Kind;
 use crate::context::Context;
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
+use crate::resp::Args;
+use crate::session::selected;
 
 /// What is queued.
 #[derive(Default)]
@@ -66,5 +69,21 @@ impl Client {
     pub(super) fn abandon(&mut self) {
         self.outbox.queued.borrow_mut().clear();
         std::mem::take(&mut self.transaction).abandoned(&self.context, &self.outbox);
+    }
+
+    /// What the request means. A SELECT in MULTI whose database there is not will fail when EXEC comes, and what follows runs
+    /// where it would have run without it. `Err`: whether there is must be asked.
+    pub(super) fn kind_in_multi(&mut self, kind: Kind, args: Args<'_>) -> Result<Kind, Step> {
+        let session = self.outbox.session.borrow();
+        let Some(db) = selected(args).filter(|_| kind == Kind::Select && session.in_multi()) else {
+            return Ok(kind);
+        };
+        match self.database.take() {
+            // Once Redis has said yes to one.
+            _ if db <= session.db => Ok(kind),
+            Some(true) => Ok(kind),
+            Some(false) => Ok(Kind::Plain),
+            None => Err(Step::Again(Pause::Database(db))),
+        }
     }
 }

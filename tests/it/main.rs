@@ -28,6 +28,7 @@ mod pinned;
 mod proxies;
 mod races;
 mod redis_rs;
+mod reloads;
 mod rows;
 mod smoke;
 mod standing;
