@@ -23,7 +23,7 @@ fn a_write_that_begins_to_fire_while_it_is_labelled_is_sent_and_fans_out() {
     std::fs::write(&proxy.config, [BEFORE, AFTER].concat()).unwrap();
     proxy.signal("-HUP");
     eventually("the rules are in force", || {
-        other.cmd("TAG.EXPLAIN ZADD late:Page 1 a").contains("Page").then_some(())
+        other.cmd("TAG.EXPLAIN ZADD late:Page 1 a").contains("would delete").then_some(())
     });
     direct.cmd("CLIENT UNPAUSE");
     assert_eq!(client.text(), ":1\r\n");
