@@ -99,6 +99,8 @@ pub enum Order {
     /// What has become of labels: those given are put into Redis if they are not there, other proxies are told.
     /// Resolves once that is done and the index reflects every write executed before.
     Settle(Vec<(Verb, Labels)>, oneshot::Sender<()>),
+    /// Has Redis this database? Where that cannot be known, it is taken for granted.
+    Database(u32, oneshot::Sender<bool>),
     /// Does Redis live? True only if it has lived ever since the question was asked.
     Alive(oneshot::Sender<bool>),
     /// The index must be rebuilt, because of this.

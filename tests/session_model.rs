@@ -232,6 +232,7 @@ impl World {
             }
             route => {
                 assert!(command.kind == Kind::ClientReply, "{request}: {route:?}");
+                let route = if route == Route::Silence { self.session.client_reply(args) } else { route };
                 self.client_reply(request, &route);
             }
         }
@@ -246,8 +247,7 @@ impl World {
             self.blurred |= !plain;
         }
         // Redis refused what the session took for done.
-        self.blurred |= sent == Sent::Error && matches!(kind, Kind::Multi | Kind::Watch | Kind::Unwatch);
-        self.blurred |= sent == Sent::Error && matches!(effect, Effect::MustSucceed);
+        self.blurred |= sent == Sent::Error && matches!(kind, Kind::Multi | Kind::Watch);
         self.blurred |= sent == Sent::Error && matches!(kind, Kind::ConnectionState);
         // Confirmations of what was queued come inside EXEC's reply.
         self.replies.push_back((effect, sent));
@@ -270,7 +270,7 @@ impl World {
 
     fn arrive(&mut self) {
         let Some((effect, sent)) = self.replies.pop_front() else { return };
-        let must = matches!(effect, Effect::MustSucceed | Effect::Multi(_) | Effect::Hello { .. });
+        let must = matches!(effect, Effect::Multi(_) | Effect::Hello { .. });
         let head = match sent {
             Sent::Error => Head::Error(b"ERR no"),
             Sent::Ok => Head::Simple(b"OK"),
@@ -359,9 +359,9 @@ proptest! {
             let effect = match effect {
                 0 => Effect::None,
                 1 => Effect::Exec,
-                2 => Effect::MustSucceed,
+                2 => Effect::Unwatch,
                 3 => Effect::Auth(Identity::Default),
-                4 => Effect::Hello { resp: None, identity: None, name: None },
+                4 => Effect::Hello { resp: None, identity: None, name: None, partly: false },
                 5 => Effect::Select(0),
                 6 => Effect::Label(LabelField::Library, b"me".as_slice().into()),
                 7 => Effect::Subscription { kind: SubscriptionKind::Shard, confirms: None },

@@ -125,10 +125,10 @@ pub(super) async fn before_exec(client: &mut Client) {
     if client.context.process.may_have_labels() {
         let context = Rc::clone(&client.context);
         learn(client, vec![]).await;
-        for which in 0..client.carried_queued.len() {
-            let (one, given) = (&client.carried_queued[which], || client.given_in_multi());
+        for which in 0..client.transaction.carried.len() {
+            let (one, given) = (&client.transaction.carried[which], || client.given_in_multi());
             let (late, late_old) = (one.late(&context, given()), one.late_old(&context, given()));
-            let one = &mut client.carried_queued[which];
+            let one = &mut client.transaction.carried[which];
             one.add(&context, late);
             context.process.index.lock().leaving(one.old.db, &one.old.key, &late_old);
             one.old.tags.extend(late_old);
@@ -139,14 +139,17 @@ pub(super) async fn before_exec(client: &mut Client) {
         }
     }
     if client.context.process.knows_labels() {
-        client.carried_queued.retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
+        client
+            .transaction
+            .carried
+            .retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
     }
 }
 
 impl Client {
     /// The labels that the transaction gives to keys, in any order.
     fn given_in_multi(&self) -> impl Iterator<Item = &Labelled> {
-        self.labels_queued.iter().chain(self.carried_queued.iter().map(|one| &one.given))
+        self.transaction.labelled.iter().chain(self.transaction.carried.iter().map(|one| &one.given))
     }
 }
 

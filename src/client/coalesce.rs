@@ -102,14 +102,14 @@ impl Client {
         queued: bool,
     ) -> Option<Box<Settled>> {
         let (condition, keys) = if matches!(effect, Effect::Exec) {
-            (FireCondition::NotNil, std::mem::take(&mut self.settled_queued))
+            (FireCondition::NotNil, std::mem::take(&mut self.transaction.settled))
         } else {
             let command = command.filter(|command| command.is_write())?;
             let db = self.outbox.session.borrow().current_db();
             (command.fire_condition(args), written(&self.context, db, command, args, checks))
         };
         if queued {
-            self.settled_queued.extend(keys);
+            self.transaction.settled.extend(keys);
             return None;
         }
         (!keys.is_empty()).then(|| Box::new(Settled { condition, keys }))

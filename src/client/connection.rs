@@ -137,6 +137,12 @@ impl Client {
                 return true;
             }
             Effect::Auth(identity) => (identity, key.resp),
+            // Its client may have to stay there although it fails: not on what somebody else has proved.
+            Effect::Hello { identity: Some(_), partly: true, .. } => {
+                let is_anonymous = key.identity.is_anonymous();
+                let identity = if is_anonymous { Identity::Unknown } else { key.identity.clone() };
+                return self.pin_as(&Key { identity, ..key });
+            }
             Effect::Hello { resp, identity: Some(identity), .. } => (identity, resp.unwrap_or(key.resp)),
             _ => return self.pin_as(&key),
         };

@@ -288,9 +288,4 @@ impl Client {
         let conn = self.conn();
         (!conn.knows_scripts(&self.outbox)).then_some(Step::Again(Pause::Scripts))
     }
-
-    /// Those among what EXEC has run that must be looked at.
-    pub(super) fn take_unwrapped(&mut self) -> Vec<Unwrapped> {
-        std::mem::take(&mut self.unwrapped_queued)
-    }
 }

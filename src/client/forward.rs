@@ -210,7 +210,7 @@ impl Client {
             return step;
         }
         let follows = match kind {
-            Kind::Exec => in_multi && !self.carried_queued.is_empty(),
+            Kind::Exec => in_multi && !self.transaction.carried.is_empty(),
             // Inside MULTI, what counts is what there is at EXEC.
             _ if under_way => false,
             _ => command.is_some_and(|c| (in_multi && c.carries) || self.labels_follow(c, args)),
@@ -222,17 +222,22 @@ impl Client {
                 Step::Again(Pause::Idle)
             };
         }
+        let kind = match self.kind_in_multi(kind, args) {
+            Ok(kind) => kind,
+            Err(step) => return step,
+        };
         let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
         match route {
             Route::Cut => Step::Then(Pause::End),
             Route::Swallow => Step::Done,
+            Route::Silence => Step::Then(Pause::Silence(args.iter().collect())),
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
             Route::Local(local) => self.local(local).map_or(Step::Done, Step::Then),
             Route::Forward(mut forward) => {
                 forward.own |= stranger;
                 forward.sync |= stranger;
                 if in_multi && kind == Kind::SwapDb {
-                    self.swap_queued = true;
+                    self.transaction.swaps = true;
                 }
                 self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
             }
@@ -283,25 +288,15 @@ impl Client {
             Kind::Multi if matches!(forward.effect, Effect::Multi(_)) => {
                 self.outbox.queued.borrow_mut().clear()
             }
-            Kind::Discard => {
-                self.abandon_labels();
-                self.not_executed();
-                self.swap_queued = false;
-            }
+            // Also if it is refused: EXEC will be, too.
+            Kind::Discard => self.abandon(),
             Kind::Exec if matches!(forward.effect, Effect::Exec) => {
-                extra.after.labelled = std::mem::take(&mut self.labels_queued);
-                extra.after.unwrapped = self.take_unwrapped();
-                self.depends_queued.clear();
-                extra.after.swapped = std::mem::take(&mut self.swap_queued);
+                extra.after = self.transaction.executed();
+                extra.hold = extra.after.holds();
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
                 }
-                extra.after.carried = std::mem::take(&mut self.carried_queued);
-                extra.hold = extra.after.swapped
-                    || !extra.after.labelled.is_empty()
-                    || !extra.after.carried.is_empty()
-                    || !extra.after.unwrapped.is_empty();
-                extra.retimed = std::mem::take(&mut self.retimed_queued);
+                extra.retimed = std::mem::take(&mut self.transaction.retimed);
             }
             Kind::Wait if !forward.queued => {
                 // WAIT counts from the last write of its own connection. Any command run there first moves
@@ -437,12 +432,12 @@ impl Client {
         before: usize,
     ) -> Option<Box<Fills>> {
         if queued {
-            self.fills_queued.extend(self.fills.drain(before..));
+            self.transaction.fills.extend(self.fills.drain(before..));
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
         let (of, condition) = match effect {
-            Effect::Exec => (std::mem::take(&mut self.fills_queued), FireCondition::NotNil),
+            Effect::Exec => (std::mem::take(&mut self.transaction.fills), FireCondition::NotNil),
             _ => (self.fills[before..].to_vec(), command?.fire_condition(args)),
         };
         if matches!(effect, Effect::Exec) {
@@ -466,7 +461,10 @@ impl Client {
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
-        let may = conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
+        // Where Redis takes no commands it names the one that it has been sent.
+        let confined = self.outbox.session.borrow().may_be_confined();
+        let may =
+            !confined && conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
         let scripted = !extra.partial && may && fill::is_scripted(command, args, &checks);
         if scripted || !labels.tags.is_empty() {
             let process = &self.context.process;
@@ -503,7 +501,7 @@ impl Client {
         let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
         let unwrapped = fill::Unwrapped { db, condition, checks };
         if queued {
-            self.unwrapped_queued.push(unwrapped);
+            self.transaction.unwrapped.push(unwrapped);
         } else {
             extra.hold = true;
             extra.after.unwrapped.push(unwrapped);
@@ -522,7 +520,7 @@ impl Client {
     /// What is to be looked at once the reply is here; inside MULTI, with that to EXEC.
     fn retimed(&mut self, queued: bool, keys: Vec<(u32, Box<[u8]>)>) -> Option<Box<Retimed>> {
         if queued {
-            self.retimed_queued.extend(keys);
+            self.transaction.retimed.extend(keys);
             return None;
         }
         (!keys.is_empty()).then(|| Box::new(keys))

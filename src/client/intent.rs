@@ -45,19 +45,17 @@ impl Client {
 
     /// The transaction ends with an error in place of EXEC.
     pub(super) fn refuse_exec(&mut self, exec: Option<&Command>, error: &str) -> Step {
-        let discard: OwnedArgs = ["DISCARD"].into_iter().collect();
-        let route = self.outbox.session.borrow_mut().route(Kind::Discard, discard.as_args(), false);
+        // Who may EXEC need not be allowed to DISCARD: Redis is made to abort it.
+        let [bad, end]: [OwnedArgs; 2] = ["RESCIND.ABORT", "EXEC"].map(|word| [word].into_iter().collect());
+        let route = self.outbox.session.borrow_mut().route(Kind::Exec, end.as_args(), false);
         let Route::Forward(forward) = route else { return Step::Then(Pause::End) };
         self.refused(exec);
-        self.abandon_labels();
-        self.not_executed();
-        self.swap_queued = false;
-        self.outbox.queued.borrow_mut().clear();
-        let mut pending = super::tag::pending_of(self, Some(error));
-        if let Some(special) = &mut pending.special {
-            (special.effect, special.silent) = (Some(forward.effect), forward.silent);
+        self.abandon();
+        for (request, silent) in [(bad, true), (end, forward.silent)] {
+            let mut pending = super::tag::pending_of(self, Some(error));
+            pending.special.iter_mut().for_each(|special| special.silent = silent);
+            self.conn().send(&super::forward::encoded(request.as_args()), Some(pending));
         }
-        self.conn().send(&super::forward::encoded(discard.as_args()), Some(pending));
         Step::Done
     }
 
@@ -106,6 +104,20 @@ impl Client {
     pub(super) async fn intend(&mut self, scope: Scope, what: String) -> Result<(), String> {
         self.intent = Some(Ok(self.context.intend(scope, what).await?));
         Ok(())
+    }
+
+    /// Notes what a request may invalidate that has been waiting, if that is not noted: there may be other rules meanwhile.
+    pub(super) async fn intend_anew(
+        &mut self,
+        command: Option<&Command>,
+        args: Args<'_>,
+        kind: Kind,
+    ) -> Result<(), String> {
+        let context = Rc::clone(&self.context);
+        match self.may_invalidate(&context, command, args, kind) {
+            Some((scope, what)) if self.intent.is_none() => self.intend(scope, what).await,
+            _ => Ok(()),
+        }
     }
 
     /// The request was not sent after all.

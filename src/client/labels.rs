@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Acquire;
 use super::Client;
 use super::carry::{self, Carried};
 use super::outcome::Outcome;
-use super::tag::{Answer, ask, may_write};
+use super::tag::{Answer, ask_in, may_write};
 use super::with;
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
@@ -62,7 +62,7 @@ pub(super) async fn give(
     let labels = Labels::new(db, key, tags.to_vec());
     let mut labelled = Labelled { labels, before, added: vec![], condition, element: None };
     for tag in tags {
-        match ask(client, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
+        match ask_in(client, db, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
             Ok(_) => {}
             Err(refusal) => {

@@ -4,8 +4,8 @@
 //! remarkable, `connection` chooses on what,
 //! `wait` waits for replies and fan-outs, `trigger` finds out
 //! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that the proxy adds, `with` those that label what they
-//! write, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
-//! lets reads wait for what others compute, `transaction` finds those that need no connection of their own.
+//! write, `queued` keeps what EXEC makes good, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
+//! lets reads wait for what others compute, `silence` keeps replies back, `transaction` finds those that need no connection of their own.
 
 mod carry;
 mod coalesce;
@@ -17,7 +17,9 @@ mod intent;
 mod labels;
 mod outcome;
 mod plain;
+mod queued;
 mod row;
+mod silence;
 mod stream;
 mod tag;
 mod transaction;
@@ -37,7 +39,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::accounting::{Became, IntentId, Settled};
+use crate::accounting::{IntentId, Settled};
 use crate::command::{FireCondition, TagCommand};
 use crate::context::{Context, READ, READ_OF_BIG};
 use crate::doubt::Scope;
@@ -51,6 +53,7 @@ use crate::rules::Tag;
 use crate::session::{Identity, Local};
 use crate::upstream::{Conn, Pool};
 use input::Input;
+use queued::Transaction;
 
 /// How long a fan-out may hold up the reply of the write that caused it. It goes on after that, and what the client is
 /// promised holds all the same: reads of the keys are answered as misses until it is done.
@@ -78,12 +81,12 @@ pub struct Client {
     fills: Vec<(KeyHash, Clock)>,
     /// How many of them have been answered for sure once the outbox has answered so far.
     fills_answered: Option<(usize, u32)>,
-    /// Likewise of what was queued since MULTI.
-    fills_queued: Vec<(KeyHash, Clock)>,
-    /// Keys on which what was queued since MULTI depends.
-    depends_queued: Vec<trust::Place>,
+    /// What was queued since MULTI.
+    transaction: Transaction,
     /// Its present request is the last that has arrived.
     is_last: bool,
+    /// Whether there is the database that its present request selects inside MULTI.
+    database: Option<bool>,
     /// Its last request may have to be sent once more, ahead of the next one.
     may_be_resent: bool,
     /// Since when its present request has waited for keys in doubt.
@@ -98,18 +101,6 @@ pub struct Client {
     held: Vec<After>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
-    /// SWAPDB is among what was queued since MULTI.
-    swap_queued: bool,
-    /// Labels given to keys since MULTI, which EXEC makes good.
-    labels_queued: Vec<labels::Labelled>,
-    /// Fills since MULTI that must be looked at behind EXEC.
-    unwrapped_queued: Vec<fill::Unwrapped>,
-    /// Labels handed on since MULTI, likewise.
-    carried_queued: Vec<carry::Carried>,
-    /// Labelled keys whose expiry may change with EXEC.
-    retimed_queued: Vec<(u32, Box<[u8]>)>,
-    /// What the writes since MULTI make of keys that others may wait for.
-    settled_queued: Vec<(KeyHash, Became)>,
     /// The read that comes next has waited.
     ripe: Option<coalesce::Ripe>,
     last_read: Instant,
@@ -137,12 +128,16 @@ enum Pause {
     Intent(Vec<(Scope, String)>),
     /// It is known whether fills can be sent as scripts.
     Scripts,
+    /// It is known whether there is this database.
+    Database(u32),
     /// These keys are not in doubt any more.
     Doubt(Vec<trust::Place>),
     /// The verdicts on what was sent whose replies are held.
     Verdict,
     /// A command of the proxy's own.
     Tag(TagCommand, OwnedArgs),
+    /// CLIENT REPLY.
+    Silence(OwnedArgs),
     /// A command that labels follow.
     Follow(OwnedArgs),
     /// The connection ends once what is unsent is written.
@@ -208,9 +203,9 @@ impl Client {
             timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
             fills: Vec::new(),
             fills_answered: None,
-            fills_queued: Vec::new(),
-            depends_queued: Vec::new(),
+            transaction: Transaction::default(),
             is_last: false,
+            database: None,
             may_be_resent: false,
             doubted: None,
             broken: false,
@@ -218,12 +213,6 @@ impl Client {
             row: VecDeque::new(),
             held: Vec::new(),
             next: Vec::new(),
-            swap_queued: false,
-            labels_queued: Vec::new(),
-            unwrapped_queued: Vec::new(),
-            carried_queued: Vec::new(),
-            retimed_queued: Vec::new(),
-            settled_queued: Vec::new(),
             ripe: None,
             last_read,
             accepted: Instant::now(),
@@ -312,7 +301,10 @@ impl Client {
             }
             match self.input.parser.parse(&buf[start..], &limits) {
                 Parsed::Incomplete => return self.incomplete(&buf[start..]),
-                Parsed::Nothing { len } => self.input.advance(len),
+                Parsed::Nothing { len } => {
+                    self.outbox.session.borrow_mut().sent_nothing();
+                    self.input.advance(len);
+                }
                 Parsed::Error(error) => {
                     if self.outbox.pending() > 0 {
                         return Some(Pause::Idle);
@@ -462,9 +454,7 @@ impl Client {
         let tainted = self.outbox.session.borrow().needs_own();
         self.outbox.session.borrow_mut().reset();
         self.accepted = Instant::now();
-        self.outbox.queued.borrow_mut().clear();
-        self.not_executed();
-        self.abandon_labels();
+        self.abandon();
         self.next.clear();
         self.set_shared(None);
         if let Some(conn) = self.pinned.take() {
@@ -500,8 +490,7 @@ impl Client {
             let _ = tokio::time::timeout(FANOUT_PATIENCE, sent).await;
         }
         self.outbox.close();
-        self.not_executed();
-        self.abandon_labels();
+        self.abandon();
         self.drop_intent();
         self.end_row();
         if let Some(conn) = self.pinned.take() {
@@ -520,22 +509,6 @@ impl Client {
     fn give_back_fills(&mut self) {
         let fills = std::mem::take(&mut self.fills);
         self.context.give_back(&self.outbox, &fills);
-    }
-
-    /// What was queued since MULTI will not be executed.
-    fn not_executed(&mut self) {
-        let fills = std::mem::take(&mut self.fills_queued);
-        self.context.give_back(&self.outbox, &fills);
-        self.unwrapped_queued.clear();
-        self.depends_queued.clear();
-    }
-
-    fn abandon_labels(&mut self) {
-        let labels = std::mem::take(&mut self.labels_queued);
-        labels::undo(&self.context, labels);
-        std::mem::take(&mut self.carried_queued).into_iter().for_each(|one| one.undo(&self.context));
-        self.retimed_queued.clear();
-        self.settled_queued.clear();
     }
 }
 

@@ -29,6 +29,11 @@ use crate::upstream::{Key, Pending, Special};
 pub(super) struct Refusal(Vec<u8>);
 
 impl Refusal {
+    /// As it goes into an error reply.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).trim_start_matches('-').trim_end().to_owned()
+    }
+
     /// Redis, or a rule of the protocol, says that it may not be; otherwise there was no answer.
     fn is_of_redis(&self) -> bool {
         [b"-NOPERM".as_slice(), b"-NOAUTH", b"-WRONGTYPE"].iter().any(|word| self.0.starts_with(word))
@@ -82,16 +87,15 @@ async fn answer(client: &mut Client, command: TagCommand, args: Args<'_>) -> boo
         TagCommand::Info => info(client).await,
     };
     let refused = result.is_err();
-    if let Err(Refusal(reply)) = result {
+    if let Err(refusal) = result {
         let in_multi = client.outbox.session.borrow().in_multi();
-        let text = String::from_utf8_lossy(&reply).trim_start_matches('-').trim_end().to_owned();
-        refuse(client, in_multi, &text);
+        refuse(client, in_multi, &refusal.text());
     }
     refused
 }
 
 /// Answers with an error; inside MULTI the transaction is aborted, as Redis does with what it cannot queue.
-fn refuse(client: &mut Client, in_multi: bool, text: &str) {
+pub(super) fn refuse(client: &mut Client, in_multi: bool, text: &str) {
     if !in_multi {
         client.outbox.with_buffer(|out| encode::error(out, text));
         return;
@@ -119,13 +123,17 @@ pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
 
 /// Asks Redis as the client, and keeps the reply.
 pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
+    let db = client.outbox.session.borrow().current_db();
+    ask_in(client, db, args).await
+}
+
+/// Likewise, in any database.
+pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answer<Reply> {
+    let key = client.key();
     let in_multi = client.outbox.session.borrow().in_multi();
-    let conn = match in_multi {
-        // The client's own connection would queue it.
-        true => {
-            let key = client.key();
-            client.pool.shared(&Key { label: None, ..key })
-        }
+    let conn = match in_multi || db != key.db {
+        // The client's own connection would queue it, or is elsewhere.
+        true => client.pool.shared(&Key { db, label: None, ..key }),
         false => client.conn(),
     };
     let mut request = BytesMut::new();

@@ -94,7 +94,7 @@ impl Client {
         let (db, in_multi, tracks) = (session.current_db(), session.in_multi(), session.is_sticky());
         drop(session);
         let places = match command {
-            _ if kind == Kind::Exec && in_multi => self.depends_queued.clone(),
+            _ if kind == Kind::Exec && in_multi => self.transaction.depends.clone(),
             _ if in_multi => vec![],
             // Tracked, it must be the key itself.
             Some(command) if command.is_write() || partial || tracks => {
@@ -139,6 +139,6 @@ impl Client {
     pub(super) fn queue_places(&mut self, command: &Command, args: Args<'_>) {
         let db = self.outbox.session.borrow().current_db();
         let places = places(&self.context, db, command, args);
-        self.depends_queued.extend(places);
+        self.transaction.depends.extend(places);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::intent::take_intents;
-use super::{After, Client, Deleted, FANOUT_PATIENCE, Pause, fill, labels, tag, trigger, with};
+use super::{After, Client, Deleted, FANOUT_PATIENCE, Pause, fill, labels, silence, tag, trigger, with};
 use crate::accounting::{Firing, Verdict};
 use crate::context::READ;
 use crate::failpoint;
@@ -67,8 +67,13 @@ impl Client {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
             }
+            Pause::Database(db) => {
+                let found = self.context.process.fanout.ask(|reply| Order::Database(db, reply)).await;
+                self.database = Some(found.unwrap_or(true));
+            }
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict => {}
+            Pause::Silence(args) => silence::run(self, args.as_args()).await,
             Pause::Follow(args) => with::follow(self, args.as_args()).await,
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use super::carry::{self, Carried};
 use super::forward::Extra;
-use super::labels::{Labelled, label_writes};
+use super::labels::{self, Labelled, label_writes};
 use super::tag::{Answer, Refusal, tags_of};
 use super::{After, Client, Pause, Step, fill};
 use crate::command::{Command, Commands, Kind, TagCommand};
@@ -204,6 +204,15 @@ async fn dispatch(
     let context = Rc::clone(&client.context);
     let blocks = command.is_some_and(|c| c.blocks(inner));
     let kind = command.map_or(Kind::Plain, |c| c.kind);
+    if let Err(error) = client.intend_anew(command, inner, kind).await {
+        labels::undo(&context, labelled);
+        carried.into_iter().for_each(|one| one.undo(&context));
+        let route = client.outbox.session.borrow_mut().local_error(format!("ERR {error}"));
+        if let Route::Local(error) = route {
+            client.local(error);
+        }
+        return;
+    }
     let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
     let Route::Forward(mut forward) = route else { return };
     forward.silent |= client.outbox.is_muted();
@@ -217,8 +226,8 @@ async fn dispatch(
             extra.labels = Labels { tags, told: false };
         }
         let queued = labelled.into_iter().map(|one| Labelled { element: queued, ..one });
-        client.labels_queued.extend(queued);
-        client.carried_queued.extend(carried.map(|one| one.queued_as(element)));
+        client.transaction.labelled.extend(queued);
+        client.transaction.carried.extend(carried.map(|one| one.queued_as(element)));
     } else {
         let hold = condition.is_some();
         let carried = carried.into_iter().collect();

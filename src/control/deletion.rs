@@ -7,7 +7,7 @@ use std::rc::Rc;
 use redis_protocol::resp3::types::BytesFrame;
 
 use super::gc::{Entries, Entry, SentEntries};
-use super::link::Batch;
+use super::link::{Batch, has_no_database};
 use super::rebuild::Scan;
 use super::{Engine, wire};
 use crate::failpoint;
@@ -176,7 +176,11 @@ impl<'a> Deletion<'a> {
     async fn answered(&mut self) -> Result<(), String> {
         let Some(sent) = self.sent.pop_front() else { return Ok(()) };
         let mut deleted = 0;
-        for frame in sent.reply.await? {
+        let frames = match sent.reply.await {
+            Err(error) if has_no_database(&error) => vec![],
+            frames => frames?,
+        };
+        for frame in frames {
             let frame = wire::into_result(frame)?;
             deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis_protocol::resp3::types::BytesFrame;
 
 use super::Engine;
-use super::link::Batch;
+use super::link::{Batch, has_no_database};
 use super::wire::{array_of, bytes_of, int_of, into_result};
 use crate::lease::script::{self, Check, MOST_RECENT_OF_ANY, RECENT, Recent, Unsure, What, epoch_key};
 use crate::news::label_set;
@@ -19,7 +19,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Looks at keys that were written in `db` and deletes those that are stale; returns when that is done.
 pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
-    while let Err(error) = once(&engine, db, &checks).await {
+    while let Err(error) = once(&engine, db, &checks).await
+        && !has_no_database(&error)
+    {
         tracing::debug!(%error, "a fill cannot be looked at yet");
         tokio::time::sleep(PAUSE).await;
     }

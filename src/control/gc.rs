@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::link::Batch;
+use super::link::{Batch, has_no_database};
 use super::{Engine, known, label_upkeep, wire};
 use crate::index::{Collected, Generation, KeyId};
 use crate::lease::script::epoch_key;
@@ -260,7 +260,13 @@ impl Engine {
         for (db, entries) in entries.by_db() {
             let mut batch = Batch::default();
             entries.0.iter().for_each(|entry| batch.push([b"EXISTS".as_slice(), &entry.key]));
-            let frames = self.scans.call(db, batch).await?;
+            let frames = match self.scans.call(db, batch).await {
+                Err(error) if has_no_database(&error) => {
+                    drop_entries(self, entries);
+                    continue;
+                }
+                frames => frames?,
+            };
             let mut dead = Entries::default();
             for (entry, frame) in entries.0.into_iter().zip(frames) {
                 match wire::int_of(&frame) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::Engine;
-use super::link::Batch;
+use super::link::{Batch, has_no_database};
 use super::rebuild::Scan;
 use super::wire::{array_of, bytes_of, int_of};
 use crate::index::LabelState;
@@ -121,7 +121,7 @@ impl Walk {
         let mut parts = match engine.scans.one(self.db, request).await {
             Ok(frame) => array_of(frame).into_iter(),
             // Somebody's key of another type that happens to have such a name.
-            Err(error) if error.starts_with("WRONGTYPE") => return Ok(None),
+            Err(error) if error.starts_with("WRONGTYPE") || has_no_database(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let next = parts.next().as_ref().and_then(bytes_of).cloned().unwrap_or_default();

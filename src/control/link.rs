@@ -22,6 +22,11 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after a failed attempt, within which calls fail at once.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Whether an error says that Redis has no such database, and hence no keys in it.
+pub fn has_no_database(error: &str) -> bool {
+    error.starts_with("ERR") && error.contains("out of range")
+}
+
 /// Commands for one database, sent together.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -63,6 +68,8 @@ struct Inner {
     calls: RefCell<VecDeque<Call>>,
     wake: Notify,
     db: Cell<u32>,
+    /// Redis has so many databases at least.
+    databases: Cell<u32>,
     connections: prometheus::IntGauge,
 }
 
@@ -75,6 +82,7 @@ impl Link {
             calls: RefCell::default(),
             wake: Notify::new(),
             db: Cell::new(0),
+            databases: Cell::new(1),
             connections,
         }));
         tokio::task::spawn_local(link.clone().run());
@@ -87,7 +95,8 @@ impl Link {
     }
 
     /// Runs a batch in database `db`; one frame per command, error replies included. An `Err` means that
-    /// nobody knows what has run. An empty one is answered at once.
+    /// nobody knows what has run, unless it [says](has_no_database) that there is no such database. An empty one is
+    /// answered at once.
     pub fn call(
         &self,
         db: u32,
@@ -125,6 +134,7 @@ impl Link {
             let error = match tokio::time::timeout(PATIENCE, connecting).await {
                 Ok(Ok((wire, era))) => {
                     self.0.db.set(0);
+                    self.0.databases.set(1);
                     self.0.connections.inc();
                     let error = self.serve(wire, era).await;
                     self.0.connections.dec();
@@ -161,14 +171,10 @@ impl Link {
             if waiting.is_empty() {
                 deadline = tokio::time::Instant::now() + SILENCE;
             }
-            while let Some(call) = self.0.calls.borrow_mut().pop_front() {
-                let select = call.db != self.0.db.get();
-                if select {
-                    wire.queue(&[b"SELECT".as_slice(), call.db.to_string().as_bytes()]);
-                    self.0.db.set(call.db);
-                }
-                wire.queue_bytes(&call.batch.bytes);
-                waiting.push_back(Waiting { call, select, frames: vec![] });
+            while !waiting.back().is_some_and(|last| last.is_unsent)
+                && let Some(call) = self.next_call()
+            {
+                waiting.push_back(self.send(&mut wire, call));
             }
             let next = tokio::select! {
                 frame = wire.next() => frame,
@@ -178,7 +184,7 @@ impl Link {
                 }
             };
             deadline = tokio::time::Instant::now() + SILENCE;
-            match next.and_then(|frame| take(&mut waiting, frame)) {
+            match next.and_then(|frame| self.take(&mut wire, &mut waiting, frame)) {
                 Ok(()) => {}
                 Err(error) => break error,
             }
@@ -188,29 +194,68 @@ impl Link {
         }
         error
     }
+
+    fn next_call(&self) -> Option<Call> {
+        self.0.calls.borrow_mut().pop_front()
+    }
+
+    /// Behind a SELECT that may fail nothing is sent: it would run in the database before.
+    fn send(&self, wire: &mut Wire, call: Call) -> Waiting {
+        let before = self.0.db.replace(call.db);
+        let select = (call.db != before).then_some(before);
+        if select.is_some() {
+            wire.queue(&[b"SELECT".as_slice(), call.db.to_string().as_bytes()]);
+        }
+        let is_unsent = select.is_some() && call.db >= self.0.databases.get();
+        if !is_unsent {
+            wire.queue_bytes(&call.batch.bytes);
+        }
+        Waiting { call, select, is_unsent, frames: vec![] }
+    }
+
+    fn take(&self, wire: &mut Wire, waiting: &mut VecDeque<Waiting>, frame: BytesFrame) -> Result<(), Error> {
+        if matches!(frame, BytesFrame::Push { .. }) {
+            return Ok(());
+        }
+        let Some(first) = waiting.front_mut() else { return Err("an unexpected reply".to_owned()) };
+        let mut result = None;
+        if let Some(before) = first.select.take() {
+            match super::wire::into_result(frame) {
+                Ok(_) => self.selected(wire, first),
+                Err(error) if first.is_unsent && has_no_database(&error) => {
+                    self.0.db.set(before);
+                    result = Some(Err(error));
+                }
+                // In the wrong database everything that follows would be wrong.
+                Err(error) => return Err(error),
+            }
+        } else {
+            first.frames.push(frame);
+            if first.frames.len() == first.call.batch.commands {
+                result = Some(Ok(std::mem::take(&mut first.frames)));
+            }
+        }
+        if let Some(result) = result
+            && let Some(done) = waiting.pop_front()
+        {
+            let _ = done.call.reply.send(result);
+        }
+        Ok(())
+    }
+
+    fn selected(&self, wire: &mut Wire, first: &mut Waiting) {
+        self.0.databases.set(self.0.databases.get().max(first.call.db + 1));
+        if std::mem::take(&mut first.is_unsent) {
+            wire.queue_bytes(&first.call.batch.bytes);
+        }
+    }
 }
 
 struct Waiting {
     call: Call,
-    /// The reply to SELECT is still to come.
-    select: bool,
+    /// The reply to SELECT is still to come: the database before.
+    select: Option<u32>,
+    /// The batch waits for it.
+    is_unsent: bool,
     frames: Vec<BytesFrame>,
-}
-
-fn take(waiting: &mut VecDeque<Waiting>, frame: BytesFrame) -> Result<(), Error> {
-    if matches!(frame, BytesFrame::Push { .. }) {
-        return Ok(());
-    }
-    let Some(first) = waiting.front_mut() else { return Err("an unexpected reply".to_owned()) };
-    if std::mem::take(&mut first.select) {
-        // In the wrong database everything that follows would be wrong.
-        return super::wire::into_result(frame).map(|_| ());
-    }
-    first.frames.push(frame);
-    if first.frames.len() == first.call.batch.commands
-        && let Some(done) = waiting.pop_front()
-    {
-        let _ = done.call.reply.send(Ok(done.frames));
-    }
-    Ok(())
 }

@@ -225,6 +225,12 @@ impl Engine {
                     let _ = reply.send(engine.feed.barrier(vec![], &engine).await);
                 });
             }
+            Order::Database(db, reply) => {
+                tokio::task::spawn_local(async move {
+                    let found = engine.deletes.one(db, ["PING"]).await;
+                    let _ = reply.send(!found.is_err_and(|error| link::has_no_database(&error)));
+                });
+            }
             Order::Rebuild(why) => self.rebuild(why),
             Order::Redial => {
                 self.feed.follow(engine.process.era());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::link::{Batch, Link};
+use super::link::{Batch, Link, has_no_database};
 use super::wire::{array_of, bytes_of};
 use super::{Engine, label_sets};
 use crate::lease::script::EPOCHS;
@@ -34,7 +34,10 @@ impl<'a> Scan<'a> {
         if self.glob != b"*" {
             request.extend([b"MATCH".as_slice(), self.glob]);
         }
-        let mut parts = array_of(link.one(self.db, request).await?).into_iter();
+        let mut parts = match link.one(self.db, request).await {
+            Err(error) if has_no_database(&error) => return Ok(None),
+            found => array_of(found?).into_iter(),
+        };
         let (cursor, keys) = (parts.next(), parts.next());
         let cursor = cursor.as_ref().and_then(bytes_of).ok_or("SCAN gave no cursor")?.clone();
         self.cursor = (*cursor != *b"0").then_some(cursor);

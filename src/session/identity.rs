@@ -111,10 +111,10 @@ pub(super) fn of_auth(args: Args<'_>) -> Option<Identity> {
     }
 }
 
-/// The database that a SELECT request names.
-pub(super) fn of_select(args: Args<'_>) -> Option<u32> {
+/// The database that a SELECT request names. `None`: there can be no such database.
+pub fn selected(args: Args<'_>) -> Option<u32> {
     let db = args.get(1).filter(|_| args.len() == 2).and_then(number)?;
-    u32::try_from(db).ok()
+    u32::try_from(i32::try_from(db).ok()?).ok()
 }
 
 /// What a HELLO request changes if it succeeds. `None`: it cannot succeed, as far as the proxy knows.
@@ -137,5 +137,7 @@ pub(super) fn of_hello(args: Args<'_>) -> Option<Effect> {
             return None;
         }
     }
-    Some(Effect::Hello { resp, identity, name })
+    // One AUTH is right or wrong. Of several options the first may be right; and a name is taken before AUTH is missed.
+    let partly = args.len() > 5 || name.is_some();
+    Some(Effect::Hello { resp, identity, name, partly })
 }

@@ -8,7 +8,7 @@
 mod identity;
 mod route;
 
-pub use identity::{Identity, Label, LabelField};
+pub use identity::{Identity, Label, LabelField, selected};
 pub use route::{Effect, Forward, Local, Route, SubscriptionKind};
 
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub struct Session {
     pub label: Option<Rc<Label>>,
     /// MULTI was sent, EXEC or DISCARD were not.
     in_multi: bool,
-    /// The database that what is queued from here on will run in, if a SELECT is queued.
+    /// The database that what is queued from here on will run in, if a SELECT is queued that will not fail.
     queued_db: Option<u32>,
     /// MULTI has not been answered yet.
     multi_pending: bool,
@@ -164,6 +164,18 @@ impl Session {
         self.resp == 2 && self.has_subscriptions()
     }
 
+    /// Likewise, or may do so when what the client sends now arrives.
+    pub fn may_be_confined(&self) -> bool {
+        self.is_confined() || (self.resp == 2 && self.subscribing > 0)
+    }
+
+    /// The client has sent a request without a single word.
+    pub fn sent_nothing(&mut self) {
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
+    }
+
     /// Whether bytes pass unframed in both directions.
     pub fn is_raw(&self) -> bool {
         self.raw
@@ -196,14 +208,17 @@ impl Session {
         }
     }
 
-    /// Decides about one request. `blocks`: it may block, as its arguments say.
+    /// Decides about one request. `blocks`: it may block, as its arguments say. Inside MULTI, SELECT of a database that there
+    /// is not is [`Kind::Plain`].
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
         if kind == Kind::ClientReply && !self.is_confined() {
             // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for. ON alone
             // changes nothing there.
             let on = |mode: &[u8]| mode.eq_ignore_ascii_case(b"on");
             if !(self.in_multi && self.replies == Replies::On && args.get(2).is_some_and(on)) {
-                return self.client_reply(args);
+                // Behind MONITOR nothing can be asked.
+                let asks = args.len() == 3 && !self.raw;
+                return if asks { Route::Silence } else { self.client_reply(args) };
             }
         }
         let skipped = self.replies == Replies::Skip;
@@ -237,15 +252,10 @@ impl Session {
                 forward.sync = self.change_queued;
                 self.transaction_over();
             }
-            // Without MULTI it is an error, and what is watched stays so.
-            Kind::Discard if self.in_multi => {
-                self.transaction_over();
-                forward.effect = Effect::MustSucceed;
-            }
-            Kind::Unwatch if had_state => {
-                self.watching = false;
-                forward.effect = Effect::MustSucceed;
-            }
+            // Without MULTI it is an error, and what is watched stays so. Redis may refuse it to the client: what comes behind
+            // it must know.
+            Kind::Discard if self.in_multi => (forward.effect, forward.sync) = (Effect::Discard, true),
+            Kind::Unwatch if had_state => (forward.effect, forward.sync) = (Effect::Unwatch, true),
             Kind::Watch => {
                 self.watching = true;
             }
@@ -292,7 +302,7 @@ impl Session {
     /// Decides within MULTI; `None`: as outside.
     fn in_transaction(&mut self, kind: Kind, args: Args<'_>, silent: bool) -> Option<Route> {
         if kind == Kind::Select {
-            self.queued_db = identity::of_select(args).or(self.queued_db);
+            self.queued_db = selected(args).or(self.queued_db);
         }
         let (mut effect, mut at_exec, mut sync) = (Effect::None, Effect::None, false);
         let queued = match kind {
@@ -342,7 +352,8 @@ impl Session {
         forward.effect = Effect::Unblocked;
     }
 
-    fn client_reply(&mut self, args: Args<'_>) -> Route {
+    /// Does as CLIENT REPLY says.
+    pub fn client_reply(&mut self, args: Args<'_>) -> Route {
         let Some(mode) = args.get(2).filter(|_| args.len() == 3) else {
             let text = "ERR wrong number of arguments for 'client|reply' command";
             return self.local_error(text.to_owned());
@@ -430,7 +441,9 @@ impl Session {
             }
             // Redis thought nothing of an earlier MULTI, so this one began the transaction.
             Effect::MultiAgain(number) => self.in_multi |= !failed && self.transactions == number,
-            Effect::MustSucceed => return !failed,
+            Effect::Discard if !failed => self.transaction_over(),
+            Effect::Unwatch if !failed => self.watching = false,
+            Effect::Discard | Effect::Unwatch => {}
             Effect::Monitor => {
                 self.changing = self.changing.saturating_sub(1);
                 self.raw |= !failed;
@@ -443,8 +456,10 @@ impl Session {
                     self.changed(effect);
                     return true;
                 }
-                // A HELLO may have authenticated before it failed.
-                return !matches!(effect, Effect::Hello { .. });
+                let Effect::Hello { partly, .. } = effect else { return true };
+                // It may have authenticated before it failed: who the connection speaks for is not known any more.
+                self.sticky |= partly;
+                return false;
             }
         }
         true
@@ -465,7 +480,7 @@ impl Session {
             Effect::Auth(identity) => self.identity = identity,
             Effect::Select(db) => self.db = db,
             Effect::Label(field, value) => self.set_label(field, &value),
-            Effect::Hello { resp, identity, name } => {
+            Effect::Hello { resp, identity, name, .. } => {
                 self.resp = resp.unwrap_or(self.resp);
                 if let Some(identity) = identity {
                     self.identity = identity;
@@ -502,7 +517,7 @@ fn handshake(kind: Kind, args: Args<'_>) -> Option<Effect> {
     match kind {
         Kind::Auth => identity::of_auth(args).map(Effect::Auth),
         Kind::Hello => identity::of_hello(args),
-        Kind::Select => identity::of_select(args).map(Effect::Select),
+        Kind::Select => selected(args).map(Effect::Select),
         _ => identity::of_label(kind, args),
     }
 }

@@ -10,6 +10,8 @@ pub enum Route {
     Forward(Forward),
     /// Answered by the proxy itself, after all earlier replies.
     Local(Local),
+    /// CLIENT REPLY: to [`Session::client_reply`](super::Session::client_reply), if Redis lets the client ask for it.
+    Silence,
     /// Nothing is answered and nothing is sent: `CLIENT REPLY OFF` and `SKIP`.
     Swallow,
     /// The connection is closed without a word: QUIT of a client that wants no replies.
@@ -56,8 +58,10 @@ pub enum Effect {
     Multi(u32),
     /// MULTI inside MULTI: an error, unless Redis refused the first one.
     MultiAgain(u32),
-    /// A state command that must succeed; if it does not the connection's state is unknown.
-    MustSucceed,
+    /// DISCARD: unless it is refused, the transaction is over.
+    Discard,
+    /// UNWATCH: unless it is refused, nothing is watched any more.
+    Unwatch,
     /// The connection's identity becomes this one if the reply is not an error.
     Auth(Identity),
     /// HELLO: protocol version (`None`: unchanged), identity, name.
@@ -68,6 +72,8 @@ pub enum Effect {
         identity: Option<Identity>,
         /// From its SETNAME option.
         name: Option<Box<[u8]>>,
+        /// Redis may have applied a part of it when it refuses another.
+        partly: bool,
     },
     /// SELECT.
     Select(u32),

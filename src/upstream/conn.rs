@@ -194,7 +194,7 @@ impl Conn {
             Effect::Auth(identity) => key.identity = identity.clone(),
             Effect::Select(db) => key.db = *db,
             Effect::Label(..) => key.label = session.label.clone(),
-            Effect::Hello { resp, identity, name } => {
+            Effect::Hello { resp, identity, name, .. } => {
                 key.resp = resp.unwrap_or(key.resp);
                 if let Some(identity) = identity {
                     key.identity = identity.clone();

@@ -98,6 +98,25 @@ fn a_whole_transaction_fires_triggers_before_it_is_answered() {
     });
 }
 
+#[test]
+fn what_a_transaction_would_have_done_is_forgotten_with_it() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = Wire::connect(proxy.port);
+    for end in ["RESET", "DISCARD"] {
+        for line in ["MULTI", "SWAPDB 0 1", "TAG.WITH 1 L SET k v", end] {
+            assert!(!client.cmd(line).starts_with('-'), "{line}");
+        }
+        for line in ["MULTI", "SET k v", "EXEC"] {
+            client.cmd(line);
+        }
+        // Behind whatever the control thread has been asked for.
+        assert_eq!(client.cmd("TAG.INVALIDATE L"), ":0\r\n", "{end}");
+        eventually("complete", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+        assert!(!proxy.log().contains("SWAPDB"), "{end}: the index was rebuilt");
+    }
+}
+
 /// What is known about a key whose values are the numbers of the rounds in which they were written.
 #[derive(Default)]
 struct Rounds {
