@@ -12,7 +12,7 @@ use crate::control::Knowledge;
 use crate::doubt::Scope;
 use crate::fanout::Cause;
 use crate::process::Process;
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 
 /// How long an HTTP client waits for its fan-out.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -112,13 +112,16 @@ impl Control for Status {
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
-        let tags = tags.into_iter().map(Tag::from).collect();
+        let tags: Vec<Tag> = tags.into_iter().map(Tag::from).collect();
+        // All that is in doubt if it is not finished.
+        let mut all = tags.clone();
+        unique(&mut all);
+        self.knowledge.borrow().rules.cascade(&mut all);
         let fired = vec![Firing::unconditional(TriggerLabel::Http, tags, "POST /api/invalidate".to_owned())];
         let process = Arc::clone(&self.process);
         Box::pin(async move {
             let mut fired = fired;
-            let scope = Scope::Tags(fired[0].tags.clone());
-            let intent = process.journal.intend(scope, fired[0].what.clone()).await?;
+            let intent = process.journal.intend(Scope::Tags(all), fired[0].what.clone()).await?;
             fired[0].intents.push(intent);
             let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {

@@ -114,6 +114,27 @@ fn where_there_is_no_redis_server_nothing_is_left_behind() {
 }
 
 #[test]
+fn what_the_admin_address_has_begun_is_in_doubt_until_it_is_finished_cascades_and_all() {
+    let redis = Redis::start();
+    let rules = "[tags]\nMap = [\"map:*\"]\n\n[[trigger]]\ntags = [\"Post\"]\ninvalidate = [\"Map\"]\n";
+    let mut proxy = Proxy::start(&redis, rules);
+    proxy.kill();
+    proxy.start_again(&[("RESCIND_DIE_AT", "announced")]);
+    proxy.ready();
+    let mut direct = redis.client();
+    // The scan that the next one begins with takes a moment.
+    direct.call(&["EVAL", "for i = 1, 300000 do redis.call('SET', 'other:'..i, '') end", "0"]);
+    direct.cmd("SET map:1 old");
+    let json = [("Content-Type", "application/json")];
+    assert_eq!(proxy.http("POST", "/api/invalidate", &json, "{\"tags\": [\"Post\"]}").0, 0);
+    proxy.wait();
+    assert_eq!(direct.cmd("GET map:1"), "$3\r\nold\r\n");
+    proxy.start_again(&[]);
+    assert_eq!(proxy.client().cmd("GET map:1"), "$-1\r\n");
+    eventually("it is finished", || (direct.cmd("EXISTS map:1") == ":0\r\n").then_some(()));
+}
+
+#[test]
 fn a_log_that_nobody_reads_holds_up_nobody() {
     let redis = Redis::start();
     let url = format!("redis://127.0.0.1:{}", redis.port);
