@@ -93,7 +93,9 @@ impl Control for Status {
     fn readiness(&self) -> Result<Vec<String>, Vec<String>> {
         let mut reasons = vec![];
         if !self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected) {
-            reasons.push("the feed is not connected".to_owned());
+            let error = self.process.feed_error();
+            let why = if error.is_empty() { error } else { format!(": {error}") };
+            reasons.push(format!("the feed is not connected{why}"));
         }
         let warm = self.process.warmed.load(Ordering::Acquire);
         let ready = self.process.index.is_complete() || (warm && self.process.own_writes());

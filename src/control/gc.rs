@@ -99,7 +99,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
         engine.feed.forget_ended();
-        engine.process.computations.expire(engine.moment());
+        let now = engine.moment();
+        engine.process.computations.expire(now);
+        engine.process.leases.expire(now);
+        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
         if !engine.feed.is_connected() {
             continue;
         }
@@ -109,9 +112,6 @@ pub(super) async fn run(engine: Rc<Engine>) {
             continue;
         }
         look_at_redis(&engine).await;
-        let now = engine.moment();
-        engine.process.leases.expire(now);
-        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
         if engine.process.own_writes() {
             suspects = collect_slowly(&engine, suspects).await;
         } else {
@@ -123,6 +123,9 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Do events still come? Somebody may have changed the settings. They are asked for; where that is not allowed, a key
 /// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
+    if !engine.feed.hears_events() {
+        return super::feed::hear_again(engine, tick).await;
+    }
     let session = engine.feed.session();
     let come = match super::watched::events_configured(engine).await {
         Some(configured) => configured,

@@ -262,8 +262,8 @@ impl Engine {
         if let Err(error) = enabled {
             tracing::warn!(
                 %error,
-                "notify-keyspace-events cannot be set: unless events come all the same, the index has only \
-                 what is written through this proxy, rescind_index_complete stays 0, and every fan-out scans"
+                "Redis cannot be made to tell of key changes: unless it does all the same, the index has only what is \
+                 written through this proxy, rescind_index_complete stays 0, and every fan-out scans"
             );
         }
         self.process.own_writes.store(missing, Ordering::Release);

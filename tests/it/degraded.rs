@@ -258,3 +258,80 @@ fn what_is_written_behind_a_flush_can_be_read_at_once() {
         }
     }
 }
+
+const RIGHTS: &str = "~* &rescind:* -@all +hello +auth +ping +select +config|get +config|set +psubscribe +subscribe \
+    +client|tracking +command +info +scan +exists +set +get +unlink +pexpire +zadd +zrem +zscan +zscore +zrangebyscore \
+    +pexpiretime +publish +pubsub +eval +lpush +ltrim +lrange";
+
+/// A Redis with a user `own` for the proxy, who may do what it needs, except for this.
+fn restricted(except: &str) -> (Redis, String) {
+    let redis = Redis::start();
+    let user = format!("ACL SETUSER own on >pw resetchannels {RIGHTS} {except}");
+    let user: Vec<&str> = user.split_whitespace().collect();
+    assert_eq!(redis.client().call(&user), "+OK\r\n");
+    let url = format!("redis://own:pw@127.0.0.1:{}", redis.port);
+    (redis, url)
+}
+
+fn calls(direct: &mut Client, command: &str) -> u32 {
+    let stats = direct.cmd("INFO commandstats");
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
+    stats.lines().find_map(calls).unwrap_or(0)
+}
+
+#[test]
+fn without_the_right_to_hear_of_key_changes_it_lives_on_its_own_writes() {
+    // Redis compares the channels of PSUBSCRIBE as they are written.
+    for except in
+        ["-psubscribe", "&__keyevent@*", "-psubscribe -subscribe", "-psubscribe -subscribe -client|tracking"]
+    {
+        let (redis, url) = restricted(except);
+        let proxy = Proxy::launch(&url, RULES, &[]);
+        proxy.ready();
+        let (mut client, mut direct) = (proxy.client(), redis.client());
+        let up = || proxy.metric(&format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port));
+        for round in 0..2 {
+            works(&mut client, &mut direct, &format!("{except} {round}"));
+        }
+        let (asked, looked) = (calls(&mut direct, "command"), calls(&mut direct, "info"));
+        eventually("some seconds", || (calls(&mut direct, "info") >= looked + 3).then_some(()));
+        assert_eq!(calls(&mut direct, "command"), asked, "{except}");
+        assert_eq!((up(), proxy.metric("rescind_index_complete")), (1.0, 0.0), "{except}");
+        let (status, note) = proxy.http("GET", "/readyz", &[], "");
+        assert!(status == 200 && note.contains("every fan-out also scans"), "{except}: {status} {note}");
+        assert!(client.cmd("TAG.INFO").contains("feed_mode:own writes"), "{except}");
+        assert!(!proxy.log().contains("cannot be reached"), "{except}: {}", proxy.log());
+    }
+}
+
+#[test]
+fn a_right_that_is_granted_later_is_used() {
+    let (redis, url) = restricted("-psubscribe");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    proxy.ready();
+    assert_eq!(proxy.metric("rescind_index_complete"), 0.0);
+    redis.client().cmd("ACL SETUSER own +psubscribe allchannels");
+    eventually("it hears of key changes", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    works(&mut proxy.client(), &mut redis.client(), "granted");
+}
+
+#[test]
+fn a_redis_that_refuses_the_proxy_itself_is_there_all_the_same() {
+    let redis = Redis::with(&["--requirepass", "right"]);
+    let name = format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port);
+    let proxy = Proxy::launch(&format!("redis://:wrong@127.0.0.1:{}", redis.port), RULES, &[]);
+    let why = eventually("it says why", || {
+        let (status, why) = proxy.http("GET", "/readyz", &[], "");
+        (status == 503 && why.contains("WRONGPASS")).then_some(why)
+    });
+    assert!(why.contains("the feed is not connected: WRONGPASS"), "{why}");
+    let up = || proxy.metric(&name);
+    assert_eq!((up(), f64::from(u8::from(connected(&proxy, &redis)))), (1.0, 0.0));
+    assert!(proxy.log().contains("upstream refuses the feed"), "{}", proxy.log());
+    let mut client = proxy.client();
+    assert_eq!(client.cmd("AUTH right"), "+OK\r\n");
+    assert_eq!(client.cmd("GET k"), "$-1\r\n");
+    drop(redis);
+    eventually("now it is away", || (up() == 0.0).then_some(()));
+}
