@@ -380,11 +380,12 @@ impl Client {
         if hold {
             // Not before what it wrote has been looked at.
             extra.after.settled = settled.take();
+            extra.after.counted = Some((metric_of(command), context.now()));
         }
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
-            metric: Some(metric_of(command)),
+            metric: Some(metric_of(command)).filter(|_| !hold),
             started: context.now(),
             account,
             special: Special {

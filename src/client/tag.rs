@@ -64,6 +64,8 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
     } else {
         answer(client, command, args.as_args()).await
     };
+    // It may have waited for another thread.
+    client.context.tick();
     client.context.command_done(Some(row.metric), started, refused);
 }
 
