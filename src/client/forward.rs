@@ -226,9 +226,16 @@ impl Client {
         let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
         match route {
             Route::Cut => Step::Then(Pause::End),
-            Route::Swallow => Step::Done,
+            Route::Swallow => {
+                context.command_done(Some(metric_of(command)), context.now(), false);
+                Step::Done
+            }
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
-            Route::Local(local) => self.local(local).map_or(Step::Done, Step::Then),
+            Route::Local(local) => {
+                let error = matches!(local, Local::Error(_));
+                context.command_done(Some(metric_of(command)), context.now(), error);
+                self.local(local).map_or(Step::Done, Step::Then)
+            }
             Route::Forward(mut forward) => {
                 forward.own |= stranger;
                 forward.sync |= stranger;
@@ -270,6 +277,7 @@ impl Client {
     ) -> Step {
         let kind = kind_of(command, args);
         if forward.own && self.pinned.is_none() && self.burst == 0 && !self.pin_for(kind, &forward.effect) {
+            self.refused(command);
             return self.no_connection();
         }
         let conn = self.conn();

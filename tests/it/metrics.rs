@@ -319,6 +319,29 @@ fn what_the_proxy_refuses_is_counted() {
 }
 
 #[test]
+fn what_the_proxy_answers_itself_is_counted() {
+    let w = World::new();
+    let mut client = w.proxy.client();
+    assert_eq!(client.cmd("RESET"), "+RESET\r\n");
+    client.cmd("CLIENT REPLY ON");
+    client.request(&["CLIENT", "REPLY", "OFF"]);
+    client.cmd("CLIENT REPLY ON");
+    assert!(client.cmd("CLIENT REPLY MAYBE").starts_with("-ERR"));
+    assert_eq!(client.cmd("QUIT"), "+OK\r\n");
+    for (command, calls, failed) in [("reset", 1.0, 0.0), ("client", 4.0, 1.0), ("quit", 1.0, 0.0)] {
+        let of = |what: &str| w.proxy.metric(&format!("rescind_command{what}{{command=\"{command}\"}}"));
+        assert_eq!((of("s_total"), of("_errors_total")), (calls, failed), "{command}");
+    }
+    // And what it refuses, because it has no connection left.
+    let redis = Redis::start();
+    let proxy = Proxy::configured(&redis, "[upstream]\nmax_pinned = 1\n");
+    let (mut first, mut second) = (proxy.client(), proxy.client());
+    first.cmd("SUBSCRIBE c");
+    assert!(second.cmd("SUBSCRIBE c").contains("upstream.max_pinned"));
+    assert_eq!(proxy.metric("rescind_command_errors_total{command=\"subscribe\"}"), 1.0);
+}
+
+#[test]
 fn expirations_and_evictions_by_family() {
     let mut w = World::new();
     let of = |w: &World, what: &str, family: &str| {
