@@ -108,9 +108,16 @@ impl Control for Status {
         if !reasons.is_empty() {
             return Err(reasons);
         }
-        let complete = self.process.index.is_complete();
-        let degraded = "the index has only what is written through this proxy: every fan-out also scans";
-        Ok(if complete { vec![] } else { vec![degraded.to_owned()] })
+        let notes = [
+            (!self.process.index.is_complete())
+                .then_some("the index has only what is written through this proxy: every fan-out also scans"),
+            self.process
+                .journal
+                .describe()
+                .failing
+                .then_some("the journal cannot be written: triggers are refused"),
+        ];
+        Ok(notes.into_iter().flatten().map(str::to_owned).collect())
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
@@ -162,6 +169,7 @@ impl Control for Status {
         metrics.index_keys.set(keys as i64);
         metrics.index_bytes.set(bytes as i64);
         metrics.index_complete.set(i64::from(self.process.index.is_complete()));
+        metrics.journal_failures(self.process.journal.describe().failures);
         metrics.render()
     }
 }

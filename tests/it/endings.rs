@@ -18,9 +18,15 @@ struct Starting {
 impl Starting {
     /// In front of `upstream`, with these variables.
     fn new(upstream: &str, variables: &[(&str, &str)], stderr: Stdio) -> Self {
+        Self::limited("true", upstream, variables, stderr)
+    }
+
+    /// Likewise, behind this command of the shell.
+    fn limited(limit: &str, upstream: &str, variables: &[(&str, &str)], stderr: Stdio) -> Self {
         let (port, admin, folder) = (free_port(), free_port(), Folder::new());
         let config = folder.write("proxy.toml", RULES);
-        let child = Command::new(env!("CARGO_BIN_EXE_rescind"))
+        let child = Command::new("/bin/sh")
+            .args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_rescind")])
             .args(["--config", config.to_str().unwrap(), "--upstream", upstream])
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
             .envs(variables.iter().copied())
@@ -169,4 +175,23 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     let said = reading.join().unwrap();
     assert!(said.contains(" lines of the log were dropped"), "{}", said.len());
     assert!(said.contains("INFO ended"), "what is said when somebody reads again is written");
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_shows() {
+    let redis = Redis::start();
+    let url = format!("redis://127.0.0.1:{}", redis.port);
+    // In blocks of 512 bytes; the signal for it is an error.
+    let starting = Starting::limited("ulimit -f 32", &url, &[], Stdio::null());
+    let mut writer = Client::connect(starting.port);
+    eventually("it is ready", || starting.get("/readyz").ends_with("ready").then_some(()));
+    assert!(starting.get("/metrics").contains("\nrescind_journal_failures_total 0\n"));
+    let trigger = format!("SET app:1:tag:{} v", "x".repeat(1000));
+    eventually("it is full", || writer.cmd(&trigger).starts_with("-ERR the journal").then_some(()));
+    let (status, metrics) = (starting.get("/readyz"), starting.get("/metrics"));
+    assert!(
+        status.starts_with("HTTP/1.1 200") && status.contains("the journal cannot be written"),
+        "{status}"
+    );
+    assert!(!metrics.contains("\nrescind_journal_failures_total 0\n"), "{metrics}");
 }
