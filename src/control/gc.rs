@@ -15,6 +15,8 @@ pub(super) const CANARY: &[u8] = b"rescind:canary:";
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long Redis may take to answer a canary.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// With each so many of these turns it is said again that fan-outs fail.
+const REMIND: u64 = 30;
 /// Entries looked at in one go.
 const SAMPLE: usize = 1000;
 /// If more of a sample than one in this many is dead, the next sample follows at once.
@@ -103,6 +105,12 @@ pub(super) async fn run(engine: Rc<Engine>) {
         engine.process.computations.expire(now);
         engine.process.leases.expire(now);
         engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
+        if engine.failing.get() > 0 && tick.is_multiple_of(REMIND) {
+            tracing::warn!(
+                fan_outs = engine.failing.get(),
+                "fan-outs still fail; reads of their keys are misses"
+            );
+        }
         if !engine.feed.is_connected() {
             continue;
         }

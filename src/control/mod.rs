@@ -114,6 +114,8 @@ struct Engine {
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
     answers: fanout::Answers,
+    /// Fan-outs that have failed and are tried again.
+    failing: Cell<usize>,
     /// Tags that are being invalidated.
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
@@ -149,6 +151,7 @@ pub async fn run(parts: Parts) {
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
+        failing: Cell::new(0),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
         rebuild: Cell::new(0),

@@ -335,3 +335,23 @@ fn a_redis_that_refuses_the_proxy_itself_is_there_all_the_same() {
     drop(redis);
     eventually("now it is away", || (up() == 0.0).then_some(()));
 }
+
+#[test]
+fn a_fan_out_that_fails_again_and_again_is_told_of_once() {
+    let (redis, url) = restricted("-unlink");
+    let proxy = Proxy::launch_with(&url, RULES, &[], &[("RESCIND_LOG", "debug")]);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    direct.cmd(&format!("SET {DEPENDENT} v"));
+    client.request(&["SET", "app:1:model:Post:1", "v"]);
+    let failed = |how: &str| proxy.log().lines().filter(|line| line.contains(how)).count();
+    eventually("it fails again", || (failed("DEBUG a fan-out failed again") >= 3).then_some(()));
+    let log = proxy.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("WARN a fan-out failed")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for part in ["NOPERM", "SET app:1:model:Post:1", "\"Post\"", "post:1"] {
+        assert!(told[0].contains(part), "{part} in {}", told[0]);
+    }
+    direct.cmd("ACL SETUSER own +unlink");
+    assert_eq!(client.reply(), "+OK\r\n");
+    assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n");
+}
