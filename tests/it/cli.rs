@@ -74,6 +74,21 @@ fn an_empty_variable_names_no_file() {
 }
 
 #[test]
+fn a_log_level_that_is_none_is_a_mistake() {
+    let folder = Folder::new();
+    let file = folder.write("proxy.toml", "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rescind"));
+    let done =
+        command.args(["--config", file.to_str().unwrap()]).env("RESCIND_LOG", "inof").output().unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(
+        text(&done.stderr).contains("RESCIND_LOG: \"inof\" is not a level; write"),
+        "{}",
+        text(&done.stderr)
+    );
+}
+
+#[test]
 fn explain_needs_no_server() {
     let folder = Folder::new();
     let file = folder.write("proxy.toml", RULES);
