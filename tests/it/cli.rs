@@ -103,6 +103,15 @@ fn explain_needs_no_server() {
     }
     assert!(explain(&["GET", "app:1:home_page_data_1"]).contains("home"));
     assert!(explain(&["SET", "nothing", "v"]).contains("invalidates nothing"));
+    // And why it does nothing.
+    let rules = RULES.replace("[keys]", "[keys]\ndatabases = [1, 2]");
+    let commands = "keys = [\"model:{model}:{pk}\"]\ncommands = [\"SET\", \"DEL\"]";
+    folder.write("proxy.toml", &rules.replace("keys = [\"model:{model}:{pk}\"]", commands));
+    let out = explain(&["SET", "app:1:model:Post:7", "v"]);
+    assert!(out.contains("the rules do not apply to database 0 ([keys] databases)\n"), "{out}");
+    let out = explain(&["--db", "1", "EXPIRE", "app:1:model:Post:7", "9"]);
+    assert!(out.contains("trigger \"model saved\" does not fire: its commands are SET, DEL\n"), "{out}");
+    assert!(out.contains("invalidates nothing") && !out.contains("do not apply"), "{out}");
 }
 
 #[test]
