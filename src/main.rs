@@ -96,7 +96,15 @@ fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
     };
     log_to(&lines, filter);
     let dry_run = cli.dry_run;
-    let reload = Box::new(move || load(&cli, |note| tracing::warn!("{note}")).map(|(_, rules)| rules));
+    let begun = config.clone();
+    let reload = Box::new(move || {
+        let (config, rules) = load(&cli, |note| tracing::warn!("{note}"))?;
+        let waiting = begun.needs_restart(&config);
+        if !waiting.is_empty() {
+            tracing::warn!("what has changed in {} takes a restart", waiting.join(", "));
+        }
+        Ok(rules)
+    });
     let result = App::build(config, rules, dry_run, reload).and_then(|app| app.run(signals));
     if let Err(error) = &result {
         // Not past the log: if nobody reads that, nothing shall wait for a reader here.

@@ -80,7 +80,7 @@ pub struct Process {
     pub feed_error: Mutex<String>,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
-    /// Upstream connections that belong to one client each, and idle ones that did.
+    /// Upstream connections that belong to one client each.
     pub pinned: AtomicUsize,
     /// Most of them.
     pub max_pinned: usize,

@@ -59,6 +59,19 @@ pub struct Config {
     pub journal: Journal,
 }
 
+impl Config {
+    /// The sections that differ and that a reload does not change.
+    pub fn needs_restart(&self, other: &Config) -> Vec<&'static str> {
+        let differs = [
+            ("[listen]", self.listen != other.listen),
+            ("[upstream]", self.upstream != other.upstream),
+            ("[admin]", self.admin != other.admin),
+            ("[journal]", self.journal != other.journal),
+        ];
+        differs.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
+    }
+}
+
 /// `[listen]`: where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {

@@ -343,6 +343,13 @@ fn a_reload_changes_the_rules_and_no_connection() {
     assert_eq!(pinned.cmd("EXEC"), "*1\r\n+OK\r\n");
     assert_eq!(proxy.metric("rescind_hits_total{family=\"x:*\"}"), 1.0, "counters survive");
     assert!(proxy.metric("rescind_commands_total{command=\"tag.of\"}") >= 2.0);
+    // What takes a restart is named, if it has changed.
+    assert!(!proxy.log().contains("takes a restart"), "{}", proxy.log());
+    let rules = format!("{rules}[upstream]\nmax_pinned = 3\n[journal]\nfsync = \"never\"\n");
+    std::fs::write(&proxy.config, rules).unwrap();
+    proxy.signal("-HUP");
+    let said = "what has changed in [upstream], [journal] takes a restart";
+    eventually("it is said", || proxy.log().contains(said).then_some(()));
 }
 
 #[test]
