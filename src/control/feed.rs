@@ -323,6 +323,8 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         engine.feed.era.set(era);
         // What was asked for up to here is served by this connection.
         engine.feed.drop.borrow_mut().take();
+        // Without the right to this there is no barrier.
+        wire.call(&["PING"]).await?;
         let heard = subscribe(engine, &mut wire).await?;
         engine.feed.hears_events.set(heard.is_ok());
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.

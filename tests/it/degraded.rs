@@ -306,6 +306,17 @@ fn without_the_right_to_hear_of_key_changes_it_lives_on_its_own_writes() {
 }
 
 #[test]
+fn without_the_right_to_ping_there_is_no_feed_and_that_is_said_at_once() {
+    let (redis, url) = restricted("-ping");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    eventually("it says why", || proxy.http("GET", "/readyz", &[], "").1.contains("NOPERM").then_some(()));
+    works(&mut proxy.client(), &mut redis.client(), "without a feed");
+    assert!(!connected(&proxy, &redis));
+    let up = proxy.metric(&format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port));
+    assert_eq!(up, 1.0);
+}
+
+#[test]
 fn a_right_that_is_granted_later_is_used() {
     let (redis, url) = restricted("-psubscribe");
     let proxy = Proxy::launch(&url, RULES, &[]);
