@@ -90,7 +90,9 @@ fn signals_that_come_while_it_starts_are_taken_in_order() {
             let left: Vec<_> = std::fs::read_dir(&temporary.0).unwrap().collect();
             assert!(left.is_empty(), "{upstream}: {left:?}");
         }
-        let starting = Starting::new(upstream, &[], Stdio::null());
+        let temporary = Folder::new();
+        let variables = [("TMPDIR", temporary.0.to_str().unwrap())];
+        let starting = Starting::new(upstream, &variables, Stdio::null());
         eventually("the admin address is bound", || TcpStream::connect(("127.0.0.1", starting.admin)).ok());
         send_signal(starting.child.id(), "-HUP");
         eventually("it has started", || starting.healthy().then_some(()));
@@ -99,7 +101,10 @@ fn signals_that_come_while_it_starts_are_taken_in_order() {
 
 #[test]
 fn a_private_redis_does_not_outlive_a_proxy_that_is_killed() {
-    let mut proxy = Proxy::launch("spawn", RULES, &[]);
+    // Its folder stays.
+    let temporary = Folder::new();
+    let variables = [("TMPDIR", temporary.0.to_str().unwrap())];
+    let mut proxy = Proxy::launch_with("spawn", RULES, &[], &variables);
     proxy.ready();
     let port = port_of(&mut proxy.client());
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
