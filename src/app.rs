@@ -1,13 +1,14 @@
 //! Assembly: from a configuration to running threads, and back to nothing.
 //!
-//! Everything that can fail for want of a port, a file or a server fails here, before any thread runs.
+//! Everything that can fail for want of a port, a file or a server fails here, before any worker runs.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::LocalRuntime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accounting::Firing;
@@ -30,6 +31,31 @@ use crate::worker;
 
 /// How long clients may take to finish after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// The signals that the process takes, instead of ending at once, and the runtime of the thread that takes them.
+pub struct Signals {
+    runtime: LocalRuntime,
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From here on none is lost: those that come before [`App::run`] are taken there. The error is one line for the user.
+    pub fn catch() -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .map_err(|error| format!("the runtime cannot be made: {error}"))?;
+        let catch = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).map_err(|error| format!("signals cannot be handled: {error}"))
+        };
+        let terminate = catch(SignalKind::terminate())?;
+        let (interrupt, hang_up) = (catch(SignalKind::interrupt())?, catch(SignalKind::hangup())?);
+        Ok(Self { runtime, terminate, interrupt, hang_up })
+    }
+}
 
 /// What is run: everything is bound, nothing has started.
 pub struct App {
@@ -110,8 +136,8 @@ impl App {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT. The error is one line for the user.
-    pub fn run(self) -> Result<(), String> {
+    /// Serves until SIGTERM or SIGINT, or until a worker fails. The error is one line for the user.
+    pub fn run(self, signals: Signals) -> Result<(), String> {
         let started = Instant::now();
         let (handle, orders) = fanout::Handle::new();
         let process = Arc::new(self.process(handle));
@@ -123,6 +149,7 @@ impl App {
         let (tick, ticks) = watch::channel(());
         self.announce();
         let mut threads = vec![];
+        let (fail, failures) = mpsc::unbounded_channel();
         let seats = worker::Seats::new(self.sockets.len());
         for (number, (sockets, seats)) in self.sockets.into_iter().zip(seats).enumerate() {
             let parts = worker::Parts {
@@ -133,7 +160,8 @@ impl App {
                 drain: draining.clone(),
                 ticks: ticks.clone(),
             };
-            threads.push(start(&format!("worker-{number}"), move || worker::run(parts, DRAIN))?);
+            threads
+                .push(start(&format!("worker-{number}"), fail.clone(), move || worker::run(parts, DRAIN))?);
         }
         let control = control::Parts {
             process: Arc::clone(&process),
@@ -156,12 +184,12 @@ impl App {
             status,
             reload: self.reload,
             reload_to,
+            terminate: signals.terminate,
+            interrupt: signals.interrupt,
+            hang_up: signals.hang_up,
+            failures,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(Default::default())
-            .map_err(|error| format!("the runtime cannot be made: {error}"))?;
-        runtime.block_on(async move {
+        signals.runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
             tokio::task::spawn_local(beat(tick));
             serve(served, drain, threads).await
@@ -322,12 +350,20 @@ fn bind_admin(config: &Config) -> Result<std::net::TcpListener, String> {
     }
 }
 
+/// A thread that says when it fails.
 fn start(
     name: &str,
+    fail: mpsc::UnboundedSender<std::io::Error>,
     body: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> Result<JoinHandle<std::io::Result<()>>, String> {
+) -> Result<JoinHandle<()>, String> {
     let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(body).map_err(|error| format!("a thread cannot be started: {error}"))
+    let running = builder.spawn(move || {
+        if let Err(error) = body() {
+            // Nobody listens any more where the process has ended.
+            let _ = fail.send(error);
+        }
+    });
+    running.map_err(|error| format!("a thread cannot be started: {error}"))
 }
 
 /// Tells the workers once a second. They have no timer of their own where nothing is waited for: with one, each of their
@@ -347,13 +383,18 @@ struct Served {
     status: Arc<Status>,
     reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
     reload_to: mpsc::UnboundedSender<Arc<Rules>>,
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    /// Why workers have ended.
+    failures: mpsc::UnboundedReceiver<std::io::Error>,
 }
 
 /// The main thread: admin address, signals, and at the end the orderly retreat.
 async fn serve(
-    served: Served,
+    mut served: Served,
     drain: watch::Sender<bool>,
-    threads: Vec<JoinHandle<std::io::Result<()>>>,
+    threads: Vec<JoinHandle<()>>,
 ) -> Result<(), String> {
     let (stop_admin, admin_stopped) = oneshot::channel::<()>();
     let listener = tokio::net::TcpListener::from_std(served.listener)
@@ -362,15 +403,17 @@ async fn serve(
         let _ = admin_stopped.await;
     };
     let admin = tokio::task::spawn_local(admin::serve(listener, served.status, served.admin, shutdown));
-    let failed = |error: std::io::Error| format!("signals cannot be handled: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut failure = None;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hang_up.recv() => match (served.reload)() {
+            _ = served.terminate.recv() => break,
+            _ = served.interrupt.recv() => break,
+            Some(error) = served.failures.recv() => {
+                tracing::error!(%error, "a worker failed");
+                failure = Some(error);
+                break;
+            }
+            _ = served.hang_up.recv() => match (served.reload)() {
                 Ok(rules) => {
                     let _ = served.reload_to.send(Arc::new(rules));
                     served.process.metrics.config_reloads(true);
@@ -388,10 +431,9 @@ async fn serve(
     served.process.draining.store(true, Ordering::Relaxed);
     let _ = drain.send(true);
     // Fan-outs of the last writers still run on this thread.
-    let joined = tokio::task::spawn_blocking(move || {
-        threads.into_iter().filter_map(|thread| thread.join().ok()).find_map(Result::err)
-    });
-    let result = joined.await;
+    let joined =
+        tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    let _ = joined.await;
     // Fan-outs whose writer has gone.
     let deadline = deadline.max(tokio::time::Instant::now() + Duration::from_millis(100));
     while served.process.fanout.outstanding() > 0 && tokio::time::Instant::now() < deadline {
@@ -404,8 +446,24 @@ async fn serve(
     }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
-    match result {
-        Ok(Some(error)) => Err(format!("a worker failed: {error}")),
-        _ => Ok(()),
+    match failure.or_else(|| served.failures.try_recv().ok()) {
+        Some(error) => Err(format!("a worker failed: {error}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_fails_says_so_at_once() {
+        let (fail, mut failures) = mpsc::unbounded_channel();
+        let good = start("good", fail.clone(), || Ok(())).unwrap();
+        let bad = start("bad", fail, || Err(std::io::ErrorKind::OutOfMemory.into())).unwrap();
+        assert_eq!(failures.blocking_recv().unwrap().kind(), std::io::ErrorKind::OutOfMemory);
+        assert!(failures.blocking_recv().is_none());
+        good.join().unwrap();
+        bad.join().unwrap();
     }
 }

@@ -97,7 +97,11 @@ impl Backlog {
             }
             let length = left.min(CHUNK as u64) as usize;
             self.front.resize(length, 0);
-            first.file.read_exact_at(&mut self.front, first.read)?;
+            if let Err(error) = first.file.read_exact_at(&mut self.front, first.read) {
+                // It holds nothing that anybody may get.
+                self.front.clear();
+                return Err(error);
+            }
             first.read += length as u64;
             self.in_files -= length;
             return Ok(());
@@ -169,6 +173,19 @@ mod tests {
         assert_eq!(backlog.len(), MEMORY + 2000 * 64 * 1024);
         assert!(backlog.in_memory() <= MEMORY + CHUNK);
         assert_eq!(backlog.files.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_made_up() {
+        let mut backlog = Backlog::default();
+        push(&mut backlog, &[7; MEMORY]);
+        push(&mut backlog, &[8; CHUNK]);
+        backlog.files[0].file.set_len(10).unwrap();
+        backlog.advance(MEMORY);
+        for _ in 0..2 {
+            assert!(backlog.front().is_err());
+            assert!(backlog.front.is_empty());
+        }
     }
 
     proptest! {

@@ -100,11 +100,25 @@ fn explain_key(
     let key = String::from_utf8_lossy(used.key);
     let tags = if tags.is_empty() { "none".to_owned() } else { names(&tags) };
     explanation.lines.push(format!("key {key}: {use_of_it}; family {family}; tags: {tags}"));
+    if !matcher.rules().applies_to(db) {
+        let why = format!("the rules do not apply to database {db} ([keys] databases)");
+        if !explanation.lines.contains(&why) {
+            explanation.lines.push(why);
+        }
+    }
     if !used.writes {
         return;
     }
-    let mut fired = vec![];
+    let (mut fired, mut by_others) = (vec![], vec![]);
     matcher.fired(db, used.key, command.name_to_fire(), &mut fired);
+    matcher.fired(db, used.key, None, &mut by_others);
+    by_others.retain(|one| !fired.iter().any(|known| known.trigger == one.trigger));
+    for one in by_others {
+        let trigger = &matcher.rules().triggers()[usize::from(one.trigger.0)];
+        let commands = trigger.commands.join(", ");
+        let why = format!("trigger \"{}\" does not fire: its commands are {commands}", trigger.label);
+        explanation.lines.push(why);
+    }
     for one in fired {
         let label = matcher.rules().triggers()[usize::from(one.trigger.0)].label.clone();
         invalidates(explanation, &format!("trigger \"{label}\""), one.tags);

@@ -1,16 +1,38 @@
-//! The log is written by a thread of its own, many lines at once: whoever has something to say does not wait until it is
-//! written, unless far more has gathered than anybody reads.
+//! The log is written by a thread of its own, many lines at once: whoever has something to say never waits until it is
+//! written. What nobody reads in time is dropped.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes that wait to be written; beyond, whoever says more waits.
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Bytes that wait to be written; beyond, lines are dropped and counted.
 const MOST: usize = 1 << 20;
 /// How long lines gather, so that each does not wake the thread.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for somebody to take the last lines.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is logged, from the words of `RESCIND_LOG`; if there are none, as with `info`.
+///
+/// # Errors
+/// What is wrong and what to write instead.
+pub fn filter(words: &str) -> Result<EnvFilter, String> {
+    if words.is_empty() {
+        return Ok(EnvFilter::new("info"));
+    }
+    // Elsewhere such a word would name another program's part, so that nothing at all would be logged.
+    let is_unknown = |word: &&str| {
+        let is_plain = !word.contains(['=', '[']) && !word.is_empty() && !word.starts_with("rescind");
+        is_plain && word.parse::<LevelFilter>().is_err()
+    };
+    match words.split(',').map(str::trim).find(is_unknown) {
+        Some(word) => Err(format!("{word:?} is not a level; write error, warn, info, debug, trace or off")),
+        None => EnvFilter::try_new(words).map_err(|error| error.to_string()),
+    }
+}
 
 /// Where lines are left to be written. What is left when the last handle is gone is still written, as long as the process
 /// lives; [`Lines::flush`] waits for it.
@@ -22,13 +44,15 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to write.
     news: Condvar,
-    /// Something was written.
+    /// All was written.
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
+    /// Lines that were dropped since it last took what waits.
+    dropped: usize,
     /// The thread waits for news.
     idle: bool,
 }
@@ -42,18 +66,22 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Returns when all that was said before is written, or nobody takes it.
-    pub fn flush(&self) {
+    /// Returns when all that was said before is written, or nobody takes it; whether it is written.
+    pub fn flush(&self) -> bool {
         let unwritten = |state: &mut State| !state.waiting.is_empty() || !state.idle;
-        drop(self.0.written.wait_timeout_while(self.0.state(), PATIENCE, unwritten));
+        let waited = self.0.written.wait_timeout_while(self.0.state(), PATIENCE, unwritten);
+        waited.is_ok_and(|(_, waited)| !waited.timed_out())
     }
 }
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let full = |state: &mut State| state.waiting.len() > MOST;
-        let waited = self.0.written.wait_while(self.0.state(), full);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.state();
+        // Nothing comes behind what was dropped before that is said.
+        if state.waiting.len() > MOST || state.dropped > 0 {
+            state.dropped += memchr::memchr_iter(b'\n', bytes).count();
+            return Ok(bytes.len());
+        }
         state.waiting.extend_from_slice(bytes);
         if std::mem::take(&mut state.idle) {
             self.0.news.notify_one();
@@ -87,8 +115,14 @@ impl Shared {
                 state = self.state();
             }
             std::mem::swap(&mut lines, &mut state.waiting);
+            let dropped = std::mem::take(&mut state.dropped);
             drop(state);
-            self.written.notify_all();
+            if dropped > 0 {
+                let said = format!(
+                    "rescind: {dropped} lines of the log were dropped: nobody had read those before them\n"
+                );
+                lines.extend_from_slice(said.as_bytes());
+            }
             // Whoever read the log may have gone; that is no reason to end.
             let _ = out.write_all(&lines).and_then(|()| out.flush());
             lines.clear();
@@ -122,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn what_would_silence_the_log_is_a_mistake() {
+        for words in
+            ["", "info", "WARN", "off", "debug,tokio=warn", "rescind::control=debug", "rescind", "info,"]
+        {
+            assert!(filter(words).is_ok(), "{words:?}");
+        }
+        for words in ["inof", "garbage", "info,inof", "garbage=loud"] {
+            assert!(filter(words).is_err(), "{words:?}");
+        }
+        assert_eq!(filter("").unwrap().to_string(), "info");
+    }
+
+    #[test]
     fn lines_are_written_in_order() {
         let (mut lines, read) = lines();
         let said: String = (0..200).map(|n| format!("line {n}\n")).collect();
@@ -138,24 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_too_much_waits_and_nothing_is_lost() {
+    fn nobody_waits_for_a_reader_and_what_was_dropped_is_counted() {
         let (mut lines, read) = lines();
-        let mut other = lines.clone();
-        let long = vec![b'x'; MOST];
-        let saying = std::thread::spawn(move || (0..5).for_each(|_| other.write_all(&long).unwrap()));
-        let mut length = 0;
-        while length < 3 * MOST {
-            length += read.recv().unwrap().len();
-            assert!(lines.0.state().waiting.len() <= 2 * MOST);
+        let line = [vec![b'x'; MOST], b"\n".to_vec()].concat();
+        lines.write_all(b"first\n").unwrap();
+        // The thread has taken it, and nobody takes it from there.
+        while !lines.0.state().waiting.is_empty() {
+            std::thread::sleep(GATHER);
         }
-        while !saying.is_finished() {
-            length += read.recv_timeout(GATHER).map_or(0, |bytes| bytes.len());
-        }
-        while length < 5 * MOST {
-            length += read.recv().unwrap().len();
-        }
-        lines.write_all(b"end").unwrap();
-        assert_eq!(read.recv().unwrap(), b"end");
+        (0..5).for_each(|_| lines.write_all(&line).unwrap());
+        lines.write_all(b"dropped, too\n").unwrap();
+        assert!(!Lines::flush(&lines));
+        assert_eq!(read.recv().unwrap(), b"first\n");
+        let rest = read.recv().unwrap();
+        let said = String::from_utf8_lossy(&rest[line.len()..]).into_owned();
+        assert!(
+            rest.starts_with(&line) && said.starts_with("rescind: 5 lines of the log were dropped"),
+            "{said}"
+        );
+        lines.write_all(b"last\n").unwrap();
+        assert_eq!(read.recv().unwrap(), b"last\n");
     }
 
     #[test]
@@ -174,7 +223,7 @@ mod tests {
         let slow = Slow::default();
         let mut lines = Lines::new(slow.clone()).unwrap();
         lines.write_all(b"last").unwrap();
-        Lines::flush(&lines);
+        assert!(Lines::flush(&lines));
         assert_eq!(*slow.0.lock().unwrap(), b"last");
     }
 

@@ -1,24 +1,28 @@
 //! The `rescind` binary: command line in, exit code out.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use rescind::app::App;
+use rescind::app::{App, Signals};
 use rescind::cli::{Cli, Command, EXIT_USAGE};
 use rescind::command::Commands;
 use rescind::config::{self, Config};
 use rescind::explain::explain;
-use rescind::logging::Lines;
+use rescind::logging::{self, Lines};
 use rescind::resp::OwnedArgs;
 use rescind::rules::Rules;
+use rescind::spawn;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(failure) = spawn::stand_in() {
+        return failure;
+    }
     let cli = Cli::read();
-    let (config, rules) = match load(&cli) {
+    let (config, rules) = match load(&cli, |note| eprintln!("{note}")) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
@@ -38,7 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(cli: &Cli) -> Result<(Config, Rules), String> {
+/// Reads the configuration and says with `tell` what is remarkable about it.
+fn load(cli: &Cli, tell: impl Fn(String)) -> Result<(Config, Rules), String> {
     let loaded = config::load(cli.config_file(), std::env::vars_os(), &cli.flags());
     let (rules, problems) = match Rules::compile(&loaded.config.rules) {
         Ok(rules) => (rules, vec![]),
@@ -49,11 +54,11 @@ fn load(cli: &Cli) -> Result<(Config, Rules), String> {
     for trigger in rules.triggers() {
         for name in &trigger.commands {
             if known.by_name(name).is_none() {
-                eprintln!(
+                tell(format!(
                     "{}: note: trigger \"{}\": {name} is not a command of Redis 7 or Valkey 8; a module's?",
                     cli.config_file().display(),
                     trigger.label
-                );
+                ));
             }
         }
     }
@@ -76,29 +81,45 @@ fn check(cli: &Cli, rules: &Rules) -> ExitCode {
 }
 
 fn run(cli: Cli, config: Config, rules: Rules) -> ExitCode {
-    let lines = match Lines::new(std::io::stderr()) {
-        Ok(lines) => lines,
-        Err(error) => {
-            eprintln!("rescind: {error}");
-            return ExitCode::FAILURE;
-        }
+    // First of all: from here on they end the process in order.
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return ended_by(&error, ExitCode::FAILURE),
     };
-    log_to(&lines);
+    let filter = match logging::filter(&std::env::var("RESCIND_LOG").unwrap_or_default()) {
+        Ok(filter) => filter,
+        Err(error) => return ended_by(&format!("RESCIND_LOG: {error}"), ExitCode::from(EXIT_USAGE)),
+    };
+    let mut lines = match Lines::new(std::io::stderr()) {
+        Ok(lines) => lines,
+        Err(error) => return ended_by(&error.to_string(), ExitCode::FAILURE),
+    };
+    log_to(&lines, filter);
     let dry_run = cli.dry_run;
-    let reload = Box::new(move || load(&cli).map(|(_, rules)| rules));
-    let result = App::build(config, rules, dry_run, reload).and_then(App::run);
-    lines.flush();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rescind: {error}");
-            ExitCode::FAILURE
+    let begun = config.clone();
+    let reload = Box::new(move || {
+        let (config, rules) = load(&cli, |note| tracing::warn!("{note}"))?;
+        let waiting = begun.needs_restart(&config);
+        if !waiting.is_empty() {
+            tracing::warn!("what has changed in {} takes a restart", waiting.join(", "));
         }
+        Ok(rules)
+    });
+    let result = App::build(config, rules, dry_run, reload).and_then(|app| app.run(signals));
+    if let Err(error) = &result {
+        // Not past the log: if nobody reads that, nothing shall wait for a reader here.
+        let _ = writeln!(lines, "rescind: {error}");
     }
+    Lines::flush(&lines);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn log_to(lines: &Lines) {
-    let filter = EnvFilter::try_from_env("RESCIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn ended_by(error: &str, code: ExitCode) -> ExitCode {
+    eprintln!("rescind: {error}");
+    code
+}
+
+fn log_to(lines: &Lines, filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -112,7 +133,9 @@ fn log_to(lines: &Lines) {
     // What was said before comes first.
     let (lines, tell) = (lines.clone(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
-        lines.flush();
-        tell(panic);
+        // If nobody reads, nothing shall wait for a reader.
+        if Lines::flush(&lines) {
+            tell(panic);
+        }
     }));
 }

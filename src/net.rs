@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -249,8 +250,9 @@ pub fn bind(address: &Address, share: bool) -> io::Result<Bound> {
             Ok(Bound::Tcp(socket.into()))
         }
         Address::Unix(path) => {
-            // A socket file that nobody listens at is left over from an earlier run.
-            if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+            // A socket that nobody listens at is left over from an earlier run; any other file is somebody's.
+            let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+            if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
                 std::fs::remove_file(path)?;
             }
             let listener = std::os::unix::net::UnixListener::bind(path)?;
@@ -284,4 +286,24 @@ fn tune(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
     let interval = (silence / 3).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_at_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.sock");
+        let address = Address::Unix(path.clone());
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(bind(&address, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+        let first = bind(&address, false).unwrap();
+        assert!(bind(&address, false).is_err(), "somebody listens there");
+        drop(first);
+        bind(&address, false).unwrap();
+    }
 }

@@ -76,9 +76,11 @@ pub struct Process {
     pub hears_labels: AtomicBool,
     /// There may be other proxies, which give labels that the feed tells of a moment later.
     pub others: AtomicBool,
+    /// Why the feed is not connected, if it is not.
+    pub feed_error: Mutex<String>,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
-    /// Upstream connections that belong to one client each, and idle ones that did.
+    /// Upstream connections that belong to one client each.
     pub pinned: AtomicUsize,
     /// Most of them.
     pub max_pinned: usize,
@@ -132,6 +134,7 @@ impl Process {
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
             others: AtomicBool::new(true),
+            feed_error: Mutex::default(),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: fanout::OwnTriggers::default(),
@@ -141,6 +144,16 @@ impl Process {
             warmed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The feed is not connected because of this; empty: it is.
+    pub fn set_feed_error(&self, error: &str) {
+        error.clone_into(&mut self.feed_error.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Why the feed is not connected.
+    pub fn feed_error(&self) -> String {
+        self.feed_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Redis answers nothing, or does so again.

@@ -1,22 +1,48 @@
-//! `--upstream spawn`: a private redis-server that ends with the proxy.
+//! `--upstream spawn`: a private redis-server that ends with the proxy, however that ends.
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tempfile::TempDir;
 
 use crate::net::Address;
 
 /// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// As which the proxy starts itself in order to become the server: only a process itself can ask to be ended with its parent,
+/// and the wish outlives `exec`.
+const STAND_IN: &str = "rescind: redis-server";
+/// Its exit codes, as those of a shell.
+const NOT_FOUND: u8 = 127;
+const NOT_STARTED: u8 = 126;
+
+/// Becomes the server, if that is what this process was started for; then what comes back is that it cannot.
+pub fn stand_in() -> Option<ExitCode> {
+    let mut args = std::env::args_os();
+    if args.next().is_none_or(|name| name != STAND_IN) {
+        return None;
+    }
+    let parent = args.next().and_then(|pid| pid.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    let asked = set_parent_process_death_signal(Some(Signal::KILL));
+    if asked.is_err() || getppid() != parent {
+        return Some(ExitCode::from(NOT_STARTED));
+    }
+    let error = Command::new("redis-server").args(args).exec();
+    let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+    Some(ExitCode::from(if is_missing { NOT_FOUND } else { NOT_STARTED }))
+}
+
 /// A running private redis-server without persistence; dropping it ends it.
 #[derive(Debug)]
 pub struct Spawned {
     child: Child,
     port: u16,
-    folder: PathBuf,
+    /// Goes with it.
+    _folder: TempDir,
 }
 
 impl Spawned {
@@ -24,23 +50,23 @@ impl Spawned {
     pub fn start() -> Result<Self, String> {
         let port =
             free_port().map_err(|error| format!("no free port for a private redis-server: {error}"))?;
-        let folder = std::env::temp_dir().join(format!("rescind-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
-        let child = Command::new("redis-server")
+        let folder = tempfile::Builder::new().prefix("rescind-").tempdir().map_err(|error| {
+            format!("no folder can be made in {}: {error}", std::env::temp_dir().display())
+        })?;
+        let child = Command::new("/proc/self/exe")
+            .arg0(STAND_IN)
+            .arg(std::process::id().to_string())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--daemonize", "no", "--loglevel", "warning"])
             .arg("--dir")
-            .arg(&folder)
+            .arg(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // Ctrl-C is for the proxy, which ends the server when its clients have gone.
             .process_group(0)
             .spawn()
-            .map_err(|error| {
-                format!("redis-server cannot be started ({error}); install it, or use --upstream URL")
-            })?;
-        let mut spawned = Self { child, port, folder };
+            .map_err(|error| format!("redis-server cannot be started: {error}"))?;
+        let mut spawned = Self { child, port, _folder: folder };
         spawned.wait()?;
         Ok(spawned)
     }
@@ -57,7 +83,7 @@ impl Spawned {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("the private redis-server ended at once: {status}"));
+                return Err(why_ended(status));
             }
             if Instant::now() > deadline {
                 return Err("the private redis-server does not answer".to_owned());
@@ -72,7 +98,14 @@ impl Drop for Spawned {
         // Nothing of it is worth keeping, so it need not end in an orderly way.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn why_ended(status: ExitStatus) -> String {
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(NOT_FOUND) => "redis-server cannot be found; install it, or use --upstream URL".to_owned(),
+        Some(NOT_STARTED) => "redis-server cannot be started; use --upstream URL".to_owned(),
+        _ => format!("the private redis-server ended at once: {status}"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::control::Knowledge;
 use crate::doubt::Scope;
 use crate::fanout::Cause;
 use crate::process::Process;
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 
 /// How long an HTTP client waits for its fan-out.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -93,7 +93,9 @@ impl Control for Status {
     fn readiness(&self) -> Result<Vec<String>, Vec<String>> {
         let mut reasons = vec![];
         if !self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected) {
-            reasons.push("the feed is not connected".to_owned());
+            let error = self.process.feed_error();
+            let why = if error.is_empty() { error } else { format!(": {error}") };
+            reasons.push(format!("the feed is not connected{why}"));
         }
         let warm = self.process.warmed.load(Ordering::Acquire);
         let ready = self.process.index.is_complete() || (warm && self.process.own_writes());
@@ -106,19 +108,29 @@ impl Control for Status {
         if !reasons.is_empty() {
             return Err(reasons);
         }
-        let complete = self.process.index.is_complete();
-        let degraded = "the index has only what is written through this proxy: every fan-out also scans";
-        Ok(if complete { vec![] } else { vec![degraded.to_owned()] })
+        let notes = [
+            (!self.process.index.is_complete())
+                .then_some("the index has only what is written through this proxy: every fan-out also scans"),
+            self.process
+                .journal
+                .describe()
+                .failing
+                .then_some("the journal cannot be written: triggers are refused"),
+        ];
+        Ok(notes.into_iter().flatten().map(str::to_owned).collect())
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {
-        let tags = tags.into_iter().map(Tag::from).collect();
+        let tags: Vec<Tag> = tags.into_iter().map(Tag::from).collect();
+        // All that is in doubt if it is not finished.
+        let mut all = tags.clone();
+        unique(&mut all);
+        self.knowledge.borrow().rules.cascade(&mut all);
         let fired = vec![Firing::unconditional(TriggerLabel::Http, tags, "POST /api/invalidate".to_owned())];
         let process = Arc::clone(&self.process);
         Box::pin(async move {
             let mut fired = fired;
-            let scope = Scope::Tags(fired[0].tags.clone());
-            let intent = process.journal.intend(scope, fired[0].what.clone()).await?;
+            let intent = process.journal.intend(Scope::Tags(all), fired[0].what.clone()).await?;
             fired[0].intents.push(intent);
             let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {
@@ -157,6 +169,7 @@ impl Control for Status {
         metrics.index_keys.set(keys as i64);
         metrics.index_bytes.set(bytes as i64);
         metrics.index_complete.set(i64::from(self.process.index.is_complete()));
+        metrics.journal_failures(self.process.journal.describe().failures);
         metrics.render()
     }
 }

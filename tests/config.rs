@@ -363,6 +363,34 @@ fn addresses_of_all_kinds() {
 }
 
 #[test]
+fn an_address_serves_one_purpose() {
+    let twice = "[listen]\naddress = [\n  \"h:1\",\n  \"unix:/a\",\n  \"h:1\",\n  \"unix:/a\"]\n";
+    let told = errors(read(twice));
+    assert!(told.contains("proxy.toml:5: [listen] address: h:1 stands twice"), "{told}");
+    assert!(told.contains("proxy.toml:6: [listen] address: unix:/a stands twice"), "{told}");
+    let told = errors(read("[listen]\naddress = \"h:1\"\n[admin]\naddress = \"h:1\"\n"));
+    assert!(told.contains("proxy.toml:4: [admin] address: h:1 is where clients connect"), "{told}");
+    let told = errors(read("[admin]\naddress = \"127.0.0.1:6380\"\n"));
+    assert!(told.contains("proxy.toml:2: [admin] address"), "{told}");
+    let told = errors(with_variables("", &[("RESCIND_LISTEN_ADDRESS", "h:1,h:1")]));
+    assert!(told.contains("RESCIND_LISTEN_ADDRESS: [listen] address: h:1 stands twice"), "{told}");
+    let flags = Flags { listen: vec!["h:1".to_owned(), "h:1".to_owned()], ..Flags::default() };
+    let told = errors(config::parse("proxy.toml", b"", NO_VARIABLES, &flags));
+    assert!(told.contains("--listen: [listen] address: h:1 stands twice"), "{told}");
+    // What the system chooses is never the same.
+    good(read("[listen]\naddress = [\"h:0\", \"h:0\"]\n[admin]\naddress = \"h:0\"\n"));
+}
+
+#[test]
+fn all_mistakes_in_a_variable_are_told() {
+    let told = errors(with_variables("", &[("RESCIND_LISTEN_ADDRESS", "a, h:1, b")]));
+    for item in ["\"a\"", "\"b\""] {
+        let line = told.lines().find(|line| line.contains(item));
+        assert!(line.is_some_and(|line| line.starts_with("RESCIND_LISTEN_ADDRESS: ")), "{item} in {told}");
+    }
+}
+
+#[test]
 fn durations() {
     let idle = |text: &str| good(read(&format!("[listen]\nidle_timeout = '{text}'"))).listen.idle_timeout;
     assert_eq!(idle("0s"), None);

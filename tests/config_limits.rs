@@ -32,6 +32,7 @@ fn keepalive_is_a_time_or_never() {
         ("75s", Some(75)),
         ("5m", Some(300)),
         ("2h", Some(7200)),
+        ("32767s", Some(32_767)),
         ("0s", None),
         ("0ms", None),
         ("0h", None),
@@ -39,6 +40,12 @@ fn keepalive_is_a_time_or_never() {
         let config = good(&format!("[listen]\ntcp_keepalive = \"{text}\""));
         assert_eq!(config.listen.tcp_keepalive, time.map(Duration::from_secs), "{text}");
     }
+}
+
+#[test]
+fn the_kernel_takes_no_longer_keepalive() {
+    let error = read("[listen]\ntcp_keepalive = \"10h\"").unwrap_err();
+    assert!(error.contains("proxy.toml:2") && error.contains("write at most \"32767s\""), "{error}");
 }
 
 #[test]

@@ -230,6 +230,11 @@ fn problems_of_families() {
     only_problem(with(vec![family(3, "other", &["x"])]), 3, &["other"]);
     only_problem(with(vec![family(3, "", &["x"])]), 3, &["name = "]);
     only_problem(with(vec![family(3, "a", &[])]), 3, &["keys = "]);
+    // A pattern without a family is one of its own, named as it is written.
+    let tagged = |families| RulesSpec { tags: vec![tag(9, "T", &["x*"])], families, ..RulesSpec::default() };
+    only_problem(tagged(vec![family(3, "x*", &["y*"])]), 3, &["`x*`", "line 9", "another name"]);
+    rules(tagged(vec![family(3, "x*", &["x*", "y*"])]));
+    rules(tagged(vec![family(3, "a", &["x*"]), family(5, "x*", &["y*"])]));
 }
 
 #[test]

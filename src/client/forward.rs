@@ -229,10 +229,17 @@ impl Client {
         let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
         match route {
             Route::Cut => Step::Then(Pause::End),
-            Route::Swallow => Step::Done,
+            Route::Swallow => {
+                context.command_done(Some(metric_of(command)), context.now(), false);
+                Step::Done
+            }
             Route::Silence => Step::Then(Pause::Silence(args.iter().collect())),
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
-            Route::Local(local) => self.local(local).map_or(Step::Done, Step::Then),
+            Route::Local(local) => {
+                let error = matches!(local, Local::Error(_));
+                context.command_done(Some(metric_of(command)), context.now(), error);
+                self.local(local).map_or(Step::Done, Step::Then)
+            }
             Route::Forward(mut forward) => {
                 forward.own |= stranger;
                 forward.sync |= stranger;
@@ -274,6 +281,7 @@ impl Client {
     ) -> Step {
         let kind = kind_of(command, args);
         if forward.own && self.pinned.is_none() && self.burst == 0 && !self.pin_for(kind, &forward.effect) {
+            self.refused(command);
             return self.no_connection();
         }
         let conn = self.conn();
@@ -374,11 +382,12 @@ impl Client {
         if hold {
             // Not before what it wrote has been looked at.
             extra.after.settled = settled.take();
+            extra.after.counted = Some((metric_of(command), context.now()));
         }
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
-            metric: Some(metric_of(command)),
+            metric: Some(metric_of(command)).filter(|_| !hold),
             started: context.now(),
             account,
             special: Special {

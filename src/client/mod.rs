@@ -161,6 +161,8 @@ struct After {
     carried: Vec<carry::Carried>,
     /// Keys that others may wait for.
     settled: Option<Box<Settled>>,
+    /// The command and when it came: it is counted when its reply is let go.
+    counted: Option<(u16, Instant)>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.

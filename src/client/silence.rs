@@ -3,7 +3,7 @@
 use super::Client;
 use super::tag::{ask, refuse};
 use crate::resp::Args;
-use crate::session::Route;
+use crate::session::{Local, Route};
 
 /// Asks Redis as the client for what changes nothing; then does as it is told.
 pub(super) async fn run(client: &mut Client, args: Args<'_>) {
@@ -15,6 +15,10 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) {
     };
     let in_multi = session.in_multi();
     drop(session);
+    let context = &client.context;
+    let metric = context.commands.borrow().find(args).map(|command| command.metric);
+    let failed = refusal.is_some() || matches!(route, Route::Local(Local::Error(_)));
+    context.command_done(metric, context.now(), failed);
     match (refusal, route) {
         (Some(text), route) if in_multi => {
             client.outbox.set_muted(matches!(route, Route::Swallow));

@@ -3,6 +3,7 @@
 //! Whether a client may use a tag is Redis's to judge: each command first asks something of the key
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,6 +70,8 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
     } else {
         answer(client, command, args.as_args()).await
     };
+    // It may have waited for another thread.
+    client.context.tick();
     client.context.command_done(Some(row.metric), started, refused);
 }
 
@@ -339,7 +342,7 @@ async fn keys(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let db = client.outbox.session.borrow().current_db();
     let tag = Tag::clone(&tags[0]);
     let found = client.context.process.fanout.ask(|reply| Order::Keys(db, tag, most, reply)).await;
-    push_array(client, &found.unwrap_or_default());
+    push_array(client, found.unwrap_or_default()).await;
     Ok(())
 }
 
@@ -350,7 +353,7 @@ async fn of(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let found =
         client.context.process.fanout.ask(|reply| Order::Tags(db, key, reply)).await.unwrap_or_default();
     may_read(client, &found).await?;
-    push_array(client, &found);
+    push_array(client, found).await;
     Ok(())
 }
 
@@ -359,11 +362,18 @@ fn no_permission(refusal: &Refusal) -> bool {
     refusal.0.starts_with(b"-NOPERM")
 }
 
-fn push_array<A: AsRef<[u8]>>(client: &Client, items: &[A]) {
-    client.outbox.with_buffer(|out| {
-        encode::array(out, items.len());
-        items.iter().for_each(|item| encode::bulk(out, item.as_ref()));
-    });
+/// Other clients are served in between; nothing comes into the array.
+async fn push_array<A: AsRef<[u8]>>(client: &Client, items: Vec<A>) {
+    const CHUNK: usize = 4096;
+    let mut reply = BytesMut::new();
+    encode::array(&mut reply, items.len());
+    for (number, item) in items.into_iter().enumerate() {
+        encode::bulk(&mut reply, item.as_ref());
+        if number % CHUNK == CHUNK - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    client.outbox.with_buffer(|out| out.extend_from_slice(&reply));
 }
 
 async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
@@ -377,27 +387,36 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
             // What was labelled before is to be in the index.
             client.context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
         }
-        lines.extend(would_delete(client, &explained.invalidated));
+        lines.extend(would_delete(client, &explained.invalidated).await);
     }
-    push_array(client, &lines);
+    push_array(client, lines).await;
     Ok(())
 }
 
-/// How many keys a fan-out of these tags would delete, and the first few.
-fn would_delete(client: &Client, tags: &[Tag]) -> Vec<String> {
+/// How many keys a fan-out of these tags would delete, and the first few. Other clients are served in between.
+async fn would_delete(client: &Client, tags: &[Tag]) -> Vec<String> {
     const SHOWN: usize = 20;
-    let mut keys = std::collections::BTreeSet::new();
+    let (mut found, mut first) = (HashSet::new(), BTreeSet::new());
     for tag in tags {
         let mut cursor = Some(usize::MAX);
         while let Some(at) = cursor {
             cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
-                keys.insert((one.db, one.key.to_vec()));
+                let is_shown = first.len() < SHOWN
+                    || first.last().is_some_and(|(db, key): &(u32, Vec<u8>)| (one.db, one.key) < (*db, key));
+                if found.insert(one.id) && is_shown {
+                    first.insert((one.db, one.key.to_vec()));
+                    if first.len() > SHOWN {
+                        first.pop_last();
+                    }
+                }
             });
+            tokio::task::yield_now().await;
         }
     }
-    let mut lines = vec![format!("would delete {} keys", keys.len())];
-    let shown = keys.iter().take(SHOWN);
-    lines.extend(shown.map(|(db, key)| format!("would delete: db {db} {}", String::from_utf8_lossy(key))));
+    let mut lines = vec![format!("would delete {} keys", found.len())];
+    lines.extend(
+        first.iter().map(|(db, key)| format!("would delete: db {db} {}", String::from_utf8_lossy(key))),
+    );
     lines
 }
 

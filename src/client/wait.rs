@@ -131,12 +131,15 @@ impl Client {
     /// Waits for the replies that are held, fans out what they fired, and lets them go.
     pub(super) async fn judge(&mut self) {
         let mut fanouts = vec![];
-        let mut settled = vec![];
+        let (mut settled, mut counted) = (vec![], vec![]);
         let mut undone = true;
         for mut after in std::mem::take(&mut self.held) {
             // A verdict comes in any case, also when the client or the upstream is gone; a trigger that took
             // effect must not be forgotten.
             let Some(verdict) = self.next_verdict().await else { break };
+            // What was cut off was not answered.
+            let cut_off = verdict.error && self.outbox.is_closing();
+            counted.extend(after.counted.filter(|_| !cut_off).map(|counted| (counted, verdict.error)));
             settled.extend(after.settled.take().map(|settled| (settled, verdict.head)));
             let (fired, is_clean) = self.verdict(verdict, after).await;
             undone &= is_clean;
@@ -157,6 +160,10 @@ impl Client {
             tracing::warn!(%client, "a fan-out takes long: its writer is answered, the fan-out goes on");
             true
         });
+        self.context.tick();
+        for ((metric, started), error) in counted {
+            self.context.command_done(Some(metric), started, error);
+        }
         if !undone || !done {
             return self.outbox.close();
         }

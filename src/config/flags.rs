@@ -1,5 +1,6 @@
 //! The command line's overrides: they win over the environment and the file.
 
+use super::addresses::Places;
 use super::{Config, ConfigProblem, Endpoint, HostPort, Place, Secret, UpstreamUrl};
 
 /// Values given on the command line, as written.
@@ -15,7 +16,7 @@ pub struct Flags {
 
 impl Flags {
     /// Puts the values into `config`; wrong ones become problems.
-    pub(super) fn apply(&self, config: &mut Config, problems: &mut Vec<ConfigProblem>) {
+    pub(super) fn apply(&self, config: &mut Config, places: &mut Places, problems: &mut Vec<ConfigProblem>) {
         let mut wrong = |flag, message| problems.push(ConfigProblem { place: Place::Flag(flag), message });
         let mut listen = Vec::new();
         for text in &self.listen {
@@ -25,6 +26,7 @@ impl Flags {
             }
         }
         if !listen.is_empty() {
+            places.listen = listen.iter().map(|_| Place::Flag("--listen")).collect();
             config.listen.address = listen;
         }
         if let Some(text) = &self.upstream {
@@ -35,7 +37,10 @@ impl Flags {
         }
         if let Some(text) = &self.admin {
             match HostPort::parse(text) {
-                Ok(address) => config.admin.address = address,
+                Ok(address) => {
+                    places.admin = Some(Place::Flag("--admin"));
+                    config.admin.address = address;
+                }
                 Err(message) => wrong("--admin", message),
             }
         }

@@ -10,10 +10,11 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `endpoint`, `upstream`, `duration`, `size`, `secret` | values and how they are written |
-//! | `sections`, `rules` | what each section means |
+//! | `sections`, `rules`, `addresses` | what each section means, and what they mean together |
 //! | `reader`, `suggest` | walking tables, wrong types, unknown keys |
 //! | `flags`, `errors` | the command line's overrides; problems and how they are shown |
 
+mod addresses;
 mod duration;
 mod endpoint;
 mod errors;
@@ -56,6 +57,19 @@ pub struct Config {
     pub rules: RulesSpec,
     /// The log of invalidations.
     pub journal: Journal,
+}
+
+impl Config {
+    /// The sections that differ and that a reload does not change.
+    pub fn needs_restart(&self, other: &Config) -> Vec<&'static str> {
+        let differs = [
+            ("[listen]", self.listen != other.listen),
+            ("[upstream]", self.upstream != other.upstream),
+            ("[admin]", self.admin != other.admin),
+            ("[journal]", self.journal != other.journal),
+        ];
+        differs.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
+    }
 }
 
 /// `[listen]`: where clients connect.
@@ -177,9 +191,10 @@ where
 {
     let context = Context::new(Lines::new(bytes), Environment::new(environment));
     let root = text(bytes, &context).map(|text| syntax(text, &context)).unwrap_or_default();
-    let mut config = sections::config(&root, &context);
+    let (mut config, mut places) = sections::config(&root, &context);
     let mut problems = context.into_problems();
-    flags.apply(&mut config, &mut problems);
+    flags.apply(&mut config, &mut places, &mut problems);
+    problems.extend(places.clashes(&config));
     problems.sort_by(|a, b| a.place.cmp(&b.place));
     Loaded { config, file_name: file_name.to_owned(), problems }
 }

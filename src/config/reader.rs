@@ -171,7 +171,7 @@ impl<'a> Section<'a> {
             let wrong_type = || format!("write {}: {key} = {}", wanted(kind.wants), kind.example);
             self.read(key, value, kind, &wrong_type)
         });
-        self.variable(key, |text| (kind.parse)(text)).or(from_file)
+        self.variable(key, |text| (kind.parse)(text).map_err(|error| vec![error])).or(from_file)
     }
 
     /// A list of values, never empty. In a variable they are separated by commas. With `single` the file may
@@ -193,7 +193,14 @@ impl<'a> Section<'a> {
             (!list.is_empty()).then_some(list)
         });
         let from_variable = self.variable(key, |text| {
-            text.split(',').map(|item| (kind.parse)(item.trim())).collect::<Result<Vec<T>, String>>()
+            let (mut values, mut errors) = (vec![], vec![]);
+            for item in text.split(',') {
+                match (kind.parse)(item.trim()) {
+                    Ok(value) => values.push(value),
+                    Err(error) => errors.push(error),
+                }
+            }
+            if errors.is_empty() { Ok(values) } else { Err(errors) }
         });
         let unlocated = |list: Vec<T>| list.into_iter().map(|value| Located { value, line: 0 }).collect();
         from_variable.map(|list| unlocated(list.value)).or(from_file)
@@ -322,20 +329,34 @@ impl<'a> Section<'a> {
     }
 
     /// The value of the key's variable. An empty variable counts as not set, unless empty is a value.
-    fn variable<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Located<T>> {
-        let name = format!("RESCIND_{}_{}", self.variables?, key.to_ascii_uppercase());
+    fn variable<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, Vec<String>>) -> Option<Located<T>> {
+        let name = self.variable_of(key)?;
         let value = self.context.environment.0.get(OsStr::new(&name))?;
         let parsed = match value.to_str() {
             Some(text) => parse(text),
-            None => Err("not UTF-8 text; write it in UTF-8".to_owned()),
+            None => Err(vec!["not UTF-8 text; write it in UTF-8".to_owned()]),
         };
         match parsed {
             Ok(value) => Some(Located { value, line: 0 }),
             Err(_) if value.is_empty() => None,
-            Err(message) => {
-                self.context.record(Place::Variable(name), message);
+            Err(messages) => {
+                let record = |message| self.context.record(Place::Variable(name.clone()), message);
+                messages.into_iter().for_each(record);
                 None
             }
+        }
+    }
+
+    fn variable_of(&self, key: &str) -> Option<String> {
+        Some(format!("RESCIND_{}_{}", self.variables?, key.to_ascii_uppercase()))
+    }
+
+    /// Where a value of this key stands that was read from this line, or from none.
+    pub(super) fn place(&self, key: &str, line: u32) -> Place {
+        match self.variable_of(key) {
+            _ if line > 0 => Place::Line(line),
+            Some(name) => Place::Variable(name),
+            None => Place::File,
         }
     }
 }

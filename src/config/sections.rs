@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::addresses::Places;
 use super::duration::parse_duration;
 use super::reader::{Context, Kind, Section, Wants};
 use super::secret::shown;
@@ -15,6 +16,9 @@ use super::{
 
 /// More threads than any machine has cores is a mistake.
 const MOST_WORKERS: usize = 1024;
+
+/// `MAX_TCP_KEEPIDLE` of the kernel.
+const MOST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 const ENDPOINT: Kind<Endpoint> =
     Kind { wants: Wants::Text, example: r#""127.0.0.1:6380""#, parse: Endpoint::parse };
@@ -35,23 +39,25 @@ const WINDOW: Kind<Duration> = Kind { wants: Wants::Text, example: r#""1h""#, pa
 pub(super) const DURATION: Kind<Duration> =
     Kind { wants: Wants::Text, example: r#""5s""#, parse: parse_duration };
 
-/// Second stage: what the tables of a file mean, together with the variables.
-pub(super) fn config<'a>(root: &'a DeTable<'a>, context: &'a Context) -> Config {
+/// Second stage: what the tables of a file mean, together with the variables; and where the addresses stand.
+pub(super) fn config<'a>(root: &'a DeTable<'a>, context: &'a Context) -> (Config, Places) {
     let mut top = Section::top(context, root);
+    let mut places = Places::default();
     let config = Config {
-        listen: listen(top.table("listen", "[listen]", Some("LISTEN"))),
+        listen: listen(top.table("listen", "[listen]", Some("LISTEN")), &mut places),
         upstream: upstream(top.table("upstream", "[upstream]", Some("UPSTREAM"))),
-        admin: admin(top.table("admin", "[admin]", Some("ADMIN"))),
+        admin: admin(top.table("admin", "[admin]", Some("ADMIN")), &mut places),
         rules: rules::rules(&mut top),
         journal: journal(top.table("journal", "[journal]", Some("JOURNAL"))),
     };
     top.finish();
-    config
+    (config, places)
 }
 
-fn listen(mut section: Section<'_>) -> Listen {
+fn listen(mut section: Section<'_>, places: &mut Places) -> Listen {
     let default = Listen::default();
     let address = section.many("address", &ENDPOINT, true);
+    places.listen = address.iter().flatten().map(|one| section.place("address", one.line)).collect();
     let listen = Listen {
         address: address.map_or(default.address, |list| list.into_iter().map(|a| a.value).collect()),
         max_clients: section.one("max_clients", &COUNT).map_or(default.max_clients, |n| n.value),
@@ -79,10 +85,12 @@ fn upstream(mut section: Section<'_>) -> Upstream {
     upstream
 }
 
-fn admin(mut section: Section<'_>) -> Admin {
+fn admin(mut section: Section<'_>, places: &mut Places) -> Admin {
     let default = Admin::default();
+    let address = section.one("address", &ADMIN);
+    places.admin = address.as_ref().map(|one| section.place("address", one.line));
     let admin = Admin {
-        address: section.one("address", &ADMIN).map_or(default.address, |a| a.value),
+        address: address.map_or(default.address, |a| a.value),
         token: section.one("token", &TOKEN).map(|token| token.value),
     };
     section.finish();
@@ -116,9 +124,12 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The kernel counts in seconds.
+/// The kernel counts in seconds, and takes no more than these.
 fn keepalive(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
+        time if time > MOST_KEEPALIVE => {
+            Err(format!("{} is too long; write at most \"{}s\"", shown(text), MOST_KEEPALIVE.as_secs()))
+        }
         time if time.is_zero() || time >= Duration::from_secs(1) => Ok(time),
         _ => Err(format!("{} is too short; write at least \"1s\", or \"0s\" for never", shown(text))),
     }

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use redis_protocol::resp3::types::BytesFrame;
 use tokio::sync::Notify;
 
 use super::Engine;
@@ -91,14 +90,12 @@ impl Others {
 
 /// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
-    wire.queue(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline(&engine.process.id)]);
-    if let Err(error) = wire.call(&["PING"]).await {
+    let lifeline = lifeline(&engine.process.id);
+    if let Err(error) = wire.subscribe(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline]).await? {
         tracing::warn!(
             %error,
             "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"
         );
-        // The reply to PING is still to come.
-        while matches!(wire.next().await?, BytesFrame::Push { .. }) {}
     }
     Ok(())
 }

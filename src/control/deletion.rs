@@ -37,11 +37,14 @@ pub(super) struct Deletion<'a> {
     pub total: u64,
     /// The same by family.
     pub by_family: BTreeMap<String, u64>,
+    /// What a dry run has asked for: it stays, and may be found once more.
+    asked: HashSet<(u32, Box<[u8]>)>,
 }
 
 struct Sent {
     family: String,
-    expires: bool,
+    /// The keys stay for now.
+    stay: bool,
     entries: SentEntries,
     reply: Pin<Box<dyn Future<Output = Result<Vec<BytesFrame>, String>>>>,
 }
@@ -58,6 +61,7 @@ impl<'a> Deletion<'a> {
             gone: Vec::new(),
             total: 0,
             by_family: BTreeMap::new(),
+            asked: HashSet::new(),
         }
     }
 
@@ -141,29 +145,34 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    async fn send(&mut self, db: u32, family: FamilyId, entries: Entries) -> Result<(), String> {
+    async fn send(&mut self, db: u32, family: FamilyId, mut entries: Entries) -> Result<(), String> {
         let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
         let family = rules.family(family);
         let expires = family.on_invalidate == OnInvalidate::Expire;
+        let dry_run = self.engine.dry_run;
         let mut batch = Batch::default();
-        if self.engine.dry_run {
+        if dry_run {
+            entries.0.retain(|entry| self.asked.insert((db, entry.key.clone())));
             let keys: Vec<_> = entries.0.iter().map(|e| String::from_utf8_lossy(&e.key)).collect();
             tracing::info!(db, ?keys, "dry run: these would be deleted");
+        }
+        if entries.0.is_empty() {
             return Ok(());
         }
-        if expires {
+        if expires && !dry_run {
             let grace = family.grace.as_millis().to_string();
             for entry in &entries.0 {
                 batch.push([b"PEXPIRE".as_slice(), &entry.key, grace.as_bytes(), b"LT"]);
             }
         } else {
-            let mut request: Vec<&[u8]> = vec![b"UNLINK"];
+            // A dry run reports as usual: it counts what is there.
+            let mut request: Vec<&[u8]> = vec![if dry_run { b"EXISTS" } else { b"UNLINK" }];
             request.extend(entries.0.iter().map(|e| &*e.key));
             batch.push(request);
         }
         let reply = Box::pin(self.engine.deletes.call(db, batch));
         let entries = entries.sent(self.engine.process.index.has_labels());
-        self.sent.push_back(Sent { family: family.name.clone(), expires, entries, reply });
+        self.sent.push_back(Sent { family: family.name.clone(), stay: expires || dry_run, entries, reply });
         // Redis gets the batch now, not when this task next waits.
         tokio::task::yield_now().await;
         while self.sent.len() >= WINDOW {
@@ -190,7 +199,7 @@ impl<'a> Deletion<'a> {
         if deleted > 0 {
             *self.by_family.entry(sent.family.clone()).or_default() += deleted;
         }
-        if sent.expires {
+        if sent.stay {
             return Ok(());
         }
         if self.gone.len() < MOST_GONE {

@@ -11,6 +11,9 @@ use crate::news::{LABEL_SETS, NEWS};
 use crate::peers::{self, Message};
 use crate::rules::Tag;
 
+/// How the proxy's own keys begin, which are no part of the cache.
+const OWN: &[u8] = b"rescind:";
+
 pub(super) fn pushed(engine: &Rc<Engine>, push: &Push<'_>) {
     match push.kind() {
         b"pmessage" => {
@@ -46,12 +49,16 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
         b"expired" => {
             ended(engine, db, key);
             engine.gone(db, key);
-            engine.process.metrics.expirations(&engine.family_of(db, key));
+            if !key.starts_with(OWN) {
+                engine.process.metrics.expirations(&engine.family_of(db, key));
+            }
         }
         b"evicted" => {
             ended(engine, db, key);
             engine.gone(db, key);
-            engine.process.metrics.evictions(&engine.family_of(db, key));
+            if !key.starts_with(OWN) {
+                engine.process.metrics.evictions(&engine.family_of(db, key));
+            }
             if let Some(tag) = key.strip_prefix(LABEL_SETS) {
                 tokio::task::spawn_local(super::label_upkeep::restore(Rc::clone(engine), db, tag.into()));
             } else if let Some(tag) = key.strip_prefix(EPOCHS) {
@@ -118,7 +125,7 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
         engine.label_changes.seen_change(tag.into());
     }
     let unwritten = engine.feed.ended.borrow_mut().remove(key);
-    if unwritten || key.starts_with(b"rescind:") || engine.process.own_triggers.covers_key(key) {
+    if unwritten || key.starts_with(OWN) || engine.process.own_triggers.covers_key(key) {
         return;
     }
     // Redis does not say in which database.

@@ -16,7 +16,7 @@ use super::{Engine, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
-use crate::fanout::{LogEntry, Outstanding, Phases, Request};
+use crate::fanout::{Cause, LogEntry, Outstanding, Phases, Request};
 use crate::peers::Message;
 use crate::relay;
 use crate::rules::Tag;
@@ -87,7 +87,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     {
         let own = std::mem::take(&mut request.fired);
         let epoch = engine.next_epoch();
-        let work = attempts(&engine, &tags, &epoch, own, &mut deletion, &mut phases);
+        let work = attempts(&engine, &request.cause, &tags, &epoch, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
         if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
             let _doubt = engine.doubt(&tags);
@@ -168,6 +168,7 @@ fn log(entry: &LogEntry, dry_run: bool) {
 /// Tries until everything is deleted. After a failure reads of the keys are answered as misses.
 async fn attempts(
     engine: &Rc<Engine>,
+    cause: &Cause,
     tags: &Arc<[Tag]>,
     epoch: &[u8],
     mut own: Vec<Firing>,
@@ -196,12 +197,21 @@ async fn attempts(
         match result {
             Ok(()) => break,
             Err(error) => {
-                tracing::warn!(%error, "a fan-out failed; it is tried again");
-                doubt.get_or_insert_with(|| engine.doubt(tags));
+                if doubt.is_none() {
+                    let (client, cause) = (&cause.client, &cause.what);
+                    tracing::warn!(%error, %client, %cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
+                    doubt = Some(engine.doubt(tags));
+                    engine.failing.set(engine.failing.get() + 1);
+                } else {
+                    tracing::debug!(%error, tags = ?Names(tags), "a fan-out failed again");
+                }
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+    if doubt.is_some() {
+        engine.failing.set(engine.failing.get() - 1);
     }
     if !engine.others.is_alone() {
         let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };

@@ -10,11 +10,12 @@ use tokio::sync::{Notify, oneshot};
 use super::announcement::{self, Announcement, Note};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use super::{Engine, events, known};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
 use crate::lease::Moment;
+use crate::metrics::ConnectionMode;
 use crate::peers::Message;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_millis(20);
 /// How often the list of what was invalidated lately gets a longer life, at most, in milliseconds.
 const RENEWAL: Moment = 1000;
+/// How often it is asked for key changes where that was refused: with each so many of the garbage collection's turns.
+const SELDOM: u64 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ pub(super) struct Feed {
     unsent: RefCell<Barrier>,
     expected: RefCell<VecDeque<Expected>>,
     watched: RefCell<Watched>,
+    /// Redis lets the proxy hear of key changes.
+    hears_events: Cell<bool>,
     /// The rules have changed: more may have to be watched.
     changed: Cell<bool>,
     wake: Notify,
@@ -83,6 +88,11 @@ impl Feed {
     /// The number of the present connection.
     pub fn session(&self) -> u64 {
         self.session.get()
+    }
+
+    /// Whether Redis lets the proxy hear of key changes, if there are any.
+    pub fn hears_events(&self) -> bool {
+        self.hears_events.get()
     }
 
     /// The canary's event has arrived.
@@ -251,6 +261,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
     let metrics = &metrics.process.metrics;
     let (up, connected) = (metrics.upstream_up(&node), metrics.feed_connected(&node));
     let (reconnects, gaps) = (metrics.upstream_reconnects(&node), metrics.feed_gaps(&node));
+    let connections = metrics.upstream_connections(ConnectionMode::Control);
     let mut pause = FIRST_PAUSE;
     let mut complained = false;
     let mut was_connected = false;
@@ -267,6 +278,8 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 was_connected = true;
                 up.set(1);
                 connected.set(1);
+                connections.inc();
+                engine.process.set_feed_error("");
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.feed.renewed.set(None);
@@ -274,6 +287,8 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.rebuild("the feed was connected");
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
+                connections.dec();
+                engine.process.set_feed_error(&error);
                 engine.process.index.set_incomplete("the feed was lost");
                 super::label_news::lost(&engine);
                 engine.process.doubt_redis();
@@ -286,10 +301,15 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 tracing::warn!(%node, %error, "feed lost: fan-outs also scan until the index is rebuilt");
             }
             Err(error) => {
-                if !complained {
+                let is_there = wire::is_reply(&error);
+                if !complained && is_there {
+                    tracing::warn!(%node, %error, "upstream refuses the feed: fan-outs also scan; retrying");
+                } else if !complained {
                     tracing::warn!(%node, %error, "upstream cannot be reached; retrying");
                 }
                 complained = true;
+                up.set(i64::from(is_there));
+                engine.process.set_feed_error(&error);
             }
         }
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -303,11 +323,14 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         engine.feed.era.set(era);
         // What was asked for up to here is served by this connection.
         engine.feed.drop.borrow_mut().take();
-        super::described::learn_commands(engine).await;
-        subscribe(engine, &mut wire).await?;
-        // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
-        let enabled = enable_events(&mut wire).await;
+        // Without the right to this there is no barrier.
         wire.call(&["PING"]).await?;
+        let heard = subscribe(engine, &mut wire).await?;
+        engine.feed.hears_events.set(heard.is_ok());
+        // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
+        let enabled = if heard.is_ok() { enable_events(&mut wire).await } else { heard };
+        wire.call(&["PING"]).await?;
+        super::described::learn_commands(engine).await;
         engine.events_enabled(enabled);
         engine.feed.swaps.set(known::swaps(&mut wire).await);
         Ok(wire)
@@ -319,13 +342,14 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
 }
 
 /// Asks for events, announcements, and invalidations of trigger keys (and thereby of flushes). Without the right
-/// to the last, direct writes of triggers and flushes are not seen; everything else works.
-async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
+/// to the last, direct writes of triggers and flushes are not seen; everything else works. Given back: whether events may be
+/// heard of.
+async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String>, String> {
     let watched = Watched::by(&engine.rules.borrow());
-    // Their confirmations are pushes.
-    wire.queue(&watched.subscription());
-    wire.queue(&[b"SUBSCRIBE", CHANNEL]);
-    wire.call(&["PING"]).await?;
+    let heard = wire.subscribe(&watched.subscription()).await?;
+    if let Err(error) = wire.subscribe(&[b"SUBSCRIBE", CHANNEL]).await? {
+        tracing::warn!(%error, "SUBSCRIBE rescind:invalidate is not possible: what is sent there past the proxy is not seen");
+    }
     super::announce::subscribe(engine, wire).await?;
     super::label_news::subscribe(engine, wire).await?;
     if let Err(error) = wire.call(&watched.tracking()).await {
@@ -337,11 +361,31 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
         engine.label_changes.lose_track();
     }
     *engine.feed.watched.borrow_mut() = watched;
-    Ok(())
+    Ok(heard)
+}
+
+/// Where Redis did not let the proxy hear of key changes: now and then it is asked again, on a connection of its own.
+pub(super) async fn hear_again(engine: &Engine, tick: u64) {
+    if !tick.is_multiple_of(SELDOM) {
+        // Whether it answers at all is asked all the same.
+        let _ = engine.scans.one(0, ["PING"]).await;
+        return;
+    }
+    let asking = async {
+        let (mut wire, _) = known::dial(&engine.process, &engine.credentials).await?;
+        let watched = Watched::by(&engine.rules.borrow());
+        wire.subscribe(&watched.subscription()).await
+    };
+    if asking.await.is_ok_and(|heard| heard.is_ok()) {
+        engine.feed.reconnect("the proxy may hear of key changes now");
+    }
 }
 
 /// Adds what new rules need to what is watched already. False: only a new connection can.
 fn watch_more(engine: &Engine, wire: &mut Wire) -> bool {
+    if !engine.feed.hears_events() {
+        return false;
+    }
     let wanted = Watched::by(&engine.rules.borrow());
     let mut watched = engine.feed.watched.borrow_mut();
     let Some(missing) = watched.missing(&wanted) else { return false };

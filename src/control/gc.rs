@@ -15,6 +15,8 @@ pub(super) const CANARY: &[u8] = b"rescind:canary:";
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long Redis may take to answer a canary.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// With each so many of these turns it is said again that fan-outs fail.
+const REMIND: u64 = 30;
 /// Entries looked at in one go.
 const SAMPLE: usize = 1000;
 /// If more of a sample than one in this many is dead, the next sample follows at once.
@@ -99,7 +101,16 @@ pub(super) async fn run(engine: Rc<Engine>) {
         tokio::time::sleep(PERIOD).await;
         tick += 1;
         engine.feed.forget_ended();
-        engine.process.computations.expire(engine.moment());
+        let now = engine.moment();
+        engine.process.computations.expire(now);
+        engine.process.leases.expire(now);
+        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
+        if engine.failing.get() > 0 && tick.is_multiple_of(REMIND) {
+            tracing::warn!(
+                fan_outs = engine.failing.get(),
+                "fan-outs still fail; reads of their keys are misses"
+            );
+        }
         if !engine.feed.is_connected() {
             continue;
         }
@@ -109,9 +120,6 @@ pub(super) async fn run(engine: Rc<Engine>) {
             continue;
         }
         look_at_redis(&engine).await;
-        let now = engine.moment();
-        engine.process.leases.expire(now);
-        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
         if engine.process.own_writes() {
             suspects = collect_slowly(&engine, suspects).await;
         } else {
@@ -123,6 +131,9 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Do events still come? Somebody may have changed the settings. They are asked for; where that is not allowed, a key
 /// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
+    if !engine.feed.hears_events() {
+        return super::feed::hear_again(engine, tick).await;
+    }
     let session = engine.feed.session();
     let come = match super::watched::events_configured(engine).await {
         Some(configured) => configured,

@@ -3,8 +3,6 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use redis_protocol::resp3::types::BytesFrame;
-
 use super::wire::{Wire, int_of};
 use super::{Engine, labels};
 use crate::index::LabelState;
@@ -12,8 +10,7 @@ use crate::news::{Labels, NEWS, News, Verb};
 
 /// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
-    wire.queue(&[b"SUBSCRIBE", NEWS]);
-    let subscribed = wire.call(&["PING"]).await;
+    let subscribed = wire.subscribe(&[b"SUBSCRIBE", NEWS]).await?;
     engine.hears_labels.set(subscribed.is_ok());
     if let Err(error) = subscribed {
         tracing::warn!(
@@ -21,8 +18,6 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
             "SUBSCRIBE rescind:labels is not possible: labels given through other proxies do not follow a RENAME, \
              COPY or MOVE through this one"
         );
-        // The reply to PING is still to come.
-        while matches!(wire.next().await?, BytesFrame::Push { .. }) {}
     }
     Ok(())
 }

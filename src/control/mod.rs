@@ -115,6 +115,8 @@ struct Engine {
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
     answers: fanout::Answers,
+    /// Fan-outs that have failed and are tried again.
+    failing: Cell<usize>,
     /// Tags that are being invalidated.
     invalidating: labels::Busy,
     /// Those who asked for all labels have waited for them in vain.
@@ -150,6 +152,7 @@ pub async fn run(parts: Parts) {
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
+        failing: Cell::new(0),
         invalidating: labels::Busy::default(),
         labels_given_up: Cell::new(false),
         rebuild: Cell::new(0),
@@ -284,8 +287,8 @@ impl Engine {
         if let Err(error) = enabled {
             tracing::warn!(
                 %error,
-                "notify-keyspace-events cannot be set: unless events come all the same, the index has only \
-                 what is written through this proxy, rescind_index_complete stays 0, and every fan-out scans"
+                "Redis cannot be made to tell of key changes: unless it does all the same, the index has only what is \
+                 written through this proxy, rescind_index_complete stays 0, and every fan-out scans"
             );
         }
         self.process.own_writes.store(missing, Ordering::Release);

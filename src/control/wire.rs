@@ -67,6 +67,17 @@ impl Wire {
         }
     }
 
+    /// Sends one subscription. Confirmations are pushes, a refusal is a reply: it is given back, and the connection goes on.
+    pub async fn subscribe<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Result<(), Error>, Error> {
+        self.queue(args);
+        let answered = self.call(&["PING"]).await;
+        if answered.is_err() {
+            // The reply to PING is still to come.
+            while matches!(self.next().await?, BytesFrame::Push { .. }) {}
+        }
+        Ok(answered.map(|_| ()))
+    }
+
     /// Writes what is queued, as far as the socket takes it now, and waits for the next frame. Safe to cancel.
     pub async fn next(&mut self) -> Result<BytesFrame, Error> {
         loop {
@@ -112,6 +123,12 @@ impl Wire {
     }
 }
 
+/// Whether Redis has said so itself: its errors begin with a word in capitals.
+pub fn is_reply(error: &str) -> bool {
+    let word = error.split(' ').next().unwrap_or_default();
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
 /// An error reply as an `Err`.
 pub fn into_result(frame: BytesFrame) -> Result<BytesFrame, Error> {
     match frame {
@@ -151,5 +168,20 @@ pub fn int_of(frame: &BytesFrame) -> Option<i64> {
     match frame {
         BytesFrame::Number { data, .. } => Some(*data),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_redis_are_told_from_those_of_the_network() {
+        for error in ["NOPERM User x", "WRONGPASS invalid", "ERR unknown command", "LOADING"] {
+            assert!(is_reply(error), "{error}");
+        }
+        for error in ["", "Connection refused (os error 111)", "the connection was closed", "no answer"] {
+            assert!(!is_reply(error), "{error}");
+        }
     }
 }

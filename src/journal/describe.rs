@@ -23,6 +23,8 @@ pub struct Description {
     pub rewrites: u64,
     /// How often it could not be written or forced to the disk.
     pub failures: u64,
+    /// It could not when that was last tried: triggers are refused.
+    pub failing: bool,
 }
 
 impl Journal {
@@ -37,6 +39,7 @@ impl Journal {
             fsyncs: counts.fsyncs.load(Ordering::Relaxed),
             rewrites: counts.rewrites.load(Ordering::Relaxed),
             failures: counts.failures.load(Ordering::Relaxed),
+            failing: counts.failing.load(Ordering::Relaxed),
         }
     }
 }

@@ -18,7 +18,7 @@ mod state;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -118,6 +118,8 @@ struct Counts {
     fsyncs: AtomicU64,
     rewrites: AtomicU64,
     failures: AtomicU64,
+    /// That it cannot be written has been said.
+    failing: AtomicBool,
 }
 
 impl Journal {

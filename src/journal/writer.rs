@@ -80,8 +80,6 @@ pub(super) struct Writer {
     compact_at: u64,
     /// How much the clocks differed when the file was begun.
     difference: i64,
-    /// That it cannot be written has been said.
-    failing: bool,
 }
 
 /// What one turn takes from the queue.
@@ -126,7 +124,6 @@ impl Writer {
             lull: SOON,
             compact_at: COMPACT,
             difference,
-            failing: false,
         };
         writer.tell_size();
         writer
@@ -262,7 +259,7 @@ impl Writer {
     }
 
     fn accept(&mut self, intents: Vec<Record>, answers: Vec<oneshot::Sender<Result<IntentId, String>>>) {
-        if std::mem::take(&mut self.failing) {
+        if self.shared.counts.failing.swap(false, Ordering::Relaxed) {
             tracing::info!("the journal can be written again");
         }
         let ids: Vec<IntentId> = {
@@ -377,7 +374,7 @@ impl Writer {
     /// Counts a failure; the first of several is logged.
     fn complain(&mut self, error: &io::Error) {
         count(&self.shared.counts.failures);
-        if !std::mem::replace(&mut self.failing, true) {
+        if !self.shared.counts.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 %error,
                 file = %self.file.path().display(),

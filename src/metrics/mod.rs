@@ -72,6 +72,7 @@ pub struct Metrics {
     pub index_complete: IntGauge,
     /// Invalidations in the journal whose fan-out has not completed.
     pub journal_pending: IntGauge,
+    journal_failures: IntCounter,
     rare: Rare,
     shared: Arc<Shared>,
     registry: Registry,
@@ -113,6 +114,13 @@ impl Metrics {
                 "rescind_journal_pending",
                 "Invalidations in the journal whose keys are not all deleted yet. \
                  Above 0 for long means that Redis cannot be reached.",
+            )?,
+            journal_failures: rare::register(
+                &registry,
+                IntCounter::new(
+                    "rescind_journal_failures_total",
+                    "Times that the journal could not be written or forced to the disk. Triggers are refused then.",
+                )?,
             )?,
             rare,
             shared,
@@ -224,6 +232,11 @@ impl Metrics {
         let _ = self.rare.upstream_reconnects.remove_label_values(&[node]);
         let _ = self.rare.feed_connected.remove_label_values(&[node]);
         let _ = self.rare.feed_gaps.remove_label_values(&[node]);
+    }
+
+    /// The journal has failed so often, all in all.
+    pub fn journal_failures(&self, all: u64) {
+        self.journal_failures.inc_by(all.saturating_sub(self.journal_failures.get()));
     }
 
     /// Counts a client for which there was no connection of its own.

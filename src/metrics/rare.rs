@@ -44,7 +44,7 @@ impl FamilyEvents {
             invalidated_keys: counters(
                 registry,
                 "rescind_invalidated_keys_total",
-                "Keys that invalidations deleted, by family.",
+                "Keys that invalidations deleted (with --dry-run: would have deleted), by family.",
                 "family",
             )?,
             stale_fills: counters(

@@ -15,6 +15,7 @@ pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     spec.tags.iter().for_each(|tag| compiler.tag(tag));
     compiler.families(&spec.families);
     spec.triggers.iter().for_each(|trigger| compiler.trigger(trigger));
+    compiler.names(&spec.families);
     compiler.finish(spec)
 }
 
@@ -171,6 +172,21 @@ impl Compiler {
                     );
                     self.problem(key.line, message);
                 }
+            }
+        }
+    }
+
+    /// A pattern without a family is one of its own, with its text as its name.
+    fn names(&mut self, families: &[FamilySpec]) {
+        for FamilySpec { name, .. } in families {
+            let alone = self.by_text.get(&name.value).map(|number| &self.drafts[*number]);
+            if let Some(line) = alone.filter(|draft| draft.family.is_none()).map(|draft| draft.place.0) {
+                let message = format!(
+                    "the family `{0}` has the name of the pattern `{0}` on line {line}, which is a family of its own: \
+                     list the pattern here, or choose another name",
+                    name.value
+                );
+                self.problem(name.line, message);
             }
         }
     }

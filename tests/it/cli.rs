@@ -74,6 +74,21 @@ fn an_empty_variable_names_no_file() {
 }
 
 #[test]
+fn a_log_level_that_is_none_is_a_mistake() {
+    let folder = Folder::new();
+    let file = folder.write("proxy.toml", "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rescind"));
+    let done =
+        command.args(["--config", file.to_str().unwrap()]).env("RESCIND_LOG", "inof").output().unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(
+        text(&done.stderr).contains("RESCIND_LOG: \"inof\" is not a level; write"),
+        "{}",
+        text(&done.stderr)
+    );
+}
+
+#[test]
 fn explain_needs_no_server() {
     let folder = Folder::new();
     let file = folder.write("proxy.toml", RULES);
@@ -88,6 +103,15 @@ fn explain_needs_no_server() {
     }
     assert!(explain(&["GET", "app:1:home_page_data_1"]).contains("home"));
     assert!(explain(&["SET", "nothing", "v"]).contains("invalidates nothing"));
+    // And why it does nothing.
+    let rules = RULES.replace("[keys]", "[keys]\ndatabases = [1, 2]");
+    let commands = "keys = [\"model:{model}:{pk}\"]\ncommands = [\"SET\", \"DEL\"]";
+    folder.write("proxy.toml", &rules.replace("keys = [\"model:{model}:{pk}\"]", commands));
+    let out = explain(&["SET", "app:1:model:Post:7", "v"]);
+    assert!(out.contains("the rules do not apply to database 0 ([keys] databases)\n"), "{out}");
+    let out = explain(&["--db", "1", "EXPIRE", "app:1:model:Post:7", "9"]);
+    assert!(out.contains("trigger \"model saved\" does not fire: its commands are SET, DEL\n"), "{out}");
+    assert!(out.contains("invalidates nothing") && !out.contains("do not apply"), "{out}");
 }
 
 #[test]
@@ -319,6 +343,13 @@ fn a_reload_changes_the_rules_and_no_connection() {
     assert_eq!(pinned.cmd("EXEC"), "*1\r\n+OK\r\n");
     assert_eq!(proxy.metric("rescind_hits_total{family=\"x:*\"}"), 1.0, "counters survive");
     assert!(proxy.metric("rescind_commands_total{command=\"tag.of\"}") >= 2.0);
+    // What takes a restart is named, if it has changed.
+    assert!(!proxy.log().contains("takes a restart"), "{}", proxy.log());
+    let rules = format!("{rules}[upstream]\nmax_pinned = 3\n[journal]\nfsync = \"never\"\n");
+    std::fs::write(&proxy.config, rules).unwrap();
+    proxy.signal("-HUP");
+    let said = "what has changed in [upstream], [journal] takes a restart";
+    eventually("it is said", || proxy.log().contains(said).then_some(()));
 }
 
 #[test]

@@ -258,3 +258,111 @@ fn what_is_written_behind_a_flush_can_be_read_at_once() {
         }
     }
 }
+
+const RIGHTS: &str = "~* &rescind:* -@all +hello +auth +ping +select +config|get +config|set +psubscribe +subscribe \
+    +client|tracking +command +info +scan +exists +set +get +unlink +pexpire +zadd +zrem +zscan +zscore +zrangebyscore \
+    +pexpiretime +publish +pubsub +eval +lpush +ltrim +lrange";
+
+/// A Redis with a user `own` for the proxy, who may do what it needs, except for this.
+fn restricted(except: &str) -> (Redis, String) {
+    let redis = Redis::start();
+    let user = format!("ACL SETUSER own on >pw resetchannels {RIGHTS} {except}");
+    let user: Vec<&str> = user.split_whitespace().collect();
+    assert_eq!(redis.client().call(&user), "+OK\r\n");
+    let url = format!("redis://own:pw@127.0.0.1:{}", redis.port);
+    (redis, url)
+}
+
+fn calls(direct: &mut Client, command: &str) -> u32 {
+    let stats = direct.cmd("INFO commandstats");
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
+    stats.lines().find_map(calls).unwrap_or(0)
+}
+
+#[test]
+fn without_the_right_to_hear_of_key_changes_it_lives_on_its_own_writes() {
+    // Redis compares the channels of PSUBSCRIBE as they are written.
+    for except in
+        ["-psubscribe", "&__keyevent@*", "-psubscribe -subscribe", "-psubscribe -subscribe -client|tracking"]
+    {
+        let (redis, url) = restricted(except);
+        let proxy = Proxy::launch(&url, RULES, &[]);
+        proxy.ready();
+        let (mut client, mut direct) = (proxy.client(), redis.client());
+        let up = || proxy.metric(&format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port));
+        for round in 0..2 {
+            works(&mut client, &mut direct, &format!("{except} {round}"));
+        }
+        let (asked, looked) = (calls(&mut direct, "command"), calls(&mut direct, "info"));
+        eventually("some seconds", || (calls(&mut direct, "info") >= looked + 3).then_some(()));
+        assert_eq!(calls(&mut direct, "command"), asked, "{except}");
+        assert_eq!((up(), proxy.metric("rescind_index_complete")), (1.0, 0.0), "{except}");
+        let (status, note) = proxy.http("GET", "/readyz", &[], "");
+        assert!(status == 200 && note.contains("every fan-out also scans"), "{except}: {status} {note}");
+        assert!(client.cmd("TAG.INFO").contains("feed_mode:own writes"), "{except}");
+        assert!(!proxy.log().contains("cannot be reached"), "{except}: {}", proxy.log());
+    }
+}
+
+#[test]
+fn without_the_right_to_ping_there_is_no_feed_and_that_is_said_at_once() {
+    let (redis, url) = restricted("-ping");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    eventually("it says why", || proxy.http("GET", "/readyz", &[], "").1.contains("NOPERM").then_some(()));
+    works(&mut proxy.client(), &mut redis.client(), "without a feed");
+    assert!(!connected(&proxy, &redis));
+    let up = proxy.metric(&format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port));
+    assert_eq!(up, 1.0);
+}
+
+#[test]
+fn a_right_that_is_granted_later_is_used() {
+    let (redis, url) = restricted("-psubscribe");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    proxy.ready();
+    assert_eq!(proxy.metric("rescind_index_complete"), 0.0);
+    redis.client().cmd("ACL SETUSER own +psubscribe allchannels");
+    eventually("it hears of key changes", || (proxy.metric("rescind_index_complete") == 1.0).then_some(()));
+    works(&mut proxy.client(), &mut redis.client(), "granted");
+}
+
+#[test]
+fn a_redis_that_refuses_the_proxy_itself_is_there_all_the_same() {
+    let redis = Redis::with(&["--requirepass", "right"]);
+    let name = format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port);
+    let proxy = Proxy::launch(&format!("redis://:wrong@127.0.0.1:{}", redis.port), RULES, &[]);
+    let why = eventually("it says why", || {
+        let (status, why) = proxy.http("GET", "/readyz", &[], "");
+        (status == 503 && why.contains("WRONGPASS")).then_some(why)
+    });
+    assert!(why.contains("the feed is not connected: WRONGPASS"), "{why}");
+    let up = || proxy.metric(&name);
+    assert_eq!((up(), f64::from(u8::from(connected(&proxy, &redis)))), (1.0, 0.0));
+    assert!(proxy.log().contains("upstream refuses the feed"), "{}", proxy.log());
+    let mut client = proxy.client();
+    assert_eq!(client.cmd("AUTH right"), "+OK\r\n");
+    assert_eq!(client.cmd("GET k"), "$-1\r\n");
+    drop(redis);
+    eventually("now it is away", || (up() == 0.0).then_some(()));
+}
+
+#[test]
+fn a_fan_out_that_fails_again_and_again_is_told_of_once() {
+    let (redis, url) = restricted("-unlink");
+    let proxy = Proxy::launch_with(&url, RULES, &[], &[("RESCIND_LOG", "debug")]);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    direct.cmd(&format!("SET {DEPENDENT} v"));
+    client.request(&["SET", "app:1:model:Post:1", "v"]);
+    let failed = |how: &str| proxy.log().lines().filter(|line| line.contains(how)).count();
+    eventually("it fails again", || (failed("DEBUG a fan-out failed again") >= 3).then_some(()));
+    let log = proxy.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("WARN a fan-out failed")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for part in ["NOPERM", "SET app:1:model:Post:1", "\"Post\"", "post:1"] {
+        assert!(told[0].contains(part), "{part} in {}", told[0]);
+    }
+    direct.cmd("ACL SETUSER own +unlink");
+    assert_eq!(client.reply(), "+OK\r\n");
+    assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n");
+}

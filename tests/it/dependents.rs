@@ -116,6 +116,14 @@ fn a_dry_run_deletes_nothing() {
     for line in ["SET app:1:model:Post:1 v", "TAG.INVALIDATE Post Mine", "PUBLISH rescind:invalidate Post"] {
         assert!(!client.cmd(line).starts_with('-'));
     }
+    // It reports as usual, what is found twice once, and what is gone not at all.
+    assert_eq!(client.cmd("TAG.INVALIDATE Post Mine PersonalInfo"), ":2\r\n");
+    let fanned_out = |what: &str| proxy.metric(&format!("rescind_fanout_keys_{what}"));
+    assert_eq!((fanned_out("count"), fanned_out("sum")), (4.0, 6.0));
+    let json = [("Content-Type", "application/json")];
+    let (_, reply) = proxy.http("POST", "/api/invalidate", &json, "{\"tags\": [\"Mine\"]}");
+    assert_eq!(reply, "{\"keys\":1}");
+    assert!(client.cmd("TAG.LOG 1").contains("other\r\n:1\r\n"));
     direct.cmd("SET app:1:model:Post:2 v");
     client.cmd("TAG.KEYS Post");
     assert_eq!(direct.cmd("EXISTS app:1:blog_posts_1 app:1:mine"), ":2\r\n");

@@ -12,6 +12,7 @@ mod degraded;
 mod dependents;
 mod descriptors;
 mod differential;
+mod endings;
 mod fills;
 mod findings;
 mod forwarding;

@@ -1,6 +1,6 @@
 //! Hits, misses and the other numbers, exact against scripted traffic.
 
-use crate::support::{Client, Proxy, RULES, Redis, encode};
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
 struct World {
     proxy: Proxy,
@@ -218,9 +218,9 @@ fn commands_errors_clients_and_bytes() {
 
     assert_eq!(metric(&w, "clients"), 1.0);
     let more: Vec<Client> = (0..3).map(|_| w.proxy.client()).collect();
-    crate::support::eventually("clients", || (metric(&w, "clients") == 4.0).then_some(()));
+    eventually("clients", || (metric(&w, "clients") == 4.0).then_some(()));
     drop(more);
-    crate::support::eventually("clients", || (metric(&w, "clients") == 1.0).then_some(()));
+    eventually("clients", || (metric(&w, "clients") == 1.0).then_some(()));
 
     let bytes = |w: &World, way: &str| metric(w, &format!("client_bytes_total{{direction=\"{way}\"}}"));
     let (received, sent) = (bytes(&w, "in"), bytes(&w, "out"));
@@ -230,7 +230,7 @@ fn commands_errors_clients_and_bytes() {
     assert_eq!(bytes(&w, "in") - received, request.len() as f64);
     // What the socket has taken is counted right after.
     let counted = || (bytes(&w, "out") - sent == reply as f64).then_some(());
-    crate::support::eventually("the bytes are counted", counted);
+    eventually("the bytes are counted", counted);
 }
 
 #[test]
@@ -297,13 +297,9 @@ fn what_the_proxy_refuses_is_counted() {
     queuing.cmd("MULTI");
     queuing.cmd("GET app:1:blog_posts_1");
     writer.request(&["SET", "app:1:model:Post:1", "v"]);
-    crate::support::eventually("a fan-out is pending", || {
-        (proxy.metric("rescind_journal_pending") == 1.0).then_some(())
-    });
+    eventually("a fan-out is pending", || (proxy.metric("rescind_journal_pending") == 1.0).then_some(()));
     let mut other = proxy.client();
-    crate::support::eventually("its keys are in doubt", || {
-        (other.cmd("GET app:1:blog_posts_1") == "$-1\r\n").then_some(())
-    });
+    eventually("its keys are in doubt", || (other.cmd("GET app:1:blog_posts_1") == "$-1\r\n").then_some(()));
     reader.request(&["GETEX", "app:1:blog_posts_1"]);
     queuing.request(&["EXEC"]);
     for client in [&mut reader, &mut queuing] {
@@ -325,6 +321,29 @@ fn what_the_proxy_refuses_is_counted() {
 }
 
 #[test]
+fn what_the_proxy_answers_itself_is_counted() {
+    let w = World::new();
+    let mut client = w.proxy.client();
+    assert_eq!(client.cmd("RESET"), "+RESET\r\n");
+    client.cmd("CLIENT REPLY ON");
+    client.request(&["CLIENT", "REPLY", "OFF"]);
+    client.cmd("CLIENT REPLY ON");
+    assert!(client.cmd("CLIENT REPLY MAYBE").starts_with("-ERR"));
+    assert_eq!(client.cmd("QUIT"), "+OK\r\n");
+    for (command, calls, failed) in [("reset", 1.0, 0.0), ("client", 4.0, 1.0), ("quit", 1.0, 0.0)] {
+        let of = |what: &str| w.proxy.metric(&format!("rescind_command{what}{{command=\"{command}\"}}"));
+        assert_eq!((of("s_total"), of("_errors_total")), (calls, failed), "{command}");
+    }
+    // And what it refuses, because it has no connection left.
+    let redis = Redis::start();
+    let proxy = Proxy::configured(&redis, "[upstream]\nmax_pinned = 1\n");
+    let (mut first, mut second) = (proxy.client(), proxy.client());
+    first.cmd("SUBSCRIBE c");
+    assert!(second.cmd("SUBSCRIBE c").contains("upstream.max_pinned"));
+    assert_eq!(proxy.metric("rescind_command_errors_total{command=\"subscribe\"}"), 1.0);
+}
+
+#[test]
 fn expirations_and_evictions_by_family() {
     let mut w = World::new();
     let of = |w: &World, what: &str, family: &str| {
@@ -335,11 +354,18 @@ fn expirations_and_evictions_by_family() {
     }
     w.direct.cmd("SET app:1:blog_posts_x v PX 1");
     w.direct.cmd("SET nobody's v PX 1");
-    crate::support::eventually("expirations", || {
+    eventually("expirations", || {
         let found = ["tools_*", "blog_posts_*", "other"].map(|family| of(&w, "expirations", family));
         (found == [5.0, 1.0, 1.0]).then_some(())
     });
+    // The proxy's own keys are no part of the cache.
+    w.client.cmd("TAG.INVALIDATE Tool own");
+    w.direct.cmd("PEXPIRE rescind:epoch:own 1");
+    eventually("it is gone", || (w.direct.cmd("EXISTS rescind:epoch:own") == ":0\r\n").then_some(()));
+    w.client.cmd("TAG.INVALIDATE Tool");
+    assert_eq!(of(&w, "expirations", "other"), 1.0);
     w.direct.cmd("FLUSHALL");
+    w.client.cmd("TAG.INVALIDATE Tool own");
     for i in 0..50 {
         w.direct.call(&["SET", &format!("app:1:tools_{i}"), &"v".repeat(10_000)]);
     }
@@ -347,8 +373,44 @@ fn expirations_and_evictions_by_family() {
     w.direct.cmd("CONFIG SET maxmemory 1");
     w.direct.cmd("SET k v");
     w.direct.cmd("CONFIG SET maxmemory 0");
-    crate::support::eventually("evictions", || (of(&w, "evictions", "tools_*") == 50.0).then_some(()));
+    eventually("evictions", || (of(&w, "evictions", "tools_*") == 50.0).then_some(()));
     // What is evicted is not in the index any more.
     assert_eq!(w.client.cmd("TAG.KEYS Tool"), "*0\r\n");
-    assert_eq!(of(&w, "evictions", "home"), 0.0);
+    w.client.cmd("TAG.INVALIDATE Tool");
+    assert_eq!((of(&w, "evictions", "home"), of(&w, "evictions", "other")), (0.0, 0.0));
+}
+
+#[test]
+fn the_duration_of_a_command_has_the_invalidation_that_it_caused() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    direct.cmd("ACL SETUSER own on >pw ~* &* +@all");
+    let proxy = Proxy::launch(&format!("redis://own:pw@127.0.0.1:{}", redis.port), RULES, &[]);
+    proxy.ready();
+    let mut writer = proxy.client();
+    let least = std::time::Duration::from_millis(200);
+    let script = "redis.call('SET', KEYS[1], 1)";
+    let requests: [(&str, &[&[&str]]); 6] = [
+        ("set", &[&["SET", "app:1:model:Post:1", "v"]]),
+        ("del", &[&["DEL", "app:1:tag:Post"]]),
+        ("eval", &[&["EVAL", script, "1", "app:1:tag:Post"]]),
+        ("publish", &[&["PUBLISH", "rescind:invalidate", "Post"]]),
+        ("tag.invalidate", &[&["TAG.INVALIDATE", "Post"]]),
+        ("exec", &[&["MULTI"], &["SET", "app:1:tag:Post", "v"], &["EXEC"]]),
+    ];
+    for (command, requests) in requests {
+        direct.cmd("ACL SETUSER own -unlink");
+        direct.cmd("SET app:1:blog_posts_1 v");
+        let of = |what: &str| {
+            proxy.metric(&format!("rescind_command_duration_seconds_{what}{{command=\"{command}\"}}"))
+        };
+        let before = (of("sum"), of("count"));
+        requests.iter().for_each(|request| writer.request(request));
+        std::thread::sleep(least);
+        direct.cmd("ACL SETUSER own +unlink");
+        requests.iter().for_each(|_| assert!(!writer.reply().starts_with('-'), "{command}"));
+        assert_eq!(direct.cmd("EXISTS app:1:blog_posts_1"), ":0\r\n", "{command}");
+        assert_eq!(of("count") - before.1, 1.0, "{command}");
+        assert!(of("sum") - before.0 >= least.as_secs_f64(), "{command}: {}", of("sum"));
+    }
 }
