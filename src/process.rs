@@ -46,8 +46,6 @@ pub struct Process {
     pub number: u64,
     /// There are other proxies on the same Redis.
     pub has_peers: AtomicBool,
-    /// There were, before this process, and Redis has not been compared since.
-    pub had_others: AtomicBool,
     /// The channels on which they listen as long as they live.
     pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
     /// Misses that clients may fill.
@@ -116,7 +114,6 @@ impl Process {
             born: Instant::now(),
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             has_peers: AtomicBool::new(false),
-            had_others: AtomicBool::new(false),
             lifelines: RwLock::new(Arc::new([])),
             leases: Leases::default(),
             computations: Computations::default(),

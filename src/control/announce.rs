@@ -1,7 +1,6 @@
 //! What this proxy tells the others, and what it makes of what they tell.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -25,8 +24,6 @@ use crate::rules::Tag;
 /// How often it is asked whether the others live, and whether there are any. A client whose proxy dies may be here at once.
 const OFTEN: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(1);
-/// Tags of others' invalidations that are remembered; beyond, all count.
-const MOST_RECENT: usize = 100_000;
 
 /// The other proxies, and when to look again what is left to this one.
 pub(super) struct Others {
@@ -34,10 +31,8 @@ pub(super) struct Others {
     wake: Notify,
     /// On whose lifelines nobody has listened lately, and since when.
     silent: RefCell<HashMap<peers::ProxyId, Instant>>,
-    /// When one was last found to be gone without a word.
-    lost: Cell<Option<Instant>>,
-    /// What they have invalidated lately.
-    recent: RefCell<HashMap<Tag, Instant>>,
+    /// Since when the feed shows all that they say.
+    listens: Cell<Instant>,
     /// The last fan-out of this proxy that the feed has shown.
     echo: Cell<u64>,
 }
@@ -45,16 +40,14 @@ pub(super) struct Others {
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, silent, lost, recent, echo) = Default::default();
-        Self { peers, wake, silent, lost, recent, echo }
+        let (wake, silent, listens, echo) =
+            (Notify::default(), RefCell::default(), Cell::new(Instant::now()), Cell::default());
+        Self { peers, wake, silent, listens, echo }
     }
 
-    /// Somebody has invalidated these tags.
-    fn note(&self, tags: &[Tag]) {
-        let (mut recent, now) = (self.recent.borrow_mut(), Instant::now());
-        if recent.len() < MOST_RECENT {
-            recent.extend(tags.iter().map(|tag| (tag.clone(), now)));
-        }
+    /// From now on the feed shows all that they say.
+    pub fn listens(&self) {
+        self.listens.set(Instant::now());
     }
 
     /// The feed shows a fan-out of this proxy.
@@ -67,20 +60,6 @@ impl Others {
     /// Whether the feed has shown this fan-out of this proxy.
     pub fn has_echoed(&self, epoch: &[u8]) -> bool {
         number_of(epoch).is_some_and(|number| number <= self.echo.get())
-    }
-
-    /// `own` and what the others have invalidated within `window`, as far as that is known.
-    pub fn with_recent(&self, own: Scope, window: Duration) -> Scope {
-        let Scope::Tags(mut tags) = own else { return own };
-        let mut recent = self.recent.borrow_mut();
-        recent.retain(|_, at| at.elapsed() < window);
-        let lost = self.lost.get().is_some_and(|at| at.elapsed() < window);
-        if lost || recent.len() >= MOST_RECENT {
-            return Scope::Everything;
-        }
-        let known: HashSet<Tag> = tags.iter().cloned().collect();
-        tags.extend(recent.keys().filter(|tag| !known.contains(*tag)).cloned());
-        Scope::Tags(tags)
     }
 
     /// Whether there are none.
@@ -154,7 +133,8 @@ async fn look_for_dead(engine: &Rc<Engine>) {
         if since.elapsed() >= SELDOM {
             engine.others.silent.borrow_mut().remove(dead);
             tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
-            engine.others.lost.set(Some(Instant::now()));
+            // What it did last it may not have told.
+            engine.process.journal.heard(&Scope::Everything, Duration::ZERO);
             engine.process.leases.suspect(engine.moment() + engine.longest_window());
             engine.gone_for_ever(dead);
         }
@@ -191,13 +171,13 @@ impl Engine {
         match message {
             Message::Begun { proxy, epoch, tags } => {
                 self.process.epochs.announced(&tags, &epoch, now);
+                self.heard(&proxy);
+                self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
                 if proxy == self.process.id {
                     self.others.echo(&epoch);
                 } else {
-                    self.others.note(&tags);
-                    self.heard(&proxy);
+                    self.process.journal.heard(&Scope::Tags(tags), Duration::ZERO);
                 }
-                self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
             }
             Message::Mark(mark) => self.process.epochs.marked(&mark, now),
             Message::Done { proxy, epoch } => {
@@ -226,8 +206,12 @@ impl Engine {
                 }
             }
             Message::Bye(proxy, open) => {
-                if open && proxy != self.process.id {
-                    self.process.leases.suspect(now + self.longest_window());
+                if proxy != self.process.id {
+                    if open {
+                        self.process.leases.suspect(now + self.longest_window());
+                    }
+                    // What it invalidated before this proxy listened nobody is left to know.
+                    self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
                 }
                 self.gone_for_ever(&proxy);
             }

@@ -270,6 +270,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.feed.renewed.set(None);
+                engine.others.listens();
                 engine.say_hello();
                 engine.rebuild("the feed was connected");
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
-use crate::doubt::Scope;
 use crate::process::Process;
 
 /// What the journal has behind the name of a Redis that other proxies served as well.
@@ -122,9 +121,6 @@ pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
 async fn settle(engine: &Rc<Engine>, identity: Identity) {
     let before = engine.known.replace(Some(identity.clone()));
     let changed = before.as_ref().is_some_and(|before| identity.is_another(before));
-    if !changed {
-        engine.had_others.set(false);
-    }
     if changed {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
@@ -157,11 +153,7 @@ pub fn run_of(noted: &str) -> &str {
 
 /// Invalidates what was invalidated lately; returns when that is done.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let own = engine.process.journal.recent();
-    let scope = match engine.had_others.take() {
-        true => Scope::Everything,
-        false => engine.others.with_recent(own, engine.process.replay_window),
-    };
+    let scope = engine.process.journal.recent();
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());

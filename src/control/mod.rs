@@ -92,8 +92,6 @@ struct Engine {
     epoch: Cell<u64>,
     /// Counts the messages that tell of them.
     mark: Cell<u64>,
-    /// Before it was first compared: there were other proxies, and what they have invalidated is not known.
-    had_others: Cell<bool>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
     /// When it was last looked where new connections lead.
@@ -140,7 +138,6 @@ pub async fn run(parts: Parts) {
         others: announce::Others::new(process.id.clone()),
         epoch: Cell::new(0),
         mark: Cell::new(0),
-        had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         looked: Cell::new(None),
         label_changes: label_sets::Changes::default(),
