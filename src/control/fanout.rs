@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::announcement::{self, Announcement, Note};
 use super::deletion::Deletion;
 use super::link::Batch;
-use super::{Engine, labels};
+use super::{Engine, known, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
@@ -188,9 +188,8 @@ async fn attempts(
         }
         phases.barrier = phases.barrier.max(began.elapsed());
         failpoint::pass("announced");
-        let scan = !passed || !engine.process.index.is_complete();
         let result = match told {
-            Ok(()) => deletion.run(scan).await,
+            Ok(()) => delete(engine, deletion, passed).await,
             Err(error) => Err(error),
         };
         match result {
@@ -207,6 +206,21 @@ async fn attempts(
         let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
         engine.feed.say_soon(Announcement::Message(done), engine);
     }
+}
+
+/// Deletes once. `passed`: behind the barrier the index has all that was written before, if it is complete.
+async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) -> Result<(), String> {
+    let index = &engine.process.index;
+    if let Some(version) = index.complete_version().filter(|_| passed) {
+        deletion.run(false).await?;
+        // Its databases may have been swapped ahead of the deletions.
+        let holds = index.complete_version() == Some(version);
+        return if holds { Ok(()) } else { Err(format!("the index is incomplete: {}", index.reason())) };
+    }
+    // One that began before may be under way.
+    let before = known::swaps(engine).await;
+    deletion.run(true).await?;
+    if known::swaps(engine).await == before { Ok(()) } else { Err("SWAPDB was called meanwhile".to_owned()) }
 }
 
 impl Engine {

@@ -66,8 +66,8 @@ pub(super) struct Feed {
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
-    /// How often `SWAPDB` had been called when that was last asked: first ahead of the index's rebuild.
-    swaps: Cell<Option<u64>>,
+    /// How often `SWAPDB` had been called when that was last asked, and when: first ahead of the index's rebuild.
+    swaps: Cell<Option<(u64, Moment)>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -100,9 +100,11 @@ impl Feed {
         self.ended.borrow_mut().clear();
     }
 
-    /// Whether it has been called since, if it has been called that often now, or since Redis began to count anew.
-    pub fn has_swapped(&self, swaps: u64) -> bool {
-        self.swaps.replace(Some(swaps)).is_some_and(|before| before != swaps)
+    /// `SWAPDB` has been called that often by now. If that is not as before, since Redis may begin to count anew: when that
+    /// was.
+    pub fn has_swapped(&self, swaps: u64, now: Moment) -> Option<Moment> {
+        let before = self.swaps.replace(Some((swaps, now)));
+        before.filter(|(count, _)| *count != swaps).map(|(_, asked)| asked)
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -300,7 +302,9 @@ pub(super) async fn run(engine: Rc<Engine>) {
 
 async fn connect(engine: &Engine) -> Result<Wire, String> {
     let setting_up = async {
-        let (mut wire, era) = known::dial(&engine.process, &engine.credentials).await?;
+        let asked = engine.moment();
+        let known::Dialled { mut wire, era, identity } =
+            known::dial(&engine.process, &engine.credentials).await?;
         engine.feed.era.set(era);
         // What was asked for up to here is served by this connection.
         engine.feed.drop.borrow_mut().take();
@@ -310,7 +314,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         let enabled = enable_events(&mut wire).await;
         wire.call(&["PING"]).await?;
         engine.events_enabled(enabled);
-        engine.feed.swaps.set(known::swaps(&mut wire).await);
+        engine.feed.swaps.set(identity.map(|identity| (identity.swaps, asked)));
         Ok(wire)
     };
     let patience = Duration::from_secs(10);
