@@ -139,6 +139,8 @@ pub struct Firing {
     pub tags: Vec<Tag>,
     /// The keys that made them fire, with their database.
     pub keys: Vec<(u32, Box<[u8]>)>,
+    /// Another command would fire more of these keys' triggers.
+    pub partial: bool,
     /// The command and its first key, for the log.
     pub what: String,
     /// The journal has noted that it may fire.
@@ -153,6 +155,7 @@ impl Firing {
             triggers: SmallVec::from_slice(&[label]),
             tags,
             keys: vec![],
+            partial: false,
             what,
             intents: SmallVec::new(),
         }

@@ -86,10 +86,11 @@ impl Matcher {
     /// Appends the triggers that a write to the key fires, each once, in the order of the file.
     ///
     /// `command` is the name of the write command in any case; `None` when it is not known (the feed shows a write
-    /// made past the proxy), and then a trigger fires whatever its `commands`.
-    pub fn fired(&mut self, db: u32, key: &[u8], command: Option<&str>, out: &mut Vec<Fired>) {
+    /// made past the proxy), and then a trigger fires whatever its `commands`. False: another command would fire more.
+    pub fn fired(&mut self, db: u32, key: &[u8], command: Option<&str>, out: &mut Vec<Fired>) -> bool {
+        let mut all = true;
         if !self.rules.applies_to(db) {
-            return;
+            return all;
         }
         self.find(key);
         let first = out.len();
@@ -98,6 +99,7 @@ impl Matcher {
             let pattern = &rules.patterns[hit as usize];
             for firing in &pattern.fires {
                 if !rules.triggers[usize::from(firing.trigger.0)].admits(command) {
+                    all = false;
                     continue;
                 }
                 let at = match out[first..].iter().position(|known| known.trigger == firing.trigger) {
@@ -112,6 +114,7 @@ impl Matcher {
             }
         }
         out[first..].sort_by_key(|fired| fired.trigger);
+        all
     }
 
     /// See [`Rules::cascade`].

@@ -28,6 +28,7 @@ pub fn firing(trigger: usize) -> Firing {
         condition: FireCondition::NoError,
         triggers: [TriggerLabel::Rule(TriggerId(0))].into_iter().collect(),
         tags: vec![],
+        partial: false,
         intents: Default::default(),
         keys: vec![(0, names().triggers[trigger].name.as_slice().into())],
         what: String::new(),
