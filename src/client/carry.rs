@@ -1,4 +1,4 @@
-//! Labels follow their value: what RENAME, COPY and MOVE do to them.
+//! Labels follow their value: what RENAME, COPY and MOVE do to them. And they stay where RESTORE overwrites one.
 //!
 //! As with `TAG.WITH`, the labels are in the index and in Redis before the command is sent, and are taken back if it
 //! did nothing. Those of the old place, and those of what was overwritten, go when it has succeeded.
