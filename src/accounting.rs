@@ -186,6 +186,8 @@ pub enum TriggerLabel {
     Http,
     /// Another proxy began it and died.
     TakenOver,
+    /// Another proxy did it, by other rules.
+    Followed,
     /// It was not finished, or has to be done once more: after a crash, or because Redis came back with old data.
     Again,
 }

@@ -169,13 +169,18 @@ impl Engine {
     pub(super) fn told(self: &Rc<Self>, message: Message) {
         let now = self.moment();
         match message {
-            Message::Begun { proxy, epoch, tags } => {
+            Message::Begun { proxy, epoch, tags, follows } => {
                 self.process.epochs.announced(&tags, &epoch, now);
                 self.heard(&proxy);
-                self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
+                if !follows {
+                    self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags);
+                }
                 if proxy == self.process.id {
                     self.others.echo(&epoch);
                 } else {
+                    if !follows && self.others.peers.borrow().may_differ(&proxy, self.fingerprint()) {
+                        self.follow(&proxy, &tags);
+                    }
                     self.process.journal.heard(&Scope::Tags(tags), Duration::ZERO);
                 }
             }
@@ -184,20 +189,21 @@ impl Engine {
                 self.heard(&proxy);
                 self.others.peers.borrow_mut().done(&epoch);
             }
-            Message::Hello(proxy) => {
+            Message::Hello(proxy, rules) => {
                 if proxy == self.process.id {
                     self.process.is_known.store(true, Ordering::Release);
                 } else {
                     self.heard(&proxy);
-                    let shared = self.process.leases.knows_sharing(now);
-                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
+                    self.compare_rules(&proxy, rules);
+                    self.say_here();
                 }
             }
-            Message::Here(proxy, shared) => {
+            Message::Here(proxy, shared, rules) => {
                 if shared && proxy != self.process.id {
                     self.process.leases.assume_sharing(now);
                 }
                 self.heard(&proxy);
+                self.compare_rules(&proxy, rules);
             }
             Message::Busy(proxy, host) => {
                 if proxy != self.process.id {
@@ -250,8 +256,48 @@ impl Engine {
         !self.others.is_alone() && self.process.index.has_had_labels()
     }
 
+    pub(super) fn fingerprint(&self) -> u32 {
+        self.rules.borrow().fingerprint()
+    }
+
+    /// Tells the others that this proxy is there, and by what rules.
+    pub(super) fn say_here(&self) {
+        let shared = self.process.leases.knows_sharing(self.moment());
+        let here = Message::Here(self.process.id.clone(), shared, self.fingerprint());
+        self.feed.say(Announcement::Message(here));
+    }
+
+    fn compare_rules(&self, proxy: &peers::ProxyId, rules: u32) {
+        if self.others.peers.borrow_mut().says_rules(proxy, rules) && rules != self.fingerprint() {
+            tracing::warn!(
+                proxy = %String::from_utf8_lossy(proxy),
+                "another proxy has other [tags], cascades, prefix or databases: dependents that only one of them names are \
+                 deleted a moment after the other has answered, and stale fills of them through it stay"
+            );
+        }
+    }
+
+    /// Another proxy invalidates these tags, perhaps by other rules: what these name besides is deleted, too.
+    fn follow(&self, proxy: &peers::ProxyId, tags: &[Tag]) {
+        let mut all = tags.to_vec();
+        self.rules.borrow().cascade(&mut all);
+        let index = &self.process.index;
+        let has_keys = |tag: &Tag| {
+            let mut found = false;
+            index.lock().collect(tag, usize::MAX, 1, &mut |_| found = true);
+            found
+        };
+        // What was written before the announcement the index has, and what is filled after it is compared with its epochs.
+        if all.len() == tags.len() && index.is_complete() && !tags.iter().any(has_keys) {
+            return;
+        }
+        let what = format!("begun by {}", String::from_utf8_lossy(proxy));
+        let fired = vec![Firing::unconditional(TriggerLabel::Followed, all, what)];
+        self.process.fanout.detached(Cause::of("rescind", &fired), fired);
+    }
+
     fn heard(&self, proxy: &peers::ProxyId) {
-        if self.others.peers.borrow_mut().heard(proxy, self.moment()) {
+        if self.others.peers.borrow_mut().heard(proxy) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
             self.tell_workers();
             super::known::note(self);

@@ -177,8 +177,8 @@ async fn attempts(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut doubt = None;
+    let begun = engine.begun(tags, epoch, &own);
     loop {
-        let begun = engine.begun(tags, epoch);
         engine.feed.say(begun.clone());
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
@@ -249,11 +249,12 @@ impl Engine {
     }
 
     /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.
-    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8]) -> Announcement {
+    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], fired: &[Firing]) -> Announcement {
         // A dry run invalidates nothing.
         let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
         let (proxy, lifetime) = (self.process.id.clone(), 2 * self.longest_window());
-        Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime }
+        let follows = fired.iter().any(|firing| firing.triggers.contains(&TriggerLabel::Followed));
+        Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime, follows }
     }
 
     /// Where the feed is lost.
@@ -313,6 +314,7 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
                 TriggerLabel::Command => label("TAG.INVALIDATE"),
                 TriggerLabel::Http => label("http"),
                 TriggerLabel::TakenOver => label("taken over"),
+                TriggerLabel::Followed => label("other rules"),
                 TriggerLabel::Again => label("again"),
             }
         }

@@ -415,6 +415,6 @@ impl Engine {
     }
 
     fn say_hello(&self) {
-        self.feed.say(Announcement::Message(Message::Hello(self.process.id.clone())));
+        self.feed.say(Announcement::Message(Message::Hello(self.process.id.clone(), self.fingerprint())));
     }
 }

@@ -250,6 +250,7 @@ impl Engine {
         *self.rules.borrow_mut() = Arc::clone(&rules);
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
+        self.say_here();
         self.rebuild("the rules were reloaded");
     }
 

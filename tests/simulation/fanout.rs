@@ -210,7 +210,8 @@ impl Proxy {
     fn announcement(&mut self, id: FanOutId) -> (Request, Message) {
         let proxy = self.name.clone();
         let FanOut { tags, epoch, .. } = self.find(id);
-        let begun = Message::Begun { proxy, epoch: epoch_name(*epoch), tags: names().labels(tags) };
+        let begun =
+            Message::Begun { proxy, epoch: epoch_name(*epoch), tags: names().labels(tags), follows: false };
         (Request::SetEpochs(tags.clone(), *epoch), begun)
     }
 
