@@ -73,7 +73,7 @@ pub struct Process {
     /// The feed shows the news of labels, so that the index learns from there what scripts give.
     pub hears_labels: AtomicBool,
     /// There may be other proxies, which give labels that the feed tells of a moment later.
-    pub others: AtomicBool,
+    pub others_may_label: AtomicBool,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
     /// Upstream connections that belong to one client each, and idle ones that did.
@@ -128,7 +128,7 @@ impl Process {
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
-            others: AtomicBool::new(true),
+            others_may_label: AtomicBool::new(true),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: fanout::OwnTriggers::default(),
@@ -178,7 +178,7 @@ impl Process {
     /// the first.
     pub fn may_have_labels(&self) -> bool {
         self.index.has_labels()
-            || self.others.load(Acquire)
+            || self.others_may_label.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
     }
@@ -197,7 +197,7 @@ impl Process {
 
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
     pub fn knows_labels(&self) -> bool {
-        let told = self.others.load(Acquire) || self.labels_used.load(Acquire);
+        let told = self.others_may_label.load(Acquire) || self.labels_used.load(Acquire);
         self.labels_known.load(Acquire) && !told
     }
 

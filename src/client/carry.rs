@@ -152,7 +152,7 @@ impl Client {
 
 /// Other proxies are told what is about to be overwritten.
 async fn tell_leaving(context: &Context, old: &Labels) {
-    if !old.tags.is_empty() && context.process.others.load(Acquire) {
+    if !old.tags.is_empty() && context.process.others_may_label.load(Acquire) {
         let leaving = vec![(Verb::Leaving, old.clone())];
         context.process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
     }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,14 +22,19 @@ use crate::lease::Moment;
 use crate::peers::{self, Duty, Message, Peers, lifeline};
 use crate::rules::Tag;
 
-/// How often it is asked whether the others live, and whether there are any. A client whose proxy dies may be here at once.
-const OFTEN: Duration = Duration::from_millis(100);
-const SELDOM: Duration = Duration::from_secs(1);
+/// How often it is asked whether the others live. A client whose proxy dies may be here at once.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How long Redis may take to answer that before the others are feared for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long nobody listens on the lifeline of a proxy that is dead, and not connecting anew.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The other proxies, and when to look again what is left to this one.
 pub(super) struct Others {
     peers: RefCell<Peers<Firing>>,
     wake: Notify,
+    /// One has come.
+    company: Notify,
     /// On whose lifelines nobody has listened lately, and since when.
     silent: RefCell<HashMap<peers::ProxyId, Instant>>,
     /// Since when the feed shows all that they say.
@@ -40,9 +46,8 @@ pub(super) struct Others {
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, silent, listens, echo) =
-            (Notify::default(), RefCell::default(), Cell::new(Instant::now()), Cell::default());
-        Self { peers, wake, silent, listens, echo }
+        let (wake, company, silent, echo) = Default::default();
+        Self { peers, wake, company, silent, listens: Cell::new(Instant::now()), echo }
     }
 
     /// From now on the feed shows all that they say.
@@ -60,11 +65,6 @@ impl Others {
     /// Whether the feed has shown this fan-out of this proxy.
     pub fn has_echoed(&self, epoch: &[u8]) -> bool {
         number_of(epoch).is_some_and(|number| number <= self.echo.get())
-    }
-
-    /// Whether there are none.
-    pub fn is_alone(&self) -> bool {
-        self.peers.borrow().others().next().is_none()
     }
 }
 
@@ -96,8 +96,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Asks whether the others still live, and fears for them as long as nobody can say; runs for ever.
 pub(super) async fn watch(engine: Rc<Engine>) {
     loop {
-        let alone = engine.others.is_alone();
-        tokio::time::sleep(if alone { SELDOM } else { OFTEN }).await;
+        if engine.process.is_alone() {
+            engine.others.company.notified().await;
+        }
+        tokio::time::sleep(PERIOD).await;
         if engine.feed.is_connected() {
             look_for_dead(&engine).await;
         } else {
@@ -115,7 +117,7 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     let mut batch = Batch::default();
     let words = [b"PUBSUB".as_slice(), b"NUMSUB"];
     batch.push(words.into_iter().chain(channels.iter().map(Vec::as_slice)).collect::<Vec<_>>());
-    let asked = tokio::time::timeout(SELDOM, engine.scans.call(0, batch)).await;
+    let asked = tokio::time::timeout(PATIENCE, engine.scans.call(0, batch)).await;
     let Ok(Ok(frames)) = asked else { return engine.fear_for_others() };
     let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
     for pair in counts.chunks(2) {
@@ -130,7 +132,7 @@ async fn look_for_dead(engine: &Rc<Engine>) {
         // Perhaps it only connects anew; its clients may be here all the same.
         engine.fear_for_others();
         let since = *engine.others.silent.borrow_mut().entry(dead.clone()).or_insert_with(Instant::now);
-        if since.elapsed() >= SELDOM {
+        if since.elapsed() >= SILENCE {
             engine.others.silent.borrow_mut().remove(dead);
             tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
             // What it did last it may not have told.
@@ -153,16 +155,10 @@ impl Engine {
         windows.unwrap_or(0) as Moment
     }
 
-    /// A name for a fan-out that none ever had.
-    pub(super) fn next_epoch(&self) -> Box<[u8]> {
-        self.epoch.set(self.epoch.get() + 1);
-        epoch_named(&self.process.id, self.epoch.get())
-    }
-
-    /// A mark that none ever was.
-    pub(super) fn next_mark(&self) -> Vec<u8> {
-        self.mark.set(self.mark.get() + 1);
-        [&self.process.id, b".".as_slice(), self.mark.get().to_string().as_bytes()].concat()
+    /// A name for a fan-out, or a mark, that none ever had.
+    pub(super) fn next_name(&self) -> Box<[u8]> {
+        self.named.set(self.named.get() + 1);
+        epoch_named(&self.process.id, self.named.get())
     }
 
     /// Another proxy, or this one, has said something.
@@ -231,14 +227,14 @@ impl Engine {
 
     /// One of them may die unnoticed, whose clients come here with what they missed there.
     pub(super) fn fear_for_others(&self) {
-        if !self.others.is_alone() {
+        if !self.process.is_alone() {
             self.process.leases.fear(self.moment() + self.longest_window());
         }
     }
 
     /// Tells the others that requests of several connections of a host are under way at once: less of it shows there.
     pub(super) fn say_busy(&self, host: u64) {
-        if !self.others.is_alone() {
+        if !self.process.is_alone() {
             self.feed.say(Announcement::Message(Message::Busy(self.process.id.clone(), host)));
         }
     }
@@ -253,7 +249,7 @@ impl Engine {
 
     /// Whether other proxies may give labels of which this one hears a moment later, with events of their keys in between.
     pub(super) fn others_label(&self) -> bool {
-        !self.others.is_alone() && self.process.index.has_had_labels()
+        !self.process.is_alone() && self.process.index.has_had_labels()
     }
 
     pub(super) fn fingerprint(&self) -> u32 {
@@ -300,6 +296,7 @@ impl Engine {
         if self.others.peers.borrow_mut().heard(proxy) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
             self.tell_workers();
+            self.others.company.notify_one();
             super::known::note(self);
         }
     }
@@ -317,10 +314,10 @@ impl Engine {
     /// The workers must know whether this proxy is alone, and on which channels to look for life.
     fn tell_workers(&self) {
         let peers = self.others.peers.borrow();
-        let channels = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
-        drop(peers);
+        let channels: Arc<[_]> = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
+        let some = !channels.is_empty();
         *self.process.lifelines.write().unwrap_or_else(PoisonError::into_inner) = channels;
-        self.process.has_peers.store(!self.others.is_alone(), Ordering::Release);
+        self.process.has_peers.store(some, Ordering::Release);
     }
 
     /// What others said in the meantime is not known: what was left to them is done here.

@@ -25,6 +25,9 @@ use crate::rules::Tag;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Tags that are looked at under one lock of the index.
+const TAGS: usize = 1000;
+
 /// How long a fan-out may take before reads of its keys are answered as misses.
 const DOUBTFUL: Duration = Duration::from_secs(2);
 
@@ -86,7 +89,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let mut deletion = Deletion::new(&engine, &tags);
     {
         let own = std::mem::take(&mut request.fired);
-        let epoch = engine.next_epoch();
+        let epoch = engine.next_name();
         let work = attempts(&engine, &tags, &epoch, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
         if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
@@ -202,7 +205,7 @@ async fn attempts(
             }
         }
     }
-    if !engine.others.is_alone() {
+    if !engine.process.is_alone() {
         let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
         engine.feed.say_soon(Announcement::Message(done), engine);
     }
@@ -261,7 +264,7 @@ impl Engine {
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let (begun, mut batch) = (std::slice::from_ref(begun), Batch::default());
         if announcement::is_noted(begun) {
-            let note = Note { mark: &self.next_mark(), lifetime: Some(2 * self.longest_window()) };
+            let note = Note { mark: &self.next_name(), lifetime: Some(2 * self.longest_window()) };
             announcement::queue(begun, Some(&note), |words| batch.push(words));
             self.deletes.call(0, batch).await?;
         }
@@ -287,7 +290,12 @@ impl Engine {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        self.process.index.lock().tags()
+        let (mut tags, mut cursor) = (vec![], Some(0));
+        while let Some(at) = cursor {
+            cursor = self.process.index.lock().tags(at, TAGS, &mut tags);
+            tokio::task::yield_now().await;
+        }
+        tags
     }
 }
 

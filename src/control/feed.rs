@@ -181,7 +181,7 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_mark());
+        let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_name());
         let note = mark.as_ref().map(|mark| Note { mark, lifetime: self.renewed_lifetime(engine) });
         let commands = announcement::queue(&self.unsaid.borrow(), note.as_ref(), |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();

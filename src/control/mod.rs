@@ -74,7 +74,7 @@ pub struct Parts {
     pub orders: mpsc::UnboundedReceiver<Order>,
     /// The Redis that an earlier process saw last.
     pub known: Option<String>,
-    /// New rules, and where to say that they are in force.
+    /// New rules.
     pub reloads: mpsc::UnboundedReceiver<Arc<Rules>>,
 }
 
@@ -88,10 +88,8 @@ struct Engine {
     feed: Feed,
     /// The other proxies.
     others: announce::Others,
-    /// Counts the fan-outs of this proxy.
-    epoch: Cell<u64>,
-    /// Counts the messages that tell of them.
-    mark: Cell<u64>,
+    /// Counts the fan-outs of this proxy, and the messages that tell of them.
+    named: Cell<u64>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
     /// When it was last looked where new connections lead.
@@ -136,8 +134,7 @@ pub async fn run(parts: Parts) {
         rules: RefCell::new(rules),
         feed: Feed::default(),
         others: announce::Others::new(process.id.clone()),
-        epoch: Cell::new(0),
-        mark: Cell::new(0),
+        named: Cell::new(0),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         looked: Cell::new(None),
         label_changes: label_sets::Changes::default(),

@@ -181,7 +181,9 @@ impl Proxy {
             if !self.complete {
                 return;
             }
-            let tags = self.index.tags().iter().map(|tag| names().tag(tag)).collect();
+            let mut all = vec![];
+            self.index.tags(0, usize::MAX, &mut all);
+            let tags = all.iter().map(|tag| names().tag(tag)).collect();
             let fanout = self.find(id);
             (fanout.tags, fanout.everything) = (tags, false);
         }
