@@ -64,6 +64,8 @@ pub(super) struct Feed {
     /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
     /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
+    /// Trigger keys that have just come to exist, likewise: if one ends before its change is reported, it was written.
+    pub(super) made: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
     /// How often `SWAPDB` had been called when that was last asked, and when: first ahead of the index's rebuild.
@@ -98,6 +100,7 @@ impl Feed {
     /// What was to be reported long ago will not be any more; called now and then.
     pub fn forget_ended(&self) {
         self.ended.borrow_mut().clear();
+        self.made.borrow_mut().clear();
     }
 
     /// `SWAPDB` has been called that often by now. If that is not as before, since Redis may begin to count anew: when that

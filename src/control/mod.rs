@@ -264,15 +264,15 @@ impl Engine {
         self.process.own_writes.store(missing, Ordering::Release);
     }
 
-    /// The feed shows that a key came to exist.
-    fn created(&self, db: u32, key: &[u8]) {
+    /// The feed shows that a key came to exist. Whether its writes could fire a trigger.
+    fn created(&self, db: u32, key: &[u8]) -> bool {
         let mut tags = vec![];
-        self.matcher.borrow_mut().tags(db, key, &mut tags);
-        if tags.is_empty() && !self.process.index.has_labels() {
-            return;
+        let has_triggers = self.matcher.borrow_mut().tags(db, key, &mut tags);
+        if !tags.is_empty() || self.process.index.has_labels() {
+            let gone = self.process.index.lock().created(db, key, &tags);
+            self.process.fanout.forget(db, key, gone);
         }
-        let gone = self.process.index.lock().created(db, key, &tags);
-        self.process.fanout.forget(db, key, gone);
+        has_triggers
     }
 
     /// The feed shows that a key expired or was evicted.

@@ -69,10 +69,11 @@ impl Matcher {
         class
     }
 
-    /// Appends the tags that the rules give to the key, unless `out` has them already.
-    pub fn tags(&mut self, db: u32, key: &[u8], out: &mut Vec<Tag>) {
+    /// Appends the tags that the rules give to the key, unless `out` has them already. Whether its writes could fire a trigger.
+    pub fn tags(&mut self, db: u32, key: &[u8], out: &mut Vec<Tag>) -> bool {
+        let mut has_triggers = false;
         if !self.rules.applies_to(db) {
-            return;
+            return has_triggers;
         }
         self.find(key);
         let Matcher { rules, hits, spans, name, .. } = self;
@@ -80,7 +81,9 @@ impl Matcher {
             let pattern = &rules.patterns[hit as usize];
             locate(&pattern.pattern.tokens, &pattern.tags, key, spans);
             pattern.tags.iter().for_each(|tag| tag.add_to(key, spans, name, out));
+            has_triggers |= !pattern.fires.is_empty();
         }
+        has_triggers
     }
 
     /// Appends the triggers that a write to the key fires, each once, in the order of the file.
