@@ -119,7 +119,7 @@ impl State {
 
     /// Bytes that all this takes in a file, about.
     pub fn live_bytes(&mut self, now: Now) -> usize {
-        self.recent.tidy(now.steady);
+        [&mut self.recent, &mut self.heard].into_iter().for_each(|recent| recent.tidy(now.steady));
         self.pending_bytes + self.recent.bytes() + self.redis().map_or(0, str::len) + 100
     }
 
