@@ -143,6 +143,8 @@ pub struct Firing {
     pub tags: Vec<Tag>,
     /// The keys that made them fire, with their database.
     pub keys: Vec<(u32, Box<[u8]>)>,
+    /// Another command would fire more of these keys' triggers.
+    pub partial: bool,
     /// The command and its first key, for the log.
     pub what: String,
     /// The journal has noted that it may fire.
@@ -157,6 +159,7 @@ impl Firing {
             triggers: SmallVec::from_slice(&[label]),
             tags,
             keys: vec![],
+            partial: false,
             what,
             intents: SmallVec::new(),
         }
@@ -187,6 +190,8 @@ pub enum TriggerLabel {
     Http,
     /// Another proxy began it and died.
     TakenOver,
+    /// Another proxy did it, by other rules.
+    Followed,
     /// It was not finished, or has to be done once more: after a crash, or because Redis came back with old data.
     Again,
 }

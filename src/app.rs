@@ -311,7 +311,9 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     // Redis may have been replaced meanwhile.
     let noted = recovered.redis.as_deref();
     noted.into_iter().for_each(|noted| process.saw_run(control::run_of(noted)));
-    process.had_others.store(noted.is_some_and(control::had_others), Ordering::Release);
+    if noted.is_some_and(control::had_others) {
+        process.journal.heard(&Scope::Everything, Duration::ZERO);
+    }
     process.doubt_redis();
     if !recovered.pending.is_empty() {
         tracing::info!(

@@ -231,6 +231,11 @@ pub struct OwnTriggers {
 struct OwnKey {
     /// Writes that a fan-out follows.
     under_way: u32,
+    /// Those whose fan-out is not that of any write of the key, because triggers name commands. One that is alone covers the
+    /// first change that the feed shows: if that was somebody else's, its own is still to come. Of several nobody knows
+    /// whether they are shown at once.
+    partial: u32,
+    unseen_partial: bool,
     /// Writes that fire nothing. Each covers one change that the feed shows; a further one is somebody else's.
     quiet: u32,
     unseen_quiet: u32,
@@ -256,6 +261,9 @@ impl OwnTriggers {
                 if firing.only_covers() {
                     own.quiet += 1;
                     own.unseen_quiet += 1;
+                } else if firing.partial {
+                    own.partial += 1;
+                    own.unseen_partial = true;
                 } else {
                     own.under_way += 1;
                 }
@@ -279,10 +287,15 @@ impl OwnTriggers {
             } else {
                 self.keys.remove_if_mut(key, |_, own| {
                     seen |= own.seen;
-                    let count = if firing.only_covers() { &mut own.quiet } else { &mut own.under_way };
+                    let count = match firing.only_covers() {
+                        true => &mut own.quiet,
+                        false if firing.partial => &mut own.partial,
+                        false => &mut own.under_way,
+                    };
                     *count = count.saturating_sub(1);
                     own.unseen_quiet = own.unseen_quiet.min(own.quiet);
-                    own.under_way + own.quiet == 0
+                    own.unseen_partial &= own.partial > 0;
+                    own.under_way + own.partial + own.quiet == 0
                 });
             }
         }
@@ -293,9 +306,10 @@ impl OwnTriggers {
     pub fn covers_key(&self, key: &[u8]) -> bool {
         match self.keys.get_mut(key) {
             Some(mut own) => {
-                let covered = own.under_way > 0 || own.unseen_quiet > 0;
+                let partly = std::mem::take(&mut own.unseen_partial) && own.partial == 1;
+                let covered = own.under_way > 0 || partly || own.unseen_quiet > 0;
                 own.seen |= covered;
-                if own.under_way == 0 {
+                if own.under_way == 0 && !partly {
                     own.unseen_quiet = own.unseen_quiet.saturating_sub(1);
                 }
                 covered
@@ -408,6 +422,7 @@ mod tests {
             triggers: smallvec::smallvec![label],
             tags: vec![],
             keys: vec![(0, key.into())],
+            partial: false,
             what: String::new(),
             intents: Default::default(),
         }
@@ -452,6 +467,24 @@ mod tests {
         assert!(own.covers_key(b"k"), "the other one is still under way");
         own.leave(&one);
         assert!(!own.covers_key(b"k"));
+    }
+
+    #[test]
+    fn a_write_that_others_would_fire_more_covers_one() {
+        let own = OwnTriggers::default();
+        let whole = firing(b"k", TriggerLabel::Rule(crate::rules::TriggerId(0)));
+        let one = Firing { partial: true, ..whole.clone() };
+        own.enter(&one);
+        assert!(own.covers_key(b"k"));
+        assert!(!own.covers_key(b"k"), "the second is somebody else's");
+        own.enter(&one);
+        assert!(!own.covers_key(b"k"), "whose it is nobody knows");
+        assert!(own.leave(&one) && !own.covers_key(b"k"), "this may be the one that was shown");
+        own.enter(&whole);
+        assert!(own.covers_key(b"k") && own.covers_key(b"k"));
+        assert!(own.leave(&whole) && !own.covers_key(b"k"));
+        assert!(own.leave(&one));
+        assert!(own.keys.is_empty());
     }
 
     #[test]

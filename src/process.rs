@@ -46,8 +46,6 @@ pub struct Process {
     pub number: u64,
     /// There are other proxies on the same Redis.
     pub has_peers: AtomicBool,
-    /// There were, before this process, and Redis has not been compared since.
-    pub had_others: AtomicBool,
     /// The channels on which they listen as long as they live.
     pub lifelines: RwLock<Arc<[Box<[u8]>]>>,
     /// Misses that clients may fill.
@@ -75,7 +73,7 @@ pub struct Process {
     /// The feed shows the news of labels, so that the index learns from there what scripts give.
     pub hears_labels: AtomicBool,
     /// There may be other proxies, which give labels that the feed tells of a moment later.
-    pub others: AtomicBool,
+    pub others_may_label: AtomicBool,
     /// Why the feed is not connected, if it is not.
     pub feed_error: Mutex<String>,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
@@ -118,7 +116,6 @@ impl Process {
             born: Instant::now(),
             id: format!("{:016x}", fastrand::u64(..)).into_bytes().into(),
             has_peers: AtomicBool::new(false),
-            had_others: AtomicBool::new(false),
             lifelines: RwLock::new(Arc::new([])),
             leases: Leases::default(),
             computations: Computations::default(),
@@ -133,7 +130,7 @@ impl Process {
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
-            others: AtomicBool::new(true),
+            others_may_label: AtomicBool::new(true),
             feed_error: Mutex::default(),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
@@ -194,7 +191,7 @@ impl Process {
     /// the first.
     pub fn may_have_labels(&self) -> bool {
         self.index.has_labels()
-            || self.others.load(Acquire)
+            || self.others_may_label.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
     }
@@ -213,7 +210,7 @@ impl Process {
 
     /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
     pub fn knows_labels(&self) -> bool {
-        let told = self.others.load(Acquire) || self.labels_used.load(Acquire);
+        let told = self.others_may_label.load(Acquire) || self.labels_used.load(Acquire);
         self.labels_known.load(Acquire) && !told
     }
 

@@ -263,3 +263,29 @@ fn all_problems_at_once_in_the_order_of_the_file() {
     let lines: Vec<u32> = problems(spec).into_iter().map(|(line, _)| line).collect();
     assert_eq!(lines, [0, 5, 5, 20, 21, 30, 30, 31]);
 }
+
+#[test]
+fn rules_that_name_the_same_dependents_have_the_same_fingerprint() {
+    let spec = RulesSpec {
+        tags: vec![tag(1, "a", &["x", "y"]), tag(2, "b", &["z"])],
+        triggers: vec![trigger(3, &[], &["a"], &["b"])],
+        ..RulesSpec::default()
+    };
+    let of = |spec: &RulesSpec| Rules::compile(spec).unwrap().fingerprint();
+    let same = RulesSpec {
+        tags: vec![tag(7, "b", &["z"]), tag(8, "a", &["y", "x"])],
+        families: vec![family(1, "f", &["x"])],
+        triggers: vec![trigger(3, &["k"], &[], &["b"]), trigger(9, &[], &["a"], &["b"])],
+        ..RulesSpec::default()
+    };
+    assert_eq!(of(&spec), of(&same));
+    for other in [
+        RulesSpec { prefix: "p:".to_owned(), ..spec.clone() },
+        RulesSpec { databases: Some(vec![0]), ..spec.clone() },
+        RulesSpec { triggers: vec![], ..spec.clone() },
+        RulesSpec { tags: vec![tag(1, "a", &["x"]), tag(2, "b", &["z", "y"])], ..spec.clone() },
+    ] {
+        assert_ne!(of(&spec), of(&other), "{other:?}");
+    }
+    assert_eq!(of(&RulesSpec::default()), Rules::empty().fingerprint());
+}

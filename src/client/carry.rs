@@ -1,4 +1,4 @@
-//! Labels follow their value: what RENAME, COPY and MOVE do to them.
+//! Labels follow their value: what RENAME, COPY and MOVE do to them. And they stay where RESTORE overwrites one.
 //!
 //! As with `TAG.WITH`, the labels are in the index and in Redis before the command is sent, and are taken back if it
 //! did nothing. Those of the old place, and those of what was overwritten, go when it has succeeded.
@@ -155,7 +155,7 @@ impl Client {
 
 /// Other proxies are told what is about to be overwritten.
 async fn tell_leaving(context: &Context, old: &Labels) {
-    if !old.tags.is_empty() && context.process.others.load(Acquire) {
+    if !old.tags.is_empty() && context.process.others_may_label.load(Acquire) {
         let leaving = vec![(Verb::Leaving, old.clone())];
         context.process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
     }

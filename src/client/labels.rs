@@ -147,7 +147,7 @@ pub(super) async fn settle(
     let verb = |one: &Labels| if outcome.has_ended(one) { Verb::Left } else { Verb::Stayed };
     let ends: Vec<_> = ends.into_iter().map(|one| (verb(&one), one)).collect();
     // Who does not hear of it was not told before either.
-    let told = if context.process.others.load(Acquire) { ends.as_slice() } else { &[] };
+    let told = if context.process.others_may_label.load(Acquire) { ends.as_slice() } else { &[] };
     let changes = given.iter().cloned().map(|one| (Verb::Given, one)).chain(told.iter().cloned()).collect();
     make_good(context, given, changes).await;
     ends.into_iter().for_each(|(verb, one)| carry::end(context, verb, &one));

@@ -237,7 +237,7 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
 /// Waits until the index knows the labels that the key was given a moment ago, here or through another proxy.
 async fn learn(client: &mut Client, key: &[u8]) {
     let (process, db) = (&client.context.process, client.outbox.session.borrow().current_db());
-    let others = process.others.load(Ordering::Acquire);
+    let others = process.others_may_label.load(Ordering::Acquire);
     if others || process.index.expects_labels(db, key, client.context.moment()) {
         process.fanout.ask(|reply| Order::Learn(vec![(db, key.into())], reply)).await;
     }

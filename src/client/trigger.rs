@@ -156,7 +156,7 @@ fn written(
     let process = &context.process;
     let mut matcher = context.matcher.borrow_mut();
     let mut fired: Vec<Fired> = vec![];
-    let mut keys = vec![];
+    let (mut keys, mut partial) = (vec![], false);
     let labels = process.index.has_labels();
     let own_writes = process.own_writes();
     let databases = written_in(command, args, db);
@@ -171,7 +171,7 @@ fn written(
             let class = matcher.classify(*db, used.key);
             shown |= class.has_triggers;
             if class.has_triggers {
-                matcher.fired(*db, used.key, command.name_to_fire(), &mut fired);
+                partial |= !matcher.fired(*db, used.key, command.name_to_fire(), &mut fired);
             }
             if own_writes && class.has_tags {
                 index_write(context, &mut matcher, *db, used.key);
@@ -205,7 +205,7 @@ fn written(
     if keys.is_empty() {
         return None;
     }
-    let mut firing = firing(command, command.fire_condition(args), fired, keys);
+    let mut firing = Firing { partial, ..firing(command, command.fire_condition(args), fired, keys) };
     if command.blocks(args) {
         // Nobody knows when it will write: what the feed shows meanwhile may be anybody's, and is not covered. Nil
         // says that it did not.
@@ -244,7 +244,7 @@ fn firing(
     let (triggers, tags) = merged(fired);
     let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
     let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
-    Firing { condition, triggers, tags, keys, what, intents: SmallVec::new() }
+    Firing { condition, triggers, tags, keys, partial: false, what, intents: SmallVec::new() }
 }
 
 /// Each trigger and each tag once.
@@ -269,6 +269,7 @@ fn published(args: Args<'_>) -> Option<Firing> {
         triggers: SmallVec::from_slice(&[TriggerLabel::Publish]),
         tags,
         keys: vec![(0, payload.into())],
+        partial: false,
         what: format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
         intents: SmallVec::new(),
     })
@@ -302,7 +303,7 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     let process = &client.context.process;
     let mut others: Vec<Firing> =
         idle.into_iter().filter(|firing| process.own_triggers.leave(firing)).collect();
-    for firing in others.iter_mut().filter(|firing| firing.only_covers()) {
+    for firing in others.iter_mut().filter(|firing| firing.only_covers() || firing.partial) {
         // Whoever wrote it, his command is not known, so all triggers of the key fire.
         let mut matcher = client.context.matcher.borrow_mut();
         let databases = matcher.rules().databases().map(<[u32]>::to_vec);

@@ -47,7 +47,7 @@ const RETIMING: &[&str] = &[
 ];
 
 pub(super) fn carries(name: &str) -> bool {
-    matches!(name, "rename" | "renamenx" | "copy" | "move")
+    matches!(name, "rename" | "renamenx" | "copy" | "move" | "restore")
 }
 
 pub(super) fn retimes(name: &str) -> bool {
@@ -55,7 +55,8 @@ pub(super) fn retimes(name: &str) -> bool {
 }
 
 impl Command {
-    /// Whose labels the request hands on to whom, sent in database `db`. `None`: nobody's, or to itself.
+    /// Whose labels the request hands on to whom, sent in database `db`. `None`: nobody's, or to itself. Only RESTORE does that
+    /// to itself: Redis deletes what it overwrites, and the labels would go along.
     pub fn carrying<'a>(&self, args: Args<'a>, db: u32) -> Option<Carrying<'a>> {
         if !self.carries || !self.arity_ok(args.len()) {
             return None;
@@ -63,6 +64,11 @@ impl Command {
         let from = (db, args.get(1)?);
         let other = self.other_db(args).and_then(|other| u32::try_from(other).ok());
         let to = match &*self.name {
+            "restore" => {
+                let replaces = args.iter().skip(4).any(|word| word.eq_ignore_ascii_case(b"replace"));
+                let (to, condition) = (from, self.fire_condition(args));
+                return replaces.then_some(Carrying { from, to, moves: false, condition });
+            }
             "move" => (other?, from.1),
             _ => (other.unwrap_or(db), args.get(2)?),
         };
@@ -100,8 +106,18 @@ mod tests {
         assert_eq!(carrying("MOVE a 5"), some("a", 5, "a", true));
         assert_eq!(carrying("COPY a b"), some("a", 3, "b", false));
         assert_eq!(carrying("COPY a a REPLACE DB 4"), some("a", 4, "a", false));
-        for nothing in ["RENAME a a", "RENAME a", "MOVE a 3", "MOVE a x", "COPY a a DB 3", "SET a b", "GET a"]
-        {
+        assert_eq!(carrying("RESTORE a 0 dump ABSTTL replace"), some("a", 3, "a", false));
+        for nothing in [
+            "RESTORE a 0 replace",
+            "RESTORE replace 0 dump",
+            "RENAME a a",
+            "RENAME a",
+            "MOVE a 3",
+            "MOVE a x",
+            "COPY a a DB 3",
+            "SET a b",
+            "GET a",
+        ] {
             assert_eq!(carrying(nothing), None, "{nothing}");
         }
     }
@@ -112,6 +128,6 @@ mod tests {
         for name in RETIMING {
             assert!(commands.by_name(name).is_some_and(|command| command.retimes), "{name}");
         }
-        assert_eq!(commands.iter().filter(|command| command.carries).count(), 4);
+        assert_eq!(commands.iter().filter(|command| command.carries).count(), 5);
     }
 }

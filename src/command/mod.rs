@@ -81,7 +81,7 @@ pub struct Command {
     pub fill: Option<Fill>,
     /// A script can run it and pass its reply on unchanged.
     pub is_scripted: bool,
-    /// It hands the labels of a key on to another: RENAME, COPY, MOVE.
+    /// It hands the labels of a key on: RENAME, COPY, MOVE to another, RESTORE to what overwrites it.
     pub carries: bool,
     /// It may change when a key expires.
     pub retimes: bool,

@@ -1,8 +1,8 @@
 //! What this proxy tells the others, and what it makes of what they tell.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,22 +21,23 @@ use crate::lease::Moment;
 use crate::peers::{self, Duty, Message, Peers, lifeline};
 use crate::rules::Tag;
 
-/// How often it is asked whether the others live, and whether there are any. A client whose proxy dies may be here at once.
-const OFTEN: Duration = Duration::from_millis(100);
-const SELDOM: Duration = Duration::from_secs(1);
-/// Tags of others' invalidations that are remembered; beyond, all count.
-const MOST_RECENT: usize = 100_000;
+/// How often it is asked whether the others live. A client whose proxy dies may be here at once.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How long Redis may take to answer that before the others are feared for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long nobody listens on the lifeline of a proxy that is dead, and not connecting anew.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The other proxies, and when to look again what is left to this one.
 pub(super) struct Others {
     peers: RefCell<Peers<Firing>>,
     wake: Notify,
+    /// One has come.
+    company: Notify,
     /// On whose lifelines nobody has listened lately, and since when.
     silent: RefCell<HashMap<peers::ProxyId, Instant>>,
-    /// When one was last found to be gone without a word.
-    lost: Cell<Option<Instant>>,
-    /// What they have invalidated lately.
-    recent: RefCell<HashMap<Tag, Instant>>,
+    /// Since when the feed shows all that they say.
+    listens: Cell<Instant>,
     /// The last fan-out of this proxy that the feed has shown.
     echo: Cell<u64>,
 }
@@ -44,16 +45,13 @@ pub(super) struct Others {
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, silent, lost, recent, echo) = Default::default();
-        Self { peers, wake, silent, lost, recent, echo }
+        let (wake, company, silent, echo) = Default::default();
+        Self { peers, wake, company, silent, listens: Cell::new(Instant::now()), echo }
     }
 
-    /// Somebody has invalidated these tags.
-    fn note(&self, tags: &[Tag]) {
-        let (mut recent, now) = (self.recent.borrow_mut(), Instant::now());
-        if recent.len() < MOST_RECENT {
-            recent.extend(tags.iter().map(|tag| (tag.clone(), now)));
-        }
+    /// From now on the feed shows all that they say.
+    pub fn listens(&self) {
+        self.listens.set(Instant::now());
     }
 
     /// The feed shows a fan-out of this proxy.
@@ -66,25 +64,6 @@ impl Others {
     /// Whether the feed has shown this fan-out of this proxy.
     pub fn has_echoed(&self, epoch: &[u8]) -> bool {
         number_of(epoch).is_some_and(|number| number <= self.echo.get())
-    }
-
-    /// `own` and what the others have invalidated within `window`, as far as that is known.
-    pub fn with_recent(&self, own: Scope, window: Duration) -> Scope {
-        let Scope::Tags(mut tags) = own else { return own };
-        let mut recent = self.recent.borrow_mut();
-        recent.retain(|_, at| at.elapsed() < window);
-        let lost = self.lost.get().is_some_and(|at| at.elapsed() < window);
-        if lost || recent.len() >= MOST_RECENT {
-            return Scope::Everything;
-        }
-        let known: HashSet<Tag> = tags.iter().cloned().collect();
-        tags.extend(recent.keys().filter(|tag| !known.contains(*tag)).cloned());
-        Scope::Tags(tags)
-    }
-
-    /// Whether there are none.
-    pub fn is_alone(&self) -> bool {
-        self.peers.borrow().others().next().is_none()
     }
 }
 
@@ -114,8 +93,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Asks whether the others still live, and fears for them as long as nobody can say; runs for ever.
 pub(super) async fn watch(engine: Rc<Engine>) {
     loop {
-        let alone = engine.others.is_alone();
-        tokio::time::sleep(if alone { SELDOM } else { OFTEN }).await;
+        if engine.process.is_alone() {
+            engine.others.company.notified().await;
+        }
+        tokio::time::sleep(PERIOD).await;
         if engine.feed.is_connected() {
             look_for_dead(&engine).await;
         } else {
@@ -133,7 +114,7 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     let mut batch = Batch::default();
     let words = [b"PUBSUB".as_slice(), b"NUMSUB"];
     batch.push(words.into_iter().chain(channels.iter().map(Vec::as_slice)).collect::<Vec<_>>());
-    let asked = tokio::time::timeout(SELDOM, engine.scans.call(0, batch)).await;
+    let asked = tokio::time::timeout(PATIENCE, engine.scans.call(0, batch)).await;
     let Ok(Ok(frames)) = asked else { return engine.fear_for_others() };
     let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
     for pair in counts.chunks(2) {
@@ -148,10 +129,11 @@ async fn look_for_dead(engine: &Rc<Engine>) {
         // Perhaps it only connects anew; its clients may be here all the same.
         engine.fear_for_others();
         let since = *engine.others.silent.borrow_mut().entry(dead.clone()).or_insert_with(Instant::now);
-        if since.elapsed() >= SELDOM {
+        if since.elapsed() >= SILENCE {
             engine.others.silent.borrow_mut().remove(dead);
             tracing::warn!(proxy = %String::from_utf8_lossy(dead), "another proxy is gone without a word");
-            engine.others.lost.set(Some(Instant::now()));
+            // What it did last it may not have told.
+            engine.process.journal.heard(&Scope::Everything, Duration::ZERO);
             engine.process.leases.suspect(engine.moment() + engine.longest_window());
             engine.gone_for_ever(dead);
         }
@@ -170,51 +152,51 @@ impl Engine {
         windows.unwrap_or(0) as Moment
     }
 
-    /// A name for a fan-out that none ever had.
-    pub(super) fn next_epoch(&self) -> Box<[u8]> {
-        self.epoch.set(self.epoch.get() + 1);
-        epoch_named(&self.process.id, self.epoch.get())
-    }
-
-    /// A mark that none ever was.
-    pub(super) fn next_mark(&self) -> Vec<u8> {
-        self.mark.set(self.mark.get() + 1);
-        [&self.process.id, b".".as_slice(), self.mark.get().to_string().as_bytes()].concat()
+    /// A name for a fan-out, or a mark, that none ever had.
+    pub(super) fn next_name(&self) -> Box<[u8]> {
+        self.named.set(self.named.get() + 1);
+        epoch_named(&self.process.id, self.named.get())
     }
 
     /// Another proxy, or this one, has said something.
     pub(super) fn told(self: &Rc<Self>, message: Message) {
         let now = self.moment();
         match message {
-            Message::Begun { proxy, epoch, tags } => {
+            Message::Begun { proxy, epoch, tags, follows } => {
                 self.process.epochs.announced(&tags, &epoch, now);
+                self.heard(&proxy);
+                if !follows {
+                    self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags);
+                }
                 if proxy == self.process.id {
                     self.others.echo(&epoch);
                 } else {
-                    self.others.note(&tags);
-                    self.heard(&proxy);
+                    if !follows && self.others.peers.borrow().may_differ(&proxy, self.fingerprint()) {
+                        self.follow(&proxy, &tags);
+                    }
+                    self.process.journal.heard(&Scope::Tags(tags), Duration::ZERO);
                 }
-                self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now);
             }
             Message::Mark(mark) => self.process.epochs.marked(&mark, now),
             Message::Done { proxy, epoch } => {
                 self.heard(&proxy);
                 self.others.peers.borrow_mut().done(&epoch);
             }
-            Message::Hello(proxy) => {
+            Message::Hello(proxy, rules) => {
                 if proxy == self.process.id {
                     self.process.is_known.store(true, Ordering::Release);
                 } else {
                     self.heard(&proxy);
-                    let shared = self.process.leases.knows_sharing(now);
-                    self.feed.say(Announcement::Message(Message::Here(self.process.id.clone(), shared)));
+                    self.compare_rules(&proxy, rules);
+                    self.say_here();
                 }
             }
-            Message::Here(proxy, shared) => {
+            Message::Here(proxy, shared, rules) => {
                 if shared && proxy != self.process.id {
                     self.process.leases.assume_sharing(now);
                 }
                 self.heard(&proxy);
+                self.compare_rules(&proxy, rules);
             }
             Message::Busy(proxy, host) => {
                 if proxy != self.process.id {
@@ -223,8 +205,12 @@ impl Engine {
                 }
             }
             Message::Bye(proxy, open) => {
-                if open && proxy != self.process.id {
-                    self.process.leases.suspect(now + self.longest_window());
+                if proxy != self.process.id {
+                    if open {
+                        self.process.leases.suspect(now + self.longest_window());
+                    }
+                    // What it invalidated before this proxy listened nobody is left to know.
+                    self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
                 }
                 self.gone_for_ever(&proxy);
             }
@@ -238,14 +224,14 @@ impl Engine {
 
     /// One of them may die unnoticed, whose clients come here with what they missed there.
     pub(super) fn fear_for_others(&self) {
-        if !self.others.is_alone() {
+        if !self.process.is_alone() {
             self.process.leases.fear(self.moment() + self.longest_window());
         }
     }
 
     /// Tells the others that requests of several connections of a host are under way at once: less of it shows there.
     pub(super) fn say_busy(&self, host: u64) {
-        if !self.others.is_alone() {
+        if !self.process.is_alone() {
             self.feed.say(Announcement::Message(Message::Busy(self.process.id.clone(), host)));
         }
     }
@@ -260,13 +246,54 @@ impl Engine {
 
     /// Whether other proxies may give labels of which this one hears a moment later, with events of their keys in between.
     pub(super) fn others_label(&self) -> bool {
-        !self.others.is_alone() && self.process.index.has_had_labels()
+        !self.process.is_alone() && self.process.index.has_had_labels()
+    }
+
+    pub(super) fn fingerprint(&self) -> u32 {
+        self.rules.borrow().fingerprint()
+    }
+
+    /// Tells the others that this proxy is there, and by what rules.
+    pub(super) fn say_here(&self) {
+        let shared = self.process.leases.knows_sharing(self.moment());
+        let here = Message::Here(self.process.id.clone(), shared, self.fingerprint());
+        self.feed.say(Announcement::Message(here));
+    }
+
+    fn compare_rules(&self, proxy: &peers::ProxyId, rules: u32) {
+        if self.others.peers.borrow_mut().says_rules(proxy, rules) && rules != self.fingerprint() {
+            tracing::warn!(
+                proxy = %String::from_utf8_lossy(proxy),
+                "another proxy has other [tags], cascades, prefix or databases: dependents that only one of them names are \
+                 deleted a moment after the other has answered, and stale fills of them through it stay"
+            );
+        }
+    }
+
+    /// Another proxy invalidates these tags, perhaps by other rules: what these name besides is deleted, too.
+    fn follow(&self, proxy: &peers::ProxyId, tags: &[Tag]) {
+        let mut all = tags.to_vec();
+        self.rules.borrow().cascade(&mut all);
+        let index = &self.process.index;
+        let has_keys = |tag: &Tag| {
+            let mut found = false;
+            index.lock().collect(tag, usize::MAX, 1, &mut |_| found = true);
+            found
+        };
+        // What was written before the announcement the index has, and what is filled after it is compared with its epochs.
+        if all.len() == tags.len() && index.is_complete() && !tags.iter().any(has_keys) {
+            return;
+        }
+        let what = format!("begun by {}", String::from_utf8_lossy(proxy));
+        let fired = vec![Firing::unconditional(TriggerLabel::Followed, all, what)];
+        self.process.fanout.detached(Cause::of("rescind", &fired), fired);
     }
 
     fn heard(&self, proxy: &peers::ProxyId) {
-        if self.others.peers.borrow_mut().heard(proxy, self.moment()) {
+        if self.others.peers.borrow_mut().heard(proxy) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
             self.tell_workers();
+            self.others.company.notify_one();
             super::known::note(self);
         }
     }
@@ -284,10 +311,10 @@ impl Engine {
     /// The workers must know whether this proxy is alone, and on which channels to look for life.
     fn tell_workers(&self) {
         let peers = self.others.peers.borrow();
-        let channels = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
-        drop(peers);
+        let channels: Arc<[_]> = peers.others().map(|other| lifeline(other).into_boxed_slice()).collect();
+        let some = !channels.is_empty();
         *self.process.lifelines.write().unwrap_or_else(PoisonError::into_inner) = channels;
-        self.process.has_peers.store(!self.others.is_alone(), Ordering::Release);
+        self.process.has_peers.store(some, Ordering::Release);
     }
 
     /// What others said in the meantime is not known: what was left to them is done here.

@@ -28,6 +28,8 @@ pub(super) enum Announcement {
         tags: Arc<[Tag]>,
         /// How long Redis keeps the epochs, in milliseconds.
         lifetime: Moment,
+        /// It follows one of another proxy, by other rules.
+        follows: bool,
     },
     /// Anything else.
     Message(Message),
@@ -59,9 +61,9 @@ pub(super) fn queue(
     for announcement in announcements {
         match announcement {
             Announcement::Message(message) => message.encode(&mut payload),
-            Announcement::Begun { proxy, epoch, tags, .. } => {
+            Announcement::Begun { proxy, epoch, tags, follows, .. } => {
                 for tags in tags.chunks(MOST_TAGS) {
-                    peers::encode_begun(&mut payload, proxy, epoch, tags);
+                    peers::encode_begun(&mut payload, proxy, epoch, tags, *follows);
                     end(&mut payload, LARGE);
                 }
             }
@@ -93,7 +95,7 @@ pub(super) fn queue(
 pub(super) fn is_noted(announcements: &[Announcement]) -> bool {
     announcements.iter().any(|one| match one {
         Announcement::Begun { tags, .. } => !tags.is_empty(),
-        Announcement::Message(message) => matches!(message, Message::Hello(_)),
+        Announcement::Message(message) => matches!(message, Message::Hello(..)),
     })
 }
 
@@ -148,6 +150,7 @@ mod tests {
             epoch: epoch.as_bytes().into(),
             tags,
             lifetime: 10,
+            follows: false,
         }
     }
 
@@ -177,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_invalidated_is_noted_before_it_is_told() {
         let many = vec!["t"; 3 * MOST_RECENT];
-        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into()));
+        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into(), 0));
         for (announcements, expected) in [
             (vec![begun("p-1", &["a", "b"]), begun("p-2", &["c"])], 3),
             (vec![begun("p-1", &many)], MOST_RECENT),

@@ -44,7 +44,9 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
     match event {
         b"new" => {
             engine.feed.ended.borrow_mut().remove(key);
-            engine.created(db, key);
+            if engine.created(db, key) {
+                engine.feed.made.borrow_mut().insert(key.into());
+            }
         }
         b"expired" => {
             ended(engine, db, key);
@@ -71,7 +73,8 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
 
 /// Redis also reports the end of a key that nobody wrote as a change of it.
 fn ended(engine: &Engine, db: u32, key: &[u8]) {
-    if engine.matcher.borrow_mut().classify(db, key).has_triggers {
+    let has_triggers = engine.matcher.borrow_mut().classify(db, key).has_triggers;
+    if has_triggers && !engine.feed.made.borrow().contains(key) {
         engine.feed.ended.borrow_mut().insert(key.into());
     }
 }
@@ -124,6 +127,7 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
     if let Some(tag) = key.strip_prefix(LABEL_SETS) {
         engine.label_changes.seen_change(tag.into());
     }
+    engine.feed.made.borrow_mut().remove(key);
     let unwritten = engine.feed.ended.borrow_mut().remove(key);
     if unwritten || key.starts_with(OWN) || engine.process.own_triggers.covers_key(key) {
         return;

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::announcement::{self, Announcement, Note};
 use super::deletion::Deletion;
 use super::link::Batch;
-use super::{Engine, labels};
+use super::{Engine, known, labels};
 use crate::accounting::{Firing, IntentId, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
@@ -24,6 +24,9 @@ use crate::rules::Tag;
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tags that are looked at under one lock of the index.
+const TAGS: usize = 1000;
 
 /// How long a fan-out may take before reads of its keys are answered as misses.
 const DOUBTFUL: Duration = Duration::from_secs(2);
@@ -86,7 +89,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let mut deletion = Deletion::new(&engine, &tags);
     {
         let own = std::mem::take(&mut request.fired);
-        let epoch = engine.next_epoch();
+        let epoch = engine.next_name();
         let work = attempts(&engine, &request.cause, &tags, &epoch, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
         if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
@@ -178,8 +181,8 @@ async fn attempts(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut doubt = None;
+    let begun = engine.begun(tags, epoch, &own);
     loop {
-        let begun = engine.begun(tags, epoch);
         engine.feed.say(begun.clone());
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
@@ -189,9 +192,8 @@ async fn attempts(
         }
         phases.barrier = phases.barrier.max(began.elapsed());
         failpoint::pass("announced");
-        let scan = !passed || !engine.process.index.is_complete();
         let result = match told {
-            Ok(()) => deletion.run(scan).await,
+            Ok(()) => delete(engine, deletion, passed).await,
             Err(error) => Err(error),
         };
         match result {
@@ -213,10 +215,25 @@ async fn attempts(
     if doubt.is_some() {
         engine.failing.set(engine.failing.get() - 1);
     }
-    if !engine.others.is_alone() {
+    if !engine.process.is_alone() {
         let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
         engine.feed.say_soon(Announcement::Message(done), engine);
     }
+}
+
+/// Deletes once. `passed`: behind the barrier the index has all that was written before, if it is complete.
+async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) -> Result<(), String> {
+    let index = &engine.process.index;
+    if let Some(version) = index.complete_version().filter(|_| passed) {
+        deletion.run(false).await?;
+        // Its databases may have been swapped ahead of the deletions.
+        let holds = index.complete_version() == Some(version);
+        return if holds { Ok(()) } else { Err(format!("the index is incomplete: {}", index.reason())) };
+    }
+    // One that began before may be under way.
+    let before = known::swaps(engine).await;
+    deletion.run(true).await?;
+    if known::swaps(engine).await == before { Ok(()) } else { Err("SWAPDB was called meanwhile".to_owned()) }
 }
 
 impl Engine {
@@ -245,18 +262,19 @@ impl Engine {
     }
 
     /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.
-    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8]) -> Announcement {
+    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], fired: &[Firing]) -> Announcement {
         // A dry run invalidates nothing.
         let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
         let (proxy, lifetime) = (self.process.id.clone(), 2 * self.longest_window());
-        Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime }
+        let follows = fired.iter().any(|firing| firing.triggers.contains(&TriggerLabel::Followed));
+        Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime, follows }
     }
 
     /// Where the feed is lost.
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let (begun, mut batch) = (std::slice::from_ref(begun), Batch::default());
         if announcement::is_noted(begun) {
-            let note = Note { mark: &self.next_mark(), lifetime: Some(2 * self.longest_window()) };
+            let note = Note { mark: &self.next_name(), lifetime: Some(2 * self.longest_window()) };
             announcement::queue(begun, Some(&note), |words| batch.push(words));
             self.deletes.call(0, batch).await?;
         }
@@ -282,7 +300,12 @@ impl Engine {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        self.process.index.lock().tags()
+        let (mut tags, mut cursor) = (vec![], Some(0));
+        while let Some(at) = cursor {
+            cursor = self.process.index.lock().tags(at, TAGS, &mut tags);
+            tokio::task::yield_now().await;
+        }
+        tags
     }
 }
 
@@ -309,6 +332,7 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
                 TriggerLabel::Command => label("TAG.INVALIDATE"),
                 TriggerLabel::Http => label("http"),
                 TriggerLabel::TakenOver => label("taken over"),
+                TriggerLabel::Followed => label("other rules"),
                 TriggerLabel::Again => label("again"),
             }
         }

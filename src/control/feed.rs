@@ -69,10 +69,12 @@ pub(super) struct Feed {
     /// Trigger keys that have just expired or been evicted, and whose change is still to be reported: in the same
     /// turn of Redis's loop, behind that event. A key written anew in between is not among them.
     pub(super) ended: RefCell<HashSet<Box<[u8]>>>,
+    /// Trigger keys that have just come to exist, likewise: if one ends before its change is reported, it was written.
+    pub(super) made: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
-    /// How often `SWAPDB` had been called when that was last asked: first ahead of the index's rebuild.
-    swaps: Cell<Option<u64>>,
+    /// How often `SWAPDB` had been called when that was last asked, and when: first ahead of the index's rebuild.
+    swaps: Cell<Option<(u64, Moment)>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -108,11 +110,14 @@ impl Feed {
     /// What was to be reported long ago will not be any more; called now and then.
     pub fn forget_ended(&self) {
         self.ended.borrow_mut().clear();
+        self.made.borrow_mut().clear();
     }
 
-    /// Whether it has been called since, if it has been called that often now, or since Redis began to count anew.
-    pub fn has_swapped(&self, swaps: u64) -> bool {
-        self.swaps.replace(Some(swaps)).is_some_and(|before| before != swaps)
+    /// `SWAPDB` has been called that often by now. If that is not as before, since Redis may begin to count anew: when that
+    /// was.
+    pub fn has_swapped(&self, swaps: u64, now: Moment) -> Option<Moment> {
+        let before = self.swaps.replace(Some((swaps, now)));
+        before.filter(|(count, _)| *count != swaps).map(|(_, asked)| asked)
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -189,7 +194,7 @@ impl Feed {
     /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
     fn send(&self, engine: &Engine, wire: &mut Wire) {
         let mut expected = self.expected.borrow_mut();
-        let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_mark());
+        let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_name());
         let note = mark.as_ref().map(|mark| Note { mark, lifetime: self.renewed_lifetime(engine) });
         let commands = announcement::queue(&self.unsaid.borrow(), note.as_ref(), |words| wire.queue(words));
         self.unsaid.borrow_mut().clear();
@@ -283,6 +288,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.feed.renewed.set(None);
+                engine.others.listens();
                 engine.say_hello();
                 engine.rebuild("the feed was connected");
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
@@ -319,7 +325,9 @@ pub(super) async fn run(engine: Rc<Engine>) {
 
 async fn connect(engine: &Engine) -> Result<Wire, String> {
     let setting_up = async {
-        let (mut wire, era) = known::dial(&engine.process, &engine.credentials).await?;
+        let asked = engine.moment();
+        let known::Dialled { mut wire, era, identity } =
+            known::dial(&engine.process, &engine.credentials).await?;
         engine.feed.era.set(era);
         // What was asked for up to here is served by this connection.
         engine.feed.drop.borrow_mut().take();
@@ -332,7 +340,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         wire.call(&["PING"]).await?;
         super::described::learn_commands(engine).await;
         engine.events_enabled(enabled);
-        engine.feed.swaps.set(known::swaps(&mut wire).await);
+        engine.feed.swaps.set(identity.map(|identity| (identity.swaps, asked)));
         Ok(wire)
     };
     let patience = Duration::from_secs(10);
@@ -372,7 +380,7 @@ pub(super) async fn hear_again(engine: &Engine, tick: u64) {
         return;
     }
     let asking = async {
-        let (mut wire, _) = known::dial(&engine.process, &engine.credentials).await?;
+        let mut wire = known::dial(&engine.process, &engine.credentials).await?.wire;
         let watched = Watched::by(&engine.rules.borrow());
         wire.subscribe(&watched.subscription()).await
     };
@@ -454,6 +462,6 @@ impl Engine {
     }
 
     fn say_hello(&self) {
-        self.feed.say(Announcement::Message(Message::Hello(self.process.id.clone())));
+        self.feed.say(Announcement::Message(Message::Hello(self.process.id.clone(), self.fingerprint())));
     }
 }

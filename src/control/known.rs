@@ -9,6 +9,7 @@ use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
 use crate::doubt::Scope;
 use crate::process::Process;
+use crate::rules::Tag;
 
 /// What the journal has behind the name of a Redis that other proxies served as well.
 const WITH_OTHERS: &str = " others";
@@ -17,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked where new connections lead, at most, and how long that may take.
 const LOOKS: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What Redis is asked to find out who it is, and what was done to it.
+const QUESTION: [&str; 4] = ["INFO", "server", "replication", "commandstats"];
 
 /// What tells one life of one Redis from another, and one load of its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,19 +63,22 @@ fn calls(info: &str, command: &str) -> u64 {
     info.lines().find_map(calls).unwrap_or(0)
 }
 
-/// How often `SWAPDB` was called, asked on this connection; `None`: it may not be asked.
-pub(super) async fn swaps(wire: &mut wire::Wire) -> Option<u64> {
-    let info = wire.call(&["INFO", "commandstats"]).await.ok()?;
-    Some(Identity::of(&wire::text_of(&info)).swaps)
+/// A connection, and where it leads.
+pub(super) struct Dialled {
+    pub wire: Wire,
+    pub era: u64,
+    /// What Redis is, if it may be asked.
+    pub identity: Option<Identity>,
 }
 
-/// Connects to the Redis in use; the number is its era. New connections may lead to another one: then that is in use.
-pub(super) async fn dial(process: &Process, credentials: &Credentials) -> Result<(Wire, u64), String> {
+/// Connects to the Redis in use. New connections may lead to another one: then that is in use.
+pub(super) async fn dial(process: &Process, credentials: &Credentials) -> Result<Dialled, String> {
     let created = Instant::now();
     let mut wire = Wire::connect(&process.upstream, credentials).await?;
-    let info = wire.call(&["INFO", "server"]).await.map(|info| wire::text_of(&info));
-    let era = process.leads_to(info.ok().as_deref().map(str::as_bytes), created);
-    era.map(|era| (wire, era)).ok_or_else(|| "it is not the Redis in use".to_owned())
+    let info = wire.call(&QUESTION).await.ok().map(|info| wire::text_of(&info));
+    let era = process.leads_to(info.as_deref().map(str::as_bytes), created);
+    let identity = info.as_deref().map(Identity::of);
+    era.map(|era| Dialled { wire, era, identity }).ok_or_else(|| "it is not the Redis in use".to_owned())
 }
 
 /// Looks where a new connection leads.
@@ -86,8 +93,13 @@ pub(super) async fn look(engine: Rc<Engine>) {
 
 /// Asks Redis who it is.
 pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
-    let info = engine.scans.one(0, ["INFO", "server", "replication", "commandstats"]).await?;
+    let info = engine.scans.one(0, QUESTION).await?;
     Ok(Identity::of(&wire::text_of(&info)))
+}
+
+/// How often `SWAPDB` was called; `None`: it may not be asked.
+pub(super) async fn swaps(engine: &Engine) -> Option<u64> {
+    ask(engine).await.ok().map(|identity| identity.swaps)
 }
 
 /// Asks Redis who it is, and invalidates again if it is not the one that it was; ends when it is trusted.
@@ -113,6 +125,18 @@ pub(super) async fn compare(engine: Rc<Engine>) {
     }
 }
 
+/// `SWAPDB` shows in no event; but Redis tells how often it was called. Until that was noticed, fan-outs may have deleted in
+/// the wrong database.
+pub(super) fn counted_swaps(engine: &Rc<Engine>, swaps: u64) {
+    let Some(before) = engine.feed.has_swapped(swaps, engine.moment()) else { return };
+    engine.rebuild("SWAPDB");
+    let tags: Vec<Tag> = engine.process.epochs.since(before).into_iter().map(|(tag, _)| tag).collect();
+    if !tags.is_empty() {
+        let firing = Firing::again("SWAPDB".to_owned());
+        drop(engine.process.fanout.repeat(firing, Scope::Tags(tags), None));
+    }
+}
+
 /// Whether this is not the Redis that was seen last.
 pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
     engine.known.borrow().as_ref().is_some_and(|known| identity.is_another(known))
@@ -122,9 +146,6 @@ pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
 async fn settle(engine: &Rc<Engine>, identity: Identity) {
     let before = engine.known.replace(Some(identity.clone()));
     let changed = before.as_ref().is_some_and(|before| identity.is_another(before));
-    if !changed {
-        engine.had_others.set(false);
-    }
     if changed {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
@@ -157,11 +178,7 @@ pub fn run_of(noted: &str) -> &str {
 
 /// Invalidates what was invalidated lately; returns when that is done.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let own = engine.process.journal.recent();
-    let scope = match engine.had_others.take() {
-        true => Scope::Everything,
-        false => engine.others.with_recent(own, engine.process.replay_window),
-    };
+    let scope = engine.process.journal.recent();
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());

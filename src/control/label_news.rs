@@ -27,7 +27,7 @@ pub(super) fn lost(engine: &Engine) {
     let process = &engine.process;
     process.labels_known.store(false, Ordering::Release);
     process.hears_labels.store(false, Ordering::Release);
-    process.others.store(true, Ordering::Release);
+    process.others_may_label.store(true, Ordering::Release);
 }
 
 /// Tells the other proxies that there is one more, and learns whether there are any.
@@ -39,7 +39,7 @@ pub(super) async fn greet(engine: Rc<Engine>) {
         return;
     }
     let alone = int_of(&listeners) == Some(1) && engine.heard_others.get() == heard;
-    engine.process.others.store(!alone, Ordering::Release);
+    engine.process.others_may_label.store(!alone, Ordering::Release);
     // Not before the others are about to know that they are not alone.
     engine.process.hears_labels.store(engine.hears_labels.get(), Ordering::Release);
 }
@@ -62,7 +62,7 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
     }
     if !is_own {
         engine.heard_others.set(engine.heard_others.get() + 1);
-        engine.process.others.store(true, Ordering::Release);
+        engine.process.others_may_label.store(true, Ordering::Release);
     }
     let mut index = engine.process.index.lock();
     match verb {

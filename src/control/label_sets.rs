@@ -2,7 +2,7 @@
 //! members are keys and whose scores are their expiry in milliseconds since 1970 (`inf`: none).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -16,6 +16,9 @@ use crate::rules::Tag;
 
 /// Members read at once.
 const COUNT: &str = "1000";
+
+/// Keys that are looked up under one lock of the index.
+const KEYS: usize = 1000;
 
 /// Tags whose changes are remembered one by one; beyond, all count as changed.
 const MOST_CHANGED: usize = 10_000;
@@ -92,14 +95,26 @@ pub(super) async fn labelled_elsewhere(
         }
     }
     // As long as there is a member that the index does not have, the next one who asks must look again.
-    let unknown = {
-        let index = engine.process.index.lock();
-        found.iter().any(|(db, key)| !index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
-    };
-    if !unknown {
+    if are_known(engine, &found, &tags).await {
         changes.settled(&tags, before);
     }
     Ok(found)
+}
+
+/// Whether the index has one of these labels for each of the keys.
+async fn are_known(engine: &Engine, keys: &[(u32, Bytes)], tags: &[Tag]) -> bool {
+    let tags: HashSet<&Tag> = tags.iter().collect();
+    for some in keys.chunks(KEYS) {
+        let all = {
+            let index = engine.process.index.lock();
+            some.iter().all(|(db, key)| index.explicit_of(*db, key).iter().any(|tag| tags.contains(tag)))
+        };
+        if !all {
+            return false;
+        }
+        tokio::task::yield_now().await;
+    }
+    true
 }
 
 /// A walk over the members of one set.

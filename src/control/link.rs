@@ -132,7 +132,7 @@ impl Link {
             }
             let connecting = known::dial(&self.0.process, &self.0.credentials);
             let error = match tokio::time::timeout(PATIENCE, connecting).await {
-                Ok(Ok((wire, era))) => {
+                Ok(Ok(known::Dialled { wire, era, .. })) => {
                     self.0.db.set(0);
                     self.0.databases.set(1);
                     self.0.connections.inc();

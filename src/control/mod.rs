@@ -75,7 +75,7 @@ pub struct Parts {
     pub orders: mpsc::UnboundedReceiver<Order>,
     /// The Redis that an earlier process saw last.
     pub known: Option<String>,
-    /// New rules, and where to say that they are in force.
+    /// New rules.
     pub reloads: mpsc::UnboundedReceiver<Arc<Rules>>,
 }
 
@@ -89,12 +89,8 @@ struct Engine {
     feed: Feed,
     /// The other proxies.
     others: announce::Others,
-    /// Counts the fan-outs of this proxy.
-    epoch: Cell<u64>,
-    /// Counts the messages that tell of them.
-    mark: Cell<u64>,
-    /// Before it was first compared: there were other proxies, and what they have invalidated is not known.
-    had_others: Cell<bool>,
+    /// Counts the fan-outs of this proxy, and the messages that tell of them.
+    named: Cell<u64>,
     /// The Redis that was seen last.
     known: RefCell<Option<known::Identity>>,
     /// When it was last looked where new connections lead.
@@ -141,9 +137,7 @@ pub async fn run(parts: Parts) {
         rules: RefCell::new(rules),
         feed: Feed::default(),
         others: announce::Others::new(process.id.clone()),
-        epoch: Cell::new(0),
-        mark: Cell::new(0),
-        had_others: Cell::new(known.as_deref().is_some_and(known::had_others)),
+        named: Cell::new(0),
         known: RefCell::new(known.as_deref().map(known::Identity::named)),
         looked: Cell::new(None),
         label_changes: label_sets::Changes::default(),
@@ -278,6 +272,7 @@ impl Engine {
         *self.rules.borrow_mut() = Arc::clone(&rules);
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
+        self.say_here();
         self.rebuild("the rules were reloaded");
     }
 
@@ -294,15 +289,15 @@ impl Engine {
         self.process.own_writes.store(missing, Ordering::Release);
     }
 
-    /// The feed shows that a key came to exist.
-    fn created(&self, db: u32, key: &[u8]) {
+    /// The feed shows that a key came to exist. Whether its writes could fire a trigger.
+    fn created(&self, db: u32, key: &[u8]) -> bool {
         let mut tags = vec![];
-        self.matcher.borrow_mut().tags(db, key, &mut tags);
-        if tags.is_empty() && !self.process.index.has_labels() {
-            return;
+        let has_triggers = self.matcher.borrow_mut().tags(db, key, &mut tags);
+        if !tags.is_empty() || self.process.index.has_labels() {
+            let gone = self.process.index.lock().created(db, key, &tags);
+            self.process.fanout.forget(db, key, gone);
         }
-        let gone = self.process.index.lock().created(db, key, &tags);
-        self.process.fanout.forget(db, key, gone);
+        has_triggers
     }
 
     /// The feed shows that a key expired or was evicted.

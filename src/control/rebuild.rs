@@ -155,7 +155,7 @@ impl Engine {
     fn retag_some(&self, cursor: usize) -> Option<usize> {
         let mut matcher = self.matcher.borrow_mut();
         let mut index = self.process.index.lock();
-        index.retag(cursor, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| matcher.tags(db, key, tags))
+        index.retag(cursor, 1000, |db: u32, key: &[u8], tags: &mut Vec<Tag>| _ = matcher.tags(db, key, tags))
     }
 
     /// Gives the entries the tags of the present rules.

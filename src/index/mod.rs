@@ -346,9 +346,12 @@ impl Index {
         self.tags.len()
     }
 
-    /// All tags that some key has.
-    pub fn tags(&self) -> Vec<Tag> {
-        self.tags.names().map(Tag::from).collect()
+    /// Appends the tags that some key has, of the `max` numbers from `cursor` on. Begin with 0 and go on with what is returned;
+    /// `None`: that was the last chunk. A tag that some key has all the time is not missed.
+    pub fn tags(&self, cursor: usize, max: usize, out: &mut Vec<Tag>) -> Option<usize> {
+        let end = cursor.saturating_add(max.max(1)).min(self.tags.end());
+        out.extend(self.tags.names(cursor, end).map(Tag::from));
+        (end < self.tags.end()).then_some(end)
     }
 
     /// About how much memory the index takes.
@@ -387,5 +390,21 @@ mod tests {
     #[test]
     fn a_plain_entry_is_small() {
         assert_eq!(size_of::<Option<Entry>>(), 56);
+    }
+
+    #[test]
+    fn tags_come_in_chunks() {
+        let mut index = Index::new();
+        let tag = |n: u8| Tag::from([n].as_slice());
+        (0..10).for_each(|n| _ = index.add(0, &[n], &[tag(n)]));
+        assert!(index.gone(0, &[3]).entry);
+        let mut tags = vec![];
+        let mut cursor = index.tags(0, 4, &mut tags);
+        assert_eq!(tags.len(), 3);
+        while let Some(at) = cursor {
+            cursor = index.tags(at, 4, &mut tags);
+        }
+        tags.sort_unstable();
+        assert_eq!(tags, (0..10).filter(|n| *n != 3).map(tag).collect::<Vec<_>>());
     }
 }

@@ -128,6 +128,12 @@ impl SharedIndex {
         self.state().complete
     }
 
+    /// The version in which every dependent is known to be in it, if that is so.
+    pub fn complete_version(&self) -> Option<u64> {
+        let state = self.state();
+        state.complete.then_some(state.version)
+    }
+
     /// Why it is not complete.
     pub fn reason(&self) -> &'static str {
         self.state().why

@@ -92,9 +92,14 @@ impl TagTable {
         self.tags[tag].name.as_slice()
     }
 
-    /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        let numbers = 0..self.tags.end() as u32;
+    /// Above all numbers.
+    pub(super) fn end(&self) -> usize {
+        self.tags.end()
+    }
+
+    /// The names of those with the numbers from `start` up to `end`.
+    pub(super) fn names(&self, start: usize, end: usize) -> impl Iterator<Item = &[u8]> {
+        let numbers = start as u32..end as u32;
         numbers.filter_map(|number| self.tags.get(number)).map(|tag| tag.name.as_slice())
     }
 

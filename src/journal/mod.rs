@@ -222,7 +222,14 @@ impl Journal {
         }
     }
 
-    /// What was invalidated within the window or is about to be, each tag once; also by the processes taken over.
+    /// Another proxy has invalidated this, so long ago. It is not written: that proxy has a journal of its own.
+    pub fn heard(&self, scope: &Scope, age: Duration) {
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        self.shared.state().heard(scope, age, self.shared.now());
+    }
+
+    /// What was invalidated within the window or is about to be, each tag once; also by the processes taken over, and what
+    /// was [`heard`](Journal::heard) of.
     pub fn recent(&self) -> Scope {
         self.shared.state().recent(self.shared.now())
     }

@@ -47,13 +47,15 @@ pub(super) struct State {
     pending_bytes: usize,
     next: u64,
     recent: Recent,
+    /// What other proxies have invalidated; no file has it.
+    heard: Recent,
     redis: Option<(u64, String)>,
 }
 
 impl State {
     pub fn new(window: Duration) -> Self {
-        let pending = BTreeMap::new();
-        Self { pending, pending_bytes: 0, next: 1, recent: Recent::new(window), redis: None }
+        let (pending, recent, heard) = (BTreeMap::new(), Recent::new(window), Recent::new(window));
+        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis: None }
     }
 
     /// An id that no intent has had.
@@ -75,6 +77,11 @@ impl State {
         true
     }
 
+    /// Another proxy has invalidated this, so many milliseconds ago.
+    pub fn heard(&mut self, scope: &Scope, age: i64, now: Now) {
+        self.heard.add(scope, now.steady.saturating_sub(age), now.steady);
+    }
+
     /// Whether that is news.
     pub fn saw(&mut self, identity: &str, now: Now) -> bool {
         let known = self.redis().is_some_and(|known| known == identity);
@@ -94,10 +101,13 @@ impl State {
 
     /// What was invalidated within the window, or may be at this moment.
     pub fn recent(&mut self, now: Now) -> Scope {
-        self.recent.tidy(now.steady);
-        let (everything, tags) = self.recent.entries();
-        let mut all: HashSet<Tag> = tags.map(|(tag, _)| Tag::from(tag)).collect();
-        let mut is_everything = everything.is_some();
+        let (mut all, mut is_everything): (HashSet<Tag>, bool) = Default::default();
+        for recent in [&mut self.recent, &mut self.heard] {
+            recent.tidy(now.steady);
+            let (everything, tags) = recent.entries();
+            all.extend(tags.map(|(tag, _)| Tag::from(tag)));
+            is_everything |= everything.is_some();
+        }
         for intent in self.pending.values() {
             match &intent.scope {
                 Scope::Everything => is_everything = true,
@@ -109,7 +119,7 @@ impl State {
 
     /// Bytes that all this takes in a file, about.
     pub fn live_bytes(&mut self, now: Now) -> usize {
-        self.recent.tidy(now.steady);
+        [&mut self.recent, &mut self.heard].into_iter().for_each(|recent| recent.tidy(now.steady));
         self.pending_bytes + self.recent.bytes() + self.redis().map_or(0, str::len) + 100
     }
 

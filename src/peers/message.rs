@@ -24,6 +24,8 @@ pub enum Message {
         epoch: Box<[u8]>,
         /// The tags, cascades included.
         tags: Vec<Tag>,
+        /// It follows one of another proxy, by other rules; nobody follows it in turn.
+        follows: bool,
     },
     /// All dependents of that fan-out are deleted.
     Done {
@@ -34,10 +36,10 @@ pub enum Message {
     },
     /// What was begun in the same message stands in Redis behind this mark, see [`RECENT`](crate::lease::script::RECENT).
     Mark(Box<[u8]>),
-    /// A proxy has come, and wants to know who is there.
-    Hello(ProxyId),
-    /// The answer. Whether it knows that tasks of clients share connections.
-    Here(ProxyId, bool),
+    /// A proxy has come, with rules of this fingerprint, and wants to know who is there.
+    Hello(ProxyId, u32),
+    /// The answer, and what is said when the rules change. Whether it knows that tasks of clients share connections; its rules.
+    Here(ProxyId, bool, u32),
     /// Requests of several connections of a host are under way at once: it is presumed that tasks share them.
     Busy(ProxyId, u64),
     /// A proxy goes in order. Whether clients may still fill what they missed there.
@@ -57,12 +59,15 @@ impl Message {
     /// Appends it to a payload.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            Message::Begun { proxy, epoch, tags } => encode_begun(out, proxy, epoch, tags),
+            Message::Begun { proxy, epoch, tags, follows } => encode_begun(out, proxy, epoch, tags, *follows),
             Message::Done { proxy, epoch } => encode::request(out, [b"done".as_slice(), proxy, epoch]),
             Message::Mark(mark) => encode::request(out, [b"mark".as_slice(), mark]),
-            Message::Hello(proxy) => encode::request(out, [b"hello".as_slice(), proxy]),
-            Message::Here(proxy, shared) => {
-                encode::request(out, [b"here".as_slice(), proxy, if *shared { b"shared" } else { b"" }]);
+            Message::Hello(proxy, rules) => {
+                encode::request(out, [b"hello".as_slice(), proxy, rules.to_string().as_bytes()]);
+            }
+            Message::Here(proxy, shared, rules) => {
+                let (shared, rules): (&[u8], _) = (if *shared { b"shared" } else { b"" }, rules.to_string());
+                encode::request(out, [b"here".as_slice(), proxy, shared, rules.as_bytes()]);
             }
             Message::Busy(proxy, host) => {
                 encode::request(out, [b"busy".as_slice(), proxy, host.to_string().as_bytes()]);
@@ -97,21 +102,22 @@ impl Message {
         // Of a mark: itself.
         let proxy: ProxyId = args.get(1)?.into();
         Some(match (args.get(0)?, args.len()) {
-            (b"begun", 4..) => Message::Begun {
+            (verb @ (b"begun" | b"also"), 4..) => Message::Begun {
                 proxy,
                 epoch: args.get(2)?.into(),
                 tags: args.iter().skip(3).map(Tag::from).collect(),
+                follows: verb == b"also",
             },
             (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
             (b"mark", 2) => Message::Mark(proxy),
-            (b"hello", 2) => Message::Hello(proxy),
-            (b"here", 3) => Message::Here(proxy, !args.get(2)?.is_empty()),
-            (b"busy", 3) => Message::Busy(proxy, std::str::from_utf8(args.get(2)?).ok()?.parse().ok()?),
+            (b"hello", 3) => Message::Hello(proxy, number(args.get(2)?)?),
+            (b"here", 4) => Message::Here(proxy, !args.get(2)?.is_empty(), number(args.get(3)?)?),
+            (b"busy", 3) => Message::Busy(proxy, number(args.get(2)?)?),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
                 let db = match args.get(2)? {
                     b"" => 0,
-                    db => std::str::from_utf8(db).ok()?.parse().ok()?,
+                    db => number(db)?,
                 };
                 Message::Undone { proxy, db, key: args.get(3)?.into() }
             }
@@ -120,10 +126,15 @@ impl Message {
     }
 }
 
+fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
 /// Appends a [`Message::Begun`] to a payload.
-pub fn encode_begun(out: &mut BytesMut, proxy: &[u8], epoch: &[u8], tags: &[Tag]) {
+pub fn encode_begun(out: &mut BytesMut, proxy: &[u8], epoch: &[u8], tags: &[Tag], follows: bool) {
+    let verb = if follows { b"also".as_slice() } else { b"begun" };
     encode::header(out, b'*', 3 + tags.len() as i64);
-    [b"begun".as_slice(), proxy, epoch].into_iter().for_each(|word| encode::bulk(out, word));
+    [verb, proxy, epoch].into_iter().for_each(|word| encode::bulk(out, word));
     tags.iter().for_each(|tag| encode::bulk(out, tag));
 }
 
@@ -142,12 +153,13 @@ mod tests {
         let epoch: Box<[u8]> = b"p1-7".as_slice().into();
         let tags = vec![Tag::from(b"a\r\nb".as_slice()), Tag::from(b"".as_slice())];
         let all = [
-            Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags },
+            Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags: tags.clone(), follows: false },
+            Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags, follows: true },
             Message::Done { proxy: proxy.clone(), epoch },
             Message::Mark(b"p1.7".as_slice().into()),
-            Message::Hello(proxy.clone()),
-            Message::Here(proxy.clone(), true),
-            Message::Here(proxy.clone(), false),
+            Message::Hello(proxy.clone(), 0),
+            Message::Here(proxy.clone(), true, u32::MAX),
+            Message::Here(proxy.clone(), false, 7),
             Message::Busy(proxy.clone(), u64::MAX),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),
@@ -173,10 +185,11 @@ mod tests {
 
     #[test]
     fn anything_else_is_nothing() {
-        let payloads: [&[u8]; 6] = [
+        let payloads: [&[u8]; 7] = [
             b"",
             b"hello",
             b"*1\r\n$5\r\nhello\r\n",
+            b"*3\r\n$5\r\nhello\r\n$1\r\np\r\n$1\r\n-\r\n",
             b"*-1\r\n",
             b"\xff",
             b"*2\r\n$4\r\nwhat\r\n$1\r\nx\r\n",

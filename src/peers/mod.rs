@@ -22,8 +22,6 @@ use crate::rules::Tag;
 const HESITATION: Moment = 10;
 /// How long each of the others waits for the one before it.
 const TURN: Moment = 1000;
-/// How long an announced fan-out may take before its proxy is doubted.
-const FANOUT: Moment = 5000;
 
 /// Something that one of the proxies has to fan out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +52,8 @@ struct Begun<T> {
 #[derive(Debug)]
 pub struct Peers<T> {
     me: ProxyId,
-    /// Each with when it was last heard of.
-    others: BTreeMap<ProxyId, Moment>,
+    /// Each with the fingerprint of its rules, once that is known.
+    others: BTreeMap<ProxyId, Option<u32>>,
     /// What nobody is known to do, by the first of its tags: who does it announces that, too.
     standby: BTreeMap<Tag, Vec<Standby<T>>>,
     /// Announced and not done, by epoch; of this proxy's own, those that cover something.
@@ -74,27 +72,29 @@ impl<T> Peers<T> {
         Self { me, others: BTreeMap::new(), standby: BTreeMap::new(), begun: BTreeMap::new(), announced: 0 }
     }
 
-    /// The name of this proxy.
-    pub fn me(&self) -> &ProxyId {
-        &self.me
-    }
-
     /// The others.
     pub fn others(&self) -> impl Iterator<Item = &ProxyId> {
         self.others.keys()
     }
 
     /// A proxy has been heard of; true: it was not known.
-    pub fn heard(&mut self, proxy: &ProxyId, now: Moment) -> bool {
-        if let Some(heard) = self.others.get_mut(proxy) {
-            *heard = now;
-            return false;
-        }
-        let is_new = *proxy != self.me && self.others.len() < MOST_PEERS;
+    pub fn heard(&mut self, proxy: &ProxyId) -> bool {
+        let known = self.others.contains_key(proxy) || *proxy == self.me;
+        let is_new = !known && self.others.len() < MOST_PEERS;
         if is_new {
-            self.others.insert(proxy.clone(), now);
+            self.others.insert(proxy.clone(), None);
         }
         is_new
+    }
+
+    /// A proxy says that its rules have this fingerprint; true: that is news.
+    pub fn says_rules(&mut self, proxy: &ProxyId, rules: u32) -> bool {
+        self.others.get_mut(proxy).is_some_and(|known| known.replace(rules) != Some(rules))
+    }
+
+    /// Whether a proxy may have other rules than these.
+    pub fn may_differ(&self, proxy: &ProxyId, rules: u32) -> bool {
+        self.others.get(proxy) != Some(&Some(rules))
     }
 
     /// How many of the known proxies come before this one.
@@ -137,11 +137,11 @@ impl<T> Peers<T> {
     }
 
     /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later.
-    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag], now: Moment) {
+    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag]) {
         let covers = self.take_covered(tags);
         let own = *proxy == self.me;
         if !own {
-            self.heard(proxy, now);
+            self.heard(proxy);
         } else if covers.is_empty() {
             return;
         }
@@ -202,11 +202,6 @@ impl<T> Peers<T> {
         let covered = std::mem::take(&mut self.begun).into_values().flat_map(|begun| begun.covers);
         covered.for_each(|duty| self.stand_by(duty, now));
     }
-
-    /// Who has not been heard of for a while and may be asked for.
-    pub fn quiet(&self, now: Moment) -> impl Iterator<Item = &ProxyId> {
-        self.others.iter().filter(move |(_, heard)| **heard + FANOUT <= now).map(|(proxy, _)| proxy)
-    }
 }
 
 #[cfg(test)]
@@ -228,7 +223,7 @@ mod tests {
     fn peers(me: &str, others: &[&str]) -> Peers<&'static str> {
         let mut peers = Peers::new(id(me));
         for other in others {
-            peers.heard(&id(other), 0);
+            peers.heard(&id(other));
         }
         peers
     }
@@ -236,8 +231,17 @@ mod tests {
     #[test]
     fn who_is_alone_does_it_at_once() {
         let mut alone = peers("a", &[]);
-        assert!(!alone.heard(&id("a"), 0), "oneself is nobody else");
+        assert!(!alone.heard(&id("a")), "oneself is nobody else");
         assert_eq!(alone.seen(duty("x"), 0), Some(duty("x")));
+    }
+
+    #[test]
+    fn who_has_not_said_so_may_have_other_rules() {
+        let mut a = peers("a", &["b"]);
+        assert!(a.may_differ(&id("b"), 1) && a.may_differ(&id("c"), 1));
+        assert!(a.says_rules(&id("b"), 1) && !a.says_rules(&id("b"), 1));
+        assert!(!a.may_differ(&id("b"), 1) && a.may_differ(&id("b"), 2));
+        assert!(a.says_rules(&id("b"), 2) && !a.says_rules(&id("c"), 1));
     }
 
     #[test]
@@ -247,7 +251,7 @@ mod tests {
         assert_eq!(b.seen(duty("x"), 0), None);
         assert_eq!(a.due(HESITATION), [duty("x")]);
         assert_eq!(b.due(HESITATION), []);
-        b.begun(&id("a"), b"e1", &tags("x y"), 20);
+        b.begun(&id("a"), b"e1", &tags("x y"));
         assert_eq!(b.due(TURN * 10), []);
         b.done(b"e1");
         b.gone(&id("a"), 0, |_| "taken over");
@@ -258,14 +262,14 @@ mod tests {
     fn the_next_does_it_if_the_first_says_nothing() {
         let mut b = peers("b", &["a"]);
         b.seen(duty("x"), 0);
-        b.begun(&id("a"), b"e1", &tags("y"), 1);
+        b.begun(&id("a"), b"e1", &tags("y"));
         assert_eq!(b.due(HESITATION + TURN), [duty("x")], "another tag covers nothing");
     }
 
     #[test]
     fn an_announcement_covers_what_was_seen_before_it_only() {
         let mut a = peers("a", &["b"]);
-        a.begun(&id("b"), b"e1", &tags("x"), 0);
+        a.begun(&id("b"), b"e1", &tags("x"));
         a.seen(duty("x"), 0);
         assert_eq!(a.due(HESITATION), [duty("x")]);
     }
@@ -275,15 +279,15 @@ mod tests {
         let (mut a, mut b) = (peers("a", &["b", "c"]), peers("b", &["a", "c"]));
         for proxy in [&mut a, &mut b] {
             proxy.seen(duty("x"), 0);
-            proxy.begun(&id("c"), b"e1", &tags("x"), 1);
-            proxy.begun(&id("c"), b"e2", &tags("z"), 1);
+            proxy.begun(&id("c"), b"e1", &tags("x"));
+            proxy.begun(&id("c"), b"e2", &tags("z"));
             proxy.done(b"e2");
             proxy.gone(&id("c"), 5, |_| "taken over");
         }
         assert_eq!(a.due(5 + HESITATION), [Duty { tags: tags("x"), what: "taken over" }]);
         assert_eq!(b.due(5 + HESITATION), []);
-        a.begun(&id("a"), b"e3", &tags("x"), 6);
-        b.begun(&id("a"), b"e3", &tags("x"), 6);
+        a.begun(&id("a"), b"e3", &tags("x"));
+        b.begun(&id("a"), b"e3", &tags("x"));
         // And again, should that one die, too.
         b.gone(&id("a"), 7, |_| "taken over");
         assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
@@ -293,7 +297,7 @@ mod tests {
     fn announcements_that_are_never_done_are_forgotten_the_oldest_first() {
         let mut a = peers("a", &["b"]);
         for n in 0..MOST_BEGUN + 1 {
-            a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()), 0);
+            a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()));
         }
         a.gone(&id("b"), 0, |_| "taken over");
         let left: Vec<_> = a.due(Moment::MAX).into_iter().flat_map(|duty| duty.tags).collect();
@@ -307,7 +311,7 @@ mod tests {
         a.seen(duty("x"), 0);
         a.seen(duty("y"), 0);
         for part in ["x", "y", "z"] {
-            a.begun(&id("b"), b"e1", &tags(part), 0);
+            a.begun(&id("b"), b"e1", &tags(part));
         }
         assert_eq!(a.next_due(), None);
         a.gone(&id("b"), 0, |_| "taken over");
@@ -318,7 +322,7 @@ mod tests {
     fn after_a_gap_nothing_is_left_to_others() {
         let mut b = peers("b", &["a"]);
         b.seen(duty("x"), 0);
-        b.begun(&id("a"), b"e1", &tags("x"), 1);
+        b.begun(&id("a"), b"e1", &tags("x"));
         b.lost_track(3);
         assert_eq!(b.due(3), [duty("x")]);
     }

@@ -74,12 +74,8 @@ impl Process {
         if self.dry_run || (compares && !replaced) {
             return false;
         }
-        // Of what other proxies have invalidated not everything may have been heard.
-        let recent = if self.is_alone() && !self.had_others.load(Ordering::Acquire) {
-            self.journal.recent()
-        } else {
-            Scope::Everything
-        };
+        // Of what other proxies invalidate at this moment not everything may have been heard.
+        let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
         if !state.reason.as_ref().is_some_and(|(reason, _)| reason.covers(&recent)) {
             state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         }
@@ -190,7 +186,6 @@ impl Process {
         let holds = state.count == doubts;
         if holds {
             (state.reason, state.comparing) = (None, false);
-            self.had_others.store(false, Ordering::Release);
             self.trust.untagged.store(false, Ordering::Release);
         }
         holds
@@ -223,10 +218,7 @@ mod tests {
     fn process() -> (Process, UnboundedReceiver<Order>) {
         let (handle, orders) = Handle::new();
         let address = Address::Tcp("redis:6379".to_owned());
-        let process = Process::new(address, Metrics::new(), Journal::none(Duration::from_secs(60)), handle);
-        // What others have invalidated is not known, so everything may be back.
-        process.had_others.store(true, Ordering::Release);
-        (process, orders)
+        (Process::new(address, Metrics::new(), Journal::none(Duration::from_secs(60)), handle), orders)
     }
 
     fn info(run: &str) -> Vec<u8> {
@@ -236,6 +228,8 @@ mod tests {
     #[test]
     fn a_new_era_begins_in_doubt() {
         let (process, mut orders) = process();
+        // What others have invalidated is not known, so everything may be back.
+        process.journal.heard(&Scope::Everything, Duration::ZERO);
         let moves = process.moves();
         assert_eq!(process.leads_to(Some(&info("a")), Instant::now()), Some(0));
         assert!(!process.doubt.any() && orders.try_recv().is_err());
@@ -258,12 +252,11 @@ mod tests {
     fn doubt_grows_with_what_was_invalidated_until_redis_is_another_one() {
         let (process, mut orders) = process();
         process.leads_to(Some(&info("a")), Instant::now());
-        process.had_others.store(false, Ordering::Release);
         process.doubt_redis();
         assert!(matches!(orders.try_recv(), Ok(Order::Compare)));
         let (doubts, created) = (process.doubts_of_redis(), Instant::now());
         assert!(!process.doubt.any(), "nothing was invalidated");
-        process.had_others.store(true, Ordering::Release);
+        process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
         assert_eq!(process.leads_to(Some(&info("b")), created), Some(1));
         assert!(process.doubt.any() && !process.may_carry(created));
         assert!(matches!(orders.try_recv(), Ok(Order::Redial)));
@@ -275,6 +268,7 @@ mod tests {
     fn one_that_was_doubted_already_can_be_used_at_once() {
         let (process, _orders) = process();
         process.leads_to(Some(&info("a")), Instant::now());
+        process.journal.heard(&Scope::Everything, Duration::ZERO);
         process.doubt_redis();
         let created = Instant::now();
         assert_eq!(process.leads_to(Some(&info("b")), created), Some(1));

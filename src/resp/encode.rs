@@ -45,11 +45,6 @@ pub fn array(out: &mut BytesMut, count: usize) {
     header(out, b'*', count as i64);
 }
 
-/// Appends a null as the protocol version has it.
-pub fn null(out: &mut BytesMut, resp3: bool) {
-    out.put_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" });
-}
-
 /// Appends a type byte, a number and CRLF.
 pub fn header(out: &mut BytesMut, kind: u8, number: i64) {
     // Longest: sign and 19 digits.

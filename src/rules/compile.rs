@@ -297,6 +297,7 @@ impl Compiler {
             classes,
             automaton,
             cascades: self.cascades,
+            fingerprint: super::fingerprint::of(spec),
         })
     }
 }

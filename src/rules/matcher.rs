@@ -69,10 +69,11 @@ impl Matcher {
         class
     }
 
-    /// Appends the tags that the rules give to the key, unless `out` has them already.
-    pub fn tags(&mut self, db: u32, key: &[u8], out: &mut Vec<Tag>) {
+    /// Appends the tags that the rules give to the key, unless `out` has them already. Whether its writes could fire a trigger.
+    pub fn tags(&mut self, db: u32, key: &[u8], out: &mut Vec<Tag>) -> bool {
+        let mut has_triggers = false;
         if !self.rules.applies_to(db) {
-            return;
+            return has_triggers;
         }
         self.find(key);
         let Matcher { rules, hits, spans, name, .. } = self;
@@ -80,16 +81,19 @@ impl Matcher {
             let pattern = &rules.patterns[hit as usize];
             locate(&pattern.pattern.tokens, &pattern.tags, key, spans);
             pattern.tags.iter().for_each(|tag| tag.add_to(key, spans, name, out));
+            has_triggers |= !pattern.fires.is_empty();
         }
+        has_triggers
     }
 
     /// Appends the triggers that a write to the key fires, each once, in the order of the file.
     ///
     /// `command` is the name of the write command in any case; `None` when it is not known (the feed shows a write
-    /// made past the proxy), and then a trigger fires whatever its `commands`.
-    pub fn fired(&mut self, db: u32, key: &[u8], command: Option<&str>, out: &mut Vec<Fired>) {
+    /// made past the proxy), and then a trigger fires whatever its `commands`. False: another command would fire more.
+    pub fn fired(&mut self, db: u32, key: &[u8], command: Option<&str>, out: &mut Vec<Fired>) -> bool {
+        let mut all = true;
         if !self.rules.applies_to(db) {
-            return;
+            return all;
         }
         self.find(key);
         let first = out.len();
@@ -98,6 +102,7 @@ impl Matcher {
             let pattern = &rules.patterns[hit as usize];
             for firing in &pattern.fires {
                 if !rules.triggers[usize::from(firing.trigger.0)].admits(command) {
+                    all = false;
                     continue;
                 }
                 let at = match out[first..].iter().position(|known| known.trigger == firing.trigger) {
@@ -112,6 +117,7 @@ impl Matcher {
             }
         }
         out[first..].sort_by_key(|fired| fired.trigger);
+        all
     }
 
     /// See [`Rules::cascade`].

@@ -6,7 +6,8 @@
 //!
 //! - `pattern`: the syntax of patterns; `capture`: one pattern against one key, with its captures
 //! - `template`: names of tags built from captures
-//! - `compile`: from text to rules, with every problem reported; `automaton`: all patterns at once
+//! - `compile`: from text to rules, with every problem reported; `automaton`: all patterns at once; `fingerprint`: whether
+//!   two say the same
 //! - `matcher`: the questions asked per command; `cascade`: tags that invalidate other tags
 //! - `tracking`: what the feed asks Redis to watch, and globs for `SCAN`
 //!
@@ -16,6 +17,7 @@ mod automaton;
 mod capture;
 mod cascade;
 mod compile;
+mod fingerprint;
 mod matcher;
 mod pattern;
 pub mod spec;
@@ -133,6 +135,7 @@ pub struct Rules {
     classes: Vec<KeyClass>,
     automaton: Option<Automaton>,
     cascades: Cascades,
+    fingerprint: u32,
 }
 
 /// Whether this can be a prefix of all patterns.
@@ -159,6 +162,7 @@ impl Rules {
             classes: Vec::new(),
             automaton: None,
             cascades: Cascades::default(),
+            fingerprint: fingerprint::of(&RulesSpec::default()),
         }
     }
 
@@ -190,6 +194,11 @@ impl Rules {
     /// The databases that the rules apply to; `None`: all.
     pub fn databases(&self) -> Option<&[u32]> {
         self.databases.as_deref()
+    }
+
+    /// The same where rules name the same dependents of each tag, also in other processes.
+    pub fn fingerprint(&self) -> u32 {
+        self.fingerprint
     }
 
     /// Whether any pattern carries tags.

@@ -235,18 +235,48 @@ fn a_redis_with_an_old_snapshot_does_not_bring_back_what_was_invalidated() {
     for round in 0..3 {
         redis.kill();
         redis.restart();
-        let mut client = proxy.client();
-        let read = eventually("Redis is reached", || {
-            let reply = client.cmd(&format!("GET {KEY}"));
-            if reply.starts_with('-') {
-                client = proxy.client();
-            }
-            (!reply.starts_with('-')).then_some(reply)
-        });
-        assert_eq!(read, "$-1\r\n", "round {round}");
+        assert_eq!(first_read(&proxy, KEY), "$-1\r\n", "round {round}");
         let mut direct = redis.client();
         eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
         assert!(is_there(&mut direct, "app:1:tools_1"), "nothing else is touched");
+    }
+}
+
+/// The first read that is answered once Redis is reached again.
+fn first_read(proxy: &Proxy, key: &str) -> String {
+    let mut client = proxy.client();
+    eventually("Redis is reached", || {
+        let reply = client.cmd(&format!("GET {key}"));
+        if reply.starts_with('-') {
+            client = proxy.client();
+        }
+        (!reply.starts_with('-')).then_some(reply)
+    })
+}
+
+/// Whether the one that stays has heard of it or has come later.
+#[test]
+fn nor_what_a_proxy_had_invalidated_that_has_left_since() {
+    for heard in [true, false] {
+        let mut redis = with_snapshot();
+        let mut left = Proxy::start(&redis, RULES);
+        let known = |proxy: &Proxy| proxy.log().contains("another proxy is there").then_some(());
+        let staying = heard.then(|| Proxy::start(&redis, RULES));
+        fill(&redis, &[KEY]);
+        redis.client().cmd("SAVE");
+        staying.iter().for_each(|_| eventually("they know each other", || known(&left)));
+        assert_eq!(left.client().cmd("TAG.INVALIDATE Post"), ":1\r\n");
+        let staying = staying.unwrap_or_else(|| Proxy::start(&redis, RULES));
+        eventually("they know each other", || known(&staying));
+        left.signal("-TERM");
+        left.wait();
+        for round in 0..3 {
+            redis.kill();
+            redis.restart();
+            assert_eq!(first_read(&staying, KEY), "$-1\r\n", "round {round}, heard of: {heard}");
+            let mut direct = redis.client();
+            eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
+        }
     }
 }
 
@@ -292,15 +322,7 @@ fn a_replica_in_its_place_gets_what_was_invalidated() {
     let file = replica.folder().join("dump.rdb");
     std::fs::copy(file, master.folder().join("dump.rdb")).unwrap();
     master.restart();
-    let mut client = proxy.client();
-    let read = eventually("Redis is reached", || {
-        let reply = client.cmd(&format!("GET {KEY}"));
-        if reply.starts_with('-') {
-            client = proxy.client();
-        }
-        (!reply.starts_with('-')).then_some(reply)
-    });
-    assert_eq!(read, "$-1\r\n");
+    assert_eq!(first_read(&proxy, KEY), "$-1\r\n");
 }
 
 #[test]
@@ -427,15 +449,7 @@ fn what_a_cascade_or_a_label_has_deleted_does_not_come_back_either() {
         redis.kill();
         redis.restart();
         for key in ["app:1:tools_1", "page"] {
-            let mut client = proxy.client();
-            let read = eventually("Redis is reached", || {
-                let reply = client.cmd(&format!("GET {key}"));
-                if reply.starts_with('-') {
-                    client = proxy.client();
-                }
-                (!reply.starts_with('-')).then_some(reply)
-            });
-            assert_eq!(read, "$-1\r\n", "round {round}: {key}");
+            assert_eq!(first_read(&proxy, key), "$-1\r\n", "round {round}: {key}");
         }
     }
 }

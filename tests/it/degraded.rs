@@ -1,5 +1,7 @@
 //! Guarantee 6: whatever is missing, invalidation is slower and never wrong.
 
+use std::time::Duration;
+
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
 const DEPENDENT: &str = "app:1:blog_posts_1";
@@ -236,6 +238,51 @@ fn a_swapdb_past_the_proxy_is_noticed() {
         direct.cmd("SELECT 1");
         (direct.cmd("EXISTS app:1:blog_posts_1") == ":0\r\n").then_some(())
     });
+}
+
+/// Until it is noticed the index has the keys in the wrong database.
+#[test]
+fn what_was_invalidated_before_a_swapdb_was_noticed_is_invalidated_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for way in ["SWAPDB 0 1", "EVAL return(redis.call('SWAPDB',0,1)) 0"] {
+        direct.cmd("SET app:1:blog_posts_1 old");
+        proxy.ready();
+        assert_eq!(direct.cmd(way), "+OK\r\n");
+        assert!(client.cmd("TAG.INVALIDATE Post").starts_with(':'));
+        direct.cmd("SELECT 1");
+        let gone = |direct: &mut Client| (direct.cmd("EXISTS app:1:blog_posts_1") == ":0\r\n").then_some(());
+        eventually("it is gone", || gone(&mut direct));
+        direct.cmd("SELECT 0");
+    }
+}
+
+#[test]
+fn a_swapdb_beside_a_trigger_leaves_no_dependents() {
+    const KEYS: usize = 300;
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut writer, mut swapper, mut direct) = (proxy.client(), proxy.client(), redis.client());
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("app:1:blog_posts_{n}")).collect();
+    let fill: Vec<&str> =
+        std::iter::once("MSET").chain(keys.iter().flat_map(|key| [key.as_str(), "v"])).collect();
+    for round in 0..60 {
+        for database in ["SELECT 5", "SELECT 0"] {
+            direct.cmd(database);
+            direct.call(&fill);
+        }
+        proxy.ready();
+        writer.send(&encode(&["SET", "app:1:model:Post:7", "1"]));
+        std::thread::sleep(Duration::from_micros(50 * (round % 30)));
+        swapper.send(&encode(&["SWAPDB", "0", "5"]));
+        assert_eq!((writer.raw(), swapper.raw()), (b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec()));
+        let ask: Vec<&str> = std::iter::once("EXISTS").chain(keys.iter().map(String::as_str)).collect();
+        for database in ["SELECT 5", "SELECT 0"] {
+            direct.cmd(database);
+            assert_eq!(direct.call(&ask), ":0\r\n", "round {round}, {database}");
+        }
+    }
 }
 
 #[test]

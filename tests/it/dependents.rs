@@ -206,3 +206,20 @@ fn trigger_keys_that_expire_or_are_evicted_were_not_written() {
         (w.redis.client().cmd(&format!("EXISTS {key}")) == ":0\r\n").then_some(())
     });
 }
+
+/// Redis tells of the end first, and of both changes once.
+#[test]
+fn a_trigger_key_that_has_expired_when_its_write_is_told_was_written() {
+    let redis = Redis::with(&["--enable-debug-command", "yes"]);
+    let _proxy = Proxy::start(&redis, RULES);
+    let (mut direct, key) = (redis.client(), "app:1:blog_posts_1");
+    for _ in 0..5 {
+        assert_eq!(direct.cmd(&format!("SET {key} v")), "+OK\r\n");
+        let lines = ["SET app:1:model:Post:1 v PX 1", "DEBUG SLEEP 0.005", "GET app:1:model:Post:1"];
+        let requests = lines.map(|line| encode(&line.split(' ').collect::<Vec<_>>()));
+        direct.send(&requests.concat());
+        let replies = lines.map(|_| direct.reply());
+        assert_eq!(replies, ["+OK\r\n", "+OK\r\n", "$-1\r\n"]);
+        eventually("it fires", || (direct.cmd(&format!("EXISTS {key}")) == ":0\r\n").then_some(()));
+    }
+}

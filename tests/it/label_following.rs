@@ -52,7 +52,7 @@ fn joined(tags: &BTreeSet<&str>) -> String {
 fn plain(random: &mut Random, db: u64) -> Step {
     let (k, l, other) = (random.below(KEYS), random.below(KEYS), random.below(DBS));
     let (a, b) = ((db, k), (db, l));
-    match random.below(12) {
+    match random.below(13) {
         0..3 => step(format!("RENAME k{k} k{l}"), move |m| hand_on(m, a, b, true, true)),
         3 => step(format!("RENAMENX k{k} k{l}"), move |m| hand_on(m, a, b, true, false)),
         4 => step(format!("COPY k{k} k{l}"), move |m| hand_on(m, a, b, false, false)),
@@ -65,6 +65,8 @@ fn plain(random: &mut Random, db: u64) -> Step {
         9 => {
             step(format!("SETEX k{k} {} v", 1000 + random.below(1000)), move |m| _ = m.entry(a).or_default())
         }
+        // Redis deletes what it overwrites.
+        10 => step(format!("RESTORE k{k} 0 DUMP REPLACE"), move |m| _ = m.entry(a).or_default()),
         _ => step(format!("SET k{k} v"), move |m| _ = m.entry(a).or_default()),
     }
 }
@@ -124,6 +126,8 @@ struct World {
     random: Random,
     users: Vec<User>,
     direct: Client,
+    /// What RESTORE restores.
+    dump: Vec<u8>,
     model: Model,
     history: Vec<String>,
 }
@@ -166,16 +170,23 @@ impl World {
         }
         let at_once = self.random.below(2) == 0;
         self.history.push(format!("user {n} db {db}: {}", lines.join("; ")));
+        let requests: Vec<Vec<u8>> = lines.iter().map(|line| self.request(line)).collect();
         let client = &mut self.users[n].client;
         if at_once {
-            let bytes: Vec<u8> =
-                lines.iter().flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>())).collect();
-            client.send(&bytes);
+            client.send(&requests.concat());
             lines.iter().for_each(|_| _ = client.raw());
         } else {
-            lines.iter().for_each(|line| _ = client.cmd(line));
+            for request in &requests {
+                client.send(request);
+                client.raw();
+            }
         }
         steps.iter().for_each(|step| (step.effect)(&mut self.model));
+    }
+
+    fn request(&self, line: &str) -> Vec<u8> {
+        let word = |word| if word == "DUMP" { self.dump.as_slice() } else { str::as_bytes(word) };
+        encode(&line.split(' ').map(word).collect::<Vec<_>>())
     }
 
     /// Some commands that all succeed.
@@ -268,14 +279,23 @@ impl World {
     }
 }
 
+/// What DUMP says of a key.
+fn dump(direct: &mut Client, key: &str) -> Vec<u8> {
+    direct.request(&["DUMP", key]);
+    let reply = direct.raw();
+    let start = reply.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    reply[start..reply.len() - 2].to_vec()
+}
+
 fn schedule(proxies: usize, steps: usize) {
     let seed = Seed::new();
     let redis = Redis::start();
     let proxies: Vec<Proxy> = (0..proxies).map(|_| Proxy::start(&redis, RULES)).collect();
     let users = (0..4).map(|n| User { client: proxies[n % proxies.len()].client(), db: 0 }).collect();
-    let direct = redis.client();
-    let (model, history) = (Model::new(), vec![]);
-    World { random: Random(seed.0), users, direct, model, history }.run(steps);
+    let mut direct = redis.client();
+    direct.cmd("SET dumped v");
+    let (dump, model, history) = (dump(&mut direct, "dumped"), Model::new(), vec![]);
+    World { random: Random(seed.0), users, direct, dump, model, history }.run(steps);
 }
 
 #[test]

@@ -485,3 +485,58 @@ fn a_fill_is_stale_by_a_label_that_nobody_has_heard_of_yet() {
         assert_eq!(old, 0, "{number} proxies, {between} invalidations in between");
     }
 }
+
+/// Names other dependents of the same tags than the sample rules do.
+const OTHER_RULES: &str = r#"
+[tags]
+Post = ["elsewhere:*"]
+Site = ["site:*"]
+[[trigger]]
+keys = ["there:{name}"]
+invalidate = ["{name}"]
+[[trigger]]
+tags = ["Post"]
+invalidate = ["Site"]
+"#;
+
+/// As while new rules are rolled out.
+#[test]
+fn what_only_the_rules_of_one_name_is_deleted_whichever_proxy_is_told() {
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, OTHER_RULES)];
+    let mut direct = redis.client();
+    let warns = |proxy: &Proxy| proxy.log().matches("another proxy has other [tags]").count();
+    proxies.iter().for_each(|proxy| eventually("it is noticed", || (warns(proxy) == 1).then_some(())));
+    let keys = [KEY, "elsewhere:1", "site:1"];
+    for line in [TRIGGER, "SET there:Post 1", "TAG.INVALIDATE Post", "PUBLISH rescind:invalidate Post"] {
+        let direct_too = !line.starts_with("TAG");
+        let clients = proxies.iter().map(Proxy::client).chain(direct_too.then(|| redis.client()));
+        for (who, mut client) in clients.enumerate() {
+            keys.iter().for_each(|key| assert_eq!(direct.cmd(&format!("SET {key} v")), "+OK\r\n"));
+            assert!(!client.cmd(line).starts_with('-'));
+            let gone = || keys.iter().all(|key| !is_there(&mut redis.client(), key)).then_some(());
+            eventually(&format!("{line} through {who}"), gone);
+        }
+    }
+    // Who follows is not followed.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = fan_outs(&proxies);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(fan_outs(&proxies), before);
+    // The rules of both are the same again.
+    std::fs::write(&proxies[1].config, RULES).unwrap();
+    proxies[1].signal("-HUP");
+    eventually("the rules are reloaded", || {
+        (proxies[1].metric("rescind_config_reloads_total{result=\"ok\"}") == 1.0).then_some(())
+    });
+    proxies[1].ready();
+    let told = proxies[0].client().cmd("TAG.INVALIDATE Nothing");
+    assert_eq!(told, ":0\r\n");
+    let before = fan_outs(&proxies);
+    for round in 0..20 {
+        direct.cmd(&format!("SET {KEY} v"));
+        invalidate(&mut proxies[round % 2].client());
+    }
+    assert_eq!(fan_outs(&proxies) - before, 20.0);
+    assert_eq!(warns(&proxies[0]), 1);
+}

@@ -364,6 +364,48 @@ fn only_the_commands_that_a_trigger_names_fire_it() {
     eventually("a direct write", || (w.redis.client().cmd("EXISTS dep:1") == ":0\r\n").then_some(()));
 }
 
+const BY_COMMAND: &str = r#"
+[tags]
+Page = ["page:*"]
+[[trigger]]
+name = "saved"
+keys = ["obj:{name}"]
+commands = ["SET"]
+invalidate = ["{name}"]
+[[trigger]]
+name = "gone"
+keys = ["obj:{name}"]
+commands = ["DEL"]
+invalidate = ["gone:{name}"]
+"#;
+
+/// The feed does not tell their commands.
+#[test]
+fn a_write_that_fires_something_else_does_not_hide_one_past_the_proxy() {
+    let mut w = World::new(BY_COMMAND);
+    w.direct.call(&["SET", "huge", &"x".repeat(30 << 20)]);
+    for round in 0..5 {
+        w.fill(&["page:1"]);
+        w.direct.cmd("SET obj:Page 1");
+        eventually("it is saved", || (!w.is_there("page:1")).then_some(()));
+        w.settle();
+        w.fill(&["page:1"]);
+        // Its fan-out begins when all of the reply has come.
+        for line in ["MULTI", "DEL obj:Page", "GET huge", "EXEC"] {
+            w.client.request(&line.split(' ').collect::<Vec<_>>());
+        }
+        eventually("it is deleted", || (!w.is_there("obj:Page")).then_some(()));
+        w.direct.cmd("SET obj:Page 2");
+        (0..4).for_each(|_| drop(w.client.raw()));
+        eventually(&format!("it is saved, round {round}"), || (!w.is_there("page:1")).then_some(()));
+    }
+    w.settle();
+    w.fill(&["page:1"]);
+    w.client.cmd("DEL obj:Page");
+    w.settle();
+    assert!(w.is_there("page:1"), "alone it fires its own");
+}
+
 const CASCADES: &str = r#"
 [tags]
 A = ["a:*"]

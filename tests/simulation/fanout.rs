@@ -28,6 +28,7 @@ pub fn firing(trigger: usize) -> Firing {
         condition: FireCondition::NoError,
         triggers: [TriggerLabel::Rule(TriggerId(0))].into_iter().collect(),
         tags: vec![],
+        partial: false,
         intents: Default::default(),
         keys: vec![(0, names().triggers[trigger].name.as_slice().into())],
         what: String::new(),
@@ -180,7 +181,9 @@ impl Proxy {
             if !self.complete {
                 return;
             }
-            let tags = self.index.tags().iter().map(|tag| names().tag(tag)).collect();
+            let mut all = vec![];
+            self.index.tags(0, usize::MAX, &mut all);
+            let tags = all.iter().map(|tag| names().tag(tag)).collect();
             let fanout = self.find(id);
             (fanout.tags, fanout.everything) = (tags, false);
         }
@@ -209,7 +212,8 @@ impl Proxy {
     fn announcement(&mut self, id: FanOutId) -> (Request, Message) {
         let proxy = self.name.clone();
         let FanOut { tags, epoch, .. } = self.find(id);
-        let begun = Message::Begun { proxy, epoch: epoch_name(*epoch), tags: names().labels(tags) };
+        let begun =
+            Message::Begun { proxy, epoch: epoch_name(*epoch), tags: names().labels(tags), follows: false };
         (Request::SetEpochs(tags.clone(), *epoch), begun)
     }
 

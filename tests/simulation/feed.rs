@@ -13,7 +13,7 @@ impl Proxy {
         if std::mem::replace(&mut self.was_connected, true) && around.protect.gap {
             self.epochs.gap();
         }
-        self.publish(Message::Hello(self.name.clone()), around);
+        self.publish(Message::Hello(self.name.clone(), 0), around);
         self.rebuild(around);
     }
 
@@ -122,24 +122,24 @@ impl Proxy {
     fn heard(&mut self, message: Message, around: &mut Around<'_>) {
         let now = around.now();
         match message {
-            Message::Begun { proxy, epoch, tags } => {
+            Message::Begun { proxy, epoch, tags, .. } => {
                 self.epochs.announced(&tags, &epoch, now);
-                self.peers.begun(&proxy, &epoch, &tags, now);
+                self.peers.begun(&proxy, &epoch, &tags);
                 if proxy != self.name {
                     self.recent_of_others.extend(tags.iter().map(|tag| names().tag(tag)));
                 }
             }
             Message::Done { epoch, .. } => self.peers.done(&epoch),
-            Message::Hello(proxy) => {
+            Message::Hello(proxy, _) => {
                 if proxy == self.name {
                     self.introduced = true;
                 } else {
-                    self.peers.heard(&proxy, now);
-                    self.publish(Message::Here(self.name.clone(), false), around);
+                    self.peers.heard(&proxy);
+                    self.publish(Message::Here(self.name.clone(), false, 0), around);
                 }
             }
-            Message::Here(proxy, _) | Message::Busy(proxy, _) => {
-                self.peers.heard(&proxy, now);
+            Message::Here(proxy, ..) | Message::Busy(proxy, _) => {
+                self.peers.heard(&proxy);
             }
             Message::Bye(proxy, open) => self.gone(&proxy, open, around),
             // Labels are not simulated.

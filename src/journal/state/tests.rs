@@ -48,6 +48,22 @@ fn pending_of(records: &[Record]) -> BTreeMap<String, Scope> {
     open.into_values().map(|intent| (intent.what.clone(), intent.scope.clone())).collect()
 }
 
+#[test]
+fn what_others_have_invalidated_is_recent_and_not_written() {
+    let mut state = State::new(HOUR);
+    let later = |ms: i64| Now { steady: NOW.steady + ms, ..NOW };
+    state.heard(&Scope::Tags(vec![tag("a")]), 0, NOW);
+    assert_eq!(state.recent(NOW), Scope::Tags(vec![tag("a")]));
+    state.heard(&Scope::Everything, 3_000_000, NOW);
+    assert_eq!(state.recent(NOW), Scope::Everything);
+    assert_eq!(state.recent(later(600_001)), Scope::Tags(vec![tag("a")]), "everything was before");
+    let (_, mut next) = taken_over(&state.snapshot(MARK, "up", NOW)).unwrap();
+    assert!(next.recent(NOW).is_empty());
+    let many = (0..=super::super::recent::MOST_TAGS).map(|n| tag(&n.to_string())).collect();
+    state.heard(&Scope::Tags(many), 0, NOW);
+    assert_eq!(state.recent(later(600_001)), Scope::Everything, "too many to be told apart");
+}
+
 /// What a process makes of a file: whether its predecessor stopped in order, and the state.
 fn taken_over(bytes: &[u8]) -> Option<(bool, State)> {
     let decoded = decode(bytes).ok()?;
