@@ -21,6 +21,7 @@ use crate::outbox::Outbox;
 use crate::process::Process;
 use crate::relay::Relay;
 use crate::resp::RequestParser;
+use crate::rules::spec::StaleFill;
 use crate::rules::{Family, FamilyId, Matcher, Rules};
 use crate::session::Identity;
 use crate::standing::Standing;
@@ -120,11 +121,12 @@ impl Context {
         *self.family_counters.borrow_mut() = self.metrics.families(&names);
         *self.matcher.borrow_mut() = rules.matcher();
         self.has_rules.set(rules.families().len() > 1);
-        let window = |family: &Family| match family.protect_fills {
-            true => family.fill_window.as_millis() as Moment,
-            false => 0,
+        let window = |family: &Family| match family.stale_fill {
+            StaleFill::Off => 0,
+            StaleFill::Protect | StaleFill::Strict => family.fill_window.as_millis() as Moment,
         };
-        *self.strict.borrow_mut() = rules.families().iter().map(|family| family.strict_fills).collect();
+        let is_strict = |family: &Family| family.stale_fill == StaleFill::Strict;
+        *self.strict.borrow_mut() = rules.families().iter().map(is_strict).collect();
         let windows: Vec<Moment> = rules.families().iter().map(window).collect();
         self.longest_window.set(windows.iter().copied().max().unwrap_or(0));
         *self.windows.borrow_mut() = windows;

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use crate::command::{Commands, Kind};
 use crate::config::{self, Flags};
 use crate::resp::{Args, Head, Limits, OwnedArgs, Parsed, ReplyFramer, RequestParser};
-use crate::rules::spec::{FamilySpec, Located, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
+use crate::rules::spec::{FamilySpec, Located, OnInvalidate, RulesSpec, StaleFill, TagSpec, TriggerSpec};
 use crate::rules::{Rules, Tag};
 use crate::session::{Effect, Route, Session, SubscriptionKind};
 
@@ -210,8 +210,7 @@ fn family(name: Located<String>, keys: Vec<Located<String>>) -> FamilySpec {
         keys,
         on_invalidate: OnInvalidate::Delete,
         grace: std::time::Duration::ZERO,
-        protect_fills: true,
-        strict_fills: false,
+        stale_fill: StaleFill::Protect,
         fill_window: std::time::Duration::from_secs(5),
         coalesce: std::time::Duration::ZERO,
     }

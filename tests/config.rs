@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rescind::config::{self, Config, Endpoint, Flags, Fsync, Loaded, Secret, UpstreamUrl};
-use rescind::rules::spec::{Located, OnInvalidate, Problem};
+use rescind::rules::spec::{Located, OnInvalidate, Problem, StaleFill};
 
 const NO_VARIABLES: [(&str, &str); 0] = [];
 
@@ -79,7 +79,7 @@ fn the_reference_file_has_the_sample_rules_in_file_order() {
     let [home] = &rules.families[..] else { panic!("{:?}", rules.families) };
     assert_eq!((home.name.value.as_str(), values(&home.keys)), ("home", vec!["home_page_data_*"]));
     assert_eq!((home.on_invalidate, home.grace), (OnInvalidate::Delete, Duration::ZERO));
-    assert_eq!((home.protect_fills, home.fill_window), (true, Duration::from_secs(5)));
+    assert_eq!((home.stale_fill, home.fill_window), (StaleFill::Protect, Duration::from_secs(5)));
 
     let [saved, virtual_key, cascade] = &rules.triggers[..] else { panic!("{:?}", rules.triggers) };
     assert_eq!(saved.name.as_ref().unwrap().value, "model saved");
@@ -400,7 +400,7 @@ fn durations() {
                   fill_window='0s'";
     let family = &good(read(family)).rules.families[0];
     assert_eq!((family.on_invalidate, family.grace), (OnInvalidate::Expire, Duration::from_secs(3600)));
-    assert_eq!((family.protect_fills, family.fill_window), (false, Duration::ZERO));
+    assert_eq!((family.stale_fill, family.fill_window), (StaleFill::Off, Duration::ZERO));
     assert_eq!(family.coalesce, Duration::ZERO);
     for (text, milliseconds) in [("0s", 0), ("250ms", 250), ("10s", 10_000), ("10000ms", 10_000)] {
         let family = format!("[[family]]\nname='a'\nkeys=['a']\ncoalesce='{text}'");

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rescind::rules::spec::{FamilySpec, Located, OnInvalidate, Problem, RulesSpec, TagSpec, TriggerSpec};
+use rescind::rules::spec::{
+    FamilySpec, Located, OnInvalidate, Problem, RulesSpec, StaleFill, TagSpec, TriggerSpec,
+};
 use rescind::rules::{LeftOut, Rules, Tag, TriggerId, without_overlaps};
 
 fn at(line: u32, text: &str) -> Located<String> {
@@ -26,8 +28,7 @@ fn family(line: u32, name: &str, keys: &[&str]) -> FamilySpec {
         keys: list(line + 1, keys),
         on_invalidate: OnInvalidate::Expire,
         grace: Duration::from_secs(9),
-        protect_fills: false,
-        strict_fills: false,
+        stale_fill: StaleFill::Off,
         fill_window: Duration::from_secs(3),
         coalesce: Duration::from_millis(250),
     }
@@ -75,7 +76,7 @@ fn families_stand_in_the_order_of_the_file() {
     assert_eq!(name("nothing"), "other");
     let home = &rules.families()[4];
     assert_eq!((home.on_invalidate, home.grace), (OnInvalidate::Expire, Duration::from_secs(9)));
-    assert!(!home.protect_fills && rules.families()[2].protect_fills);
+    assert_eq!((home.stale_fill, rules.families()[2].stale_fill), (StaleFill::Off, StaleFill::Protect));
     assert_eq!(rules.families()[2].fill_window, Duration::from_secs(5));
     assert_eq!((home.coalesce, rules.families()[2].coalesce), (Duration::from_millis(250), Duration::ZERO));
 }

@@ -12,7 +12,7 @@ use super::sections::{DURATION, whole};
 use super::suggest::nearest;
 use crate::command::Commands;
 use crate::rules::check_prefix;
-use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, TagSpec, TriggerSpec};
+use crate::rules::spec::{FamilySpec, OnInvalidate, RulesSpec, StaleFill, TagSpec, TriggerSpec};
 
 const DEFAULT_FILL_WINDOW: Duration = Duration::from_secs(5);
 const LONGEST_COALESCE: Duration = Duration::from_secs(10);
@@ -26,8 +26,7 @@ const COMMAND: Kind<String> = Kind { wants: Wants::Text, example: r#""SET""#, pa
 const ON_INVALIDATE: Kind<OnInvalidate> =
     Kind { wants: Wants::Text, example: r#""delete""#, parse: on_invalidate };
 /// Whether fills are protected, and strictly.
-const STALE_FILL: Kind<(bool, bool)> =
-    Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
+const STALE_FILL: Kind<StaleFill> = Kind { wants: Wants::Text, example: r#""protect""#, parse: stale_fill };
 
 const COALESCE: Kind<Duration> = Kind { wants: Wants::Text, example: r#""250ms""#, parse: coalesce };
 
@@ -53,8 +52,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
     let keys = section.many("keys", &PATTERN, false);
     let on_invalidate = section.one("on_invalidate", &ON_INVALIDATE);
     let grace = section.one("grace", &DURATION);
-    let stale_fill = section.one("stale_fill", &STALE_FILL).map(|choice| choice.value);
-    let (protect_fills, strict_fills) = stale_fill.unwrap_or((true, false));
+    let stale_fill = section.one("stale_fill", &STALE_FILL).map(|choice| choice.value).unwrap_or_default();
     let fill_window = section.one("fill_window", &DURATION).map_or(DEFAULT_FILL_WINDOW, |time| time.value);
     let coalesce = section.one("coalesce", &COALESCE);
     if !section.has("name") {
@@ -63,7 +61,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
     if !section.has("keys") {
         section.problem("needs the patterns of its keys; write keys = [\"home_page_*\"]");
     }
-    if protect_fills && fill_window.is_zero() {
+    if stale_fill != StaleFill::Off && fill_window.is_zero() {
         section.problem("has a fill_window of 0s; write a longer time, or stale_fill = \"off\"");
     }
     section.finish();
@@ -72,8 +70,7 @@ fn family(mut section: Section<'_>) -> Option<FamilySpec> {
         keys: keys?,
         on_invalidate: on_invalidate.map(|choice| choice.value).unwrap_or_default(),
         grace: grace.map(|time| time.value).unwrap_or_default(),
-        protect_fills,
-        strict_fills,
+        stale_fill,
         fill_window,
         coalesce: coalesce.map(|time| time.value).unwrap_or_default(),
     })
@@ -160,11 +157,11 @@ fn coalesce(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-fn stale_fill(text: &str) -> Result<(bool, bool), String> {
+fn stale_fill(text: &str) -> Result<StaleFill, String> {
     match text {
-        "protect" => Ok((true, false)),
-        "strict" => Ok((true, true)),
-        "off" => Ok((false, false)),
+        "protect" => Ok(StaleFill::Protect),
+        "strict" => Ok(StaleFill::Strict),
+        "off" => Ok(StaleFill::Off),
         _ => Err(format!("{} is unknown; write \"protect\", \"strict\" or \"off\"", shown(text))),
     }
 }

@@ -360,8 +360,7 @@ fn as_written(family: &FamilySpec) -> Family {
         keys: family.keys.iter().map(|key| key.value.clone()).collect(),
         on_invalidate: family.on_invalidate,
         grace: family.grace,
-        protect_fills: family.protect_fills,
-        strict_fills: family.strict_fills,
+        stale_fill: family.stale_fill,
         fill_window: family.fill_window,
         coalesce: family.coalesce,
     }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use automaton::Automaton;
 use cascade::Cascades;
 use pattern::Pattern;
-use spec::{OnInvalidate, Problem, RulesSpec};
+use spec::{OnInvalidate, Problem, RulesSpec, StaleFill};
 use template::TagSource;
 
 pub use cascade::Cascaded;
@@ -57,10 +57,8 @@ pub struct Family {
     pub on_invalidate: OnInvalidate,
     /// The remaining time to live under [`OnInvalidate::Expire`].
     pub grace: Duration,
-    /// Whether stale fills are undone.
-    pub protect_fills: bool,
-    /// And, where there are several proxies, also what may be one.
-    pub strict_fills: bool,
+    /// What becomes of stale fills.
+    pub stale_fill: StaleFill,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
     /// How long a read may wait for the fill of a key that another client computes; zero: not at all.
@@ -75,8 +73,7 @@ impl Family {
             keys,
             on_invalidate: OnInvalidate::Delete,
             grace: Duration::ZERO,
-            protect_fills: true,
-            strict_fills: false,
+            stale_fill: StaleFill::Protect,
             fill_window: Duration::from_secs(5),
             coalesce: Duration::ZERO,
         }

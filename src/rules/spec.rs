@@ -30,6 +30,18 @@ pub enum OnInvalidate {
     Expire,
 }
 
+/// What becomes of a value that was read before an invalidation and is written after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StaleFill {
+    /// It stays.
+    Off,
+    /// It is undone.
+    #[default]
+    Protect,
+    /// Where there are several proxies, also what may be one is undone.
+    Strict,
+}
+
 /// One `[[family]]`.
 #[derive(Clone, Debug)]
 pub struct FamilySpec {
@@ -41,10 +53,8 @@ pub struct FamilySpec {
     pub on_invalidate: OnInvalidate,
     /// The remaining time to live under [`OnInvalidate::Expire`].
     pub grace: Duration,
-    /// Whether stale fills are undone (`stale_fill = "protect"`).
-    pub protect_fills: bool,
-    /// And, where there are several proxies, also what may be one (`stale_fill = "strict"`).
-    pub strict_fills: bool,
+    /// What becomes of stale fills.
+    pub stale_fill: StaleFill,
     /// How long after its miss a fill is watched.
     pub fill_window: Duration,
     /// How long a read may wait for the fill of a key that another client computes.

@@ -69,10 +69,8 @@ pub struct Conn {
     pub(super) phase: RefCell<Phase>,
     pub(super) mode: Cell<ConnectionMode>,
     waker: RefCell<Option<Waker>>,
-    /// Whether scripts can serve its user.
+    /// What scripts can do for its user.
     pub(super) scripts: Cell<Scripts>,
-    /// Those that Redis has run on it, as bits: it knows them by their names unless it was told to forget them.
-    pub(super) known_scripts: Cell<u8>,
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
     retired: Cell<bool>,
@@ -127,8 +125,7 @@ impl Conn {
             phase: RefCell::new(Phase::Starting),
             mode: Cell::new(mode),
             waker: RefCell::default(),
-            scripts: Cell::new(Scripts::Unknown),
-            known_scripts: Cell::new(0),
+            scripts: Cell::new(Scripts::NEW),
             waiting: RefCell::default(),
             retired: Cell::new(false),
             _place: place,
@@ -168,7 +165,7 @@ impl Conn {
     pub(super) fn move_to(&self, key: &Key) -> bool {
         let Some(way) = self.key.borrow().way_to(key) else { return false };
         if self.key.borrow().identity != key.identity {
-            self.scripts.set(Scripts::Unknown);
+            self.scripts.set(self.scripts.get().of_another_user());
         }
         for (setup, request) in way {
             let words: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
@@ -188,7 +185,7 @@ impl Conn {
         let mut key = self.key.borrow_mut();
         if let Effect::Auth(_) | Effect::Hello { identity: Some(_), .. } = effect {
             // Another user, who may have other rights.
-            self.scripts.set(Scripts::Unknown);
+            self.scripts.set(self.scripts.get().of_another_user());
         }
         match effect {
             Effect::Auth(identity) => key.identity = identity.clone(),
