@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// What is wrong and what to write instead.
 pub fn filter(words: &str) -> Result<EnvFilter, String> {
-    if words.is_empty() {
+    if words.split(',').all(|word| word.trim().is_empty()) {
         return Ok(EnvFilter::new("info"));
     }
     // Elsewhere such a word would name another program's part, so that nothing at all would be logged.

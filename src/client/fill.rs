@@ -101,9 +101,8 @@ impl Written<'_> {
         if is_late && !filled.is_own {
             clock = Some(BEFORE_ALL);
         }
-        // Without a miss it may have read what it writes anew, or know better than that.
-        let knows = filled.is_lone && !is_late;
-        let is_miss = clock.is_some_and(|clock| clock != BEFORE_ALL);
+        // Without an open miss it may know better, or have read what it writes anew.
+        let knows = filled.is_lone && !is_late && clock == filled.clock;
         let window = context.fill_window(self.family);
         clock = clock.or_else(|| self.outbox.hits.borrow().clock_of(self.hash, now, window));
         // Who only counts up does not fill.
@@ -120,7 +119,7 @@ impl Written<'_> {
         let comparison = Comparison {
             context,
             tags: &tags,
-            told: (knows && !is_miss).then_some(self.outbox.id),
+            told: knows.then_some(self.outbox.id),
             unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
         };
         let mut found = clock.map_or(vec![], |clock| comparison.since(clock));

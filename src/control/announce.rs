@@ -165,14 +165,16 @@ impl Engine {
             Message::Begun { proxy, epoch, tags, follows } => {
                 self.process.epochs.announced(&tags, &epoch, now);
                 self.heard(&proxy);
-                if !follows {
-                    self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags);
-                }
+                // One that fails is announced again each time that it is tried.
+                let new = match follows {
+                    true => vec![],
+                    false => self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags),
+                };
                 if proxy == self.process.id {
                     self.others.echo(&epoch);
                 } else {
-                    if !follows && self.others.peers.borrow().may_differ(&proxy, self.fingerprint()) {
-                        self.follow(&proxy, &tags);
+                    if !new.is_empty() && self.others.peers.borrow().may_differ(&proxy, self.fingerprint()) {
+                        self.follow(&proxy, &new);
                     }
                     self.process.journal.heard(&Scope::Tags(tags), Duration::ZERO);
                 }

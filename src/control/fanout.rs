@@ -190,14 +190,21 @@ async fn attempts(
         if !passed || !engine.others.has_echoed(epoch) {
             engine.heard_itself(&begun);
         }
-        phases.barrier = phases.barrier.max(began.elapsed());
+        if phases.barrier.is_zero() {
+            phases.barrier = began.elapsed();
+        }
         failpoint::pass("announced");
         let result = match told {
             Ok(()) => delete(engine, deletion, passed).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => break,
+            Ok(Deleted::All) => break,
+            // Nothing has failed.
+            Ok(Deleted::Perhaps(why)) => {
+                tracing::debug!(why, "a fan-out looks once more");
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
             Err(error) => {
                 if doubt.is_none() {
                     let (client, cause) = (&cause.client, &cause.what);
@@ -221,19 +228,27 @@ async fn attempts(
     }
 }
 
+/// What a deletion has come to.
+enum Deleted {
+    All,
+    /// What it has deleted may not have been where it is now.
+    Perhaps(&'static str),
+}
+
 /// Deletes once. `passed`: behind the barrier the index has all that was written before, if it is complete.
-async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) -> Result<(), String> {
+async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) -> Result<Deleted, String> {
     let index = &engine.process.index;
     if let Some(version) = index.complete_version().filter(|_| passed) {
         deletion.run(false).await?;
         // Its databases may have been swapped ahead of the deletions.
         let holds = index.complete_version() == Some(version);
-        return if holds { Ok(()) } else { Err(format!("the index is incomplete: {}", index.reason())) };
+        return Ok(if holds { Deleted::All } else { Deleted::Perhaps("the index is incomplete now") });
     }
     // One that began before may be under way.
     let before = known::swaps(engine).await;
     deletion.run(true).await?;
-    if known::swaps(engine).await == before { Ok(()) } else { Err("SWAPDB was called meanwhile".to_owned()) }
+    let holds = known::swaps(engine).await == before;
+    Ok(if holds { Deleted::All } else { Deleted::Perhaps("SWAPDB was called meanwhile") })
 }
 
 impl Engine {

@@ -268,14 +268,15 @@ pub(super) async fn run(engine: Rc<Engine>) {
     let (reconnects, gaps) = (metrics.upstream_reconnects(&node), metrics.feed_gaps(&node));
     let connections = metrics.upstream_connections(ConnectionMode::Control);
     let mut pause = FIRST_PAUSE;
-    let mut complained = false;
+    // Of what: that Redis refuses, or cannot be reached.
+    let mut complained = None;
     let mut was_connected = false;
     loop {
         // What was asked for up to here is served by a new connection.
         engine.feed.changed.set(false);
         match connect(&engine).await {
             Ok(wire) => {
-                (pause, complained) = (FIRST_PAUSE, false);
+                (pause, complained) = (FIRST_PAUSE, None);
                 if was_connected {
                     reconnects.inc();
                     engine.process.epochs.gap();
@@ -308,12 +309,12 @@ pub(super) async fn run(engine: Rc<Engine>) {
             }
             Err(error) => {
                 let is_there = wire::is_reply(&error);
-                if !complained && is_there {
+                let is_news = complained.replace(is_there) != Some(is_there);
+                if is_news && is_there {
                     tracing::warn!(%node, %error, "upstream refuses the feed: fan-outs also scan; retrying");
-                } else if !complained {
+                } else if is_news {
                     tracing::warn!(%node, %error, "upstream cannot be reached; retrying");
                 }
-                complained = true;
                 up.set(i64::from(is_there));
                 engine.process.set_feed_error(&error);
             }
@@ -391,20 +392,17 @@ pub(super) async fn hear_again(engine: &Engine, tick: u64) {
 
 /// Adds what new rules need to what is watched already. False: only a new connection can.
 fn watch_more(engine: &Engine, wire: &mut Wire) -> bool {
-    if !engine.feed.hears_events() {
-        return false;
-    }
     let wanted = Watched::by(&engine.rules.borrow());
     let mut watched = engine.feed.watched.borrow_mut();
     let Some(missing) = watched.missing(&wanted) else { return false };
-    if !missing.databases.is_empty() {
-        wire.queue(&missing.subscription());
+    if !missing.databases.is_empty() && engine.feed.hears_events() {
+        // Whether it may hear of them shows when it subscribes.
+        return false;
     }
     if !missing.prefixes.is_empty() {
         wire.queue(&missing.tracking());
         engine.feed.expected.borrow_mut().push_back(Expected::Watching);
     }
-    watched.databases.extend(missing.databases);
     watched.prefixes.extend(missing.prefixes);
     true
 }

@@ -245,8 +245,8 @@ pub struct Filled {
     pub is_own: bool,
     /// That miss is the one that decides: it is not even presumed that the connection serves several tasks.
     pub is_sure: bool,
-    /// There is no miss of the key that is known, and its connection serves one task at a time as far as is known: what the
-    /// connection has been told the writer knows.
+    /// There is no miss of the key that is known, or it only goes on with a fill of its own, and its connection serves one task
+    /// at a time as far as is known: what the connection has been told the writer knows.
     pub is_lone: bool,
 }
 
@@ -353,7 +353,7 @@ impl Leases {
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
-        let is_lone = found.is_none() && !shares;
+        let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
     }
 
@@ -414,11 +414,19 @@ impl Leases {
         }
         let known = self.sharing.is_known(client.host, now);
         let shared = self.sharing.is_presumed(client.host, now);
+        let begun = open.part_of(client, fill).is_some();
+        let goes_on =
+            begun && !open.misses.iter().any(|miss| miss.is_own(client) && miss.is_open() && !miss.left);
         let decides = open.decide(client, fill, shared)?;
         open.pay(client);
         open.fill(Miss { client, ..decides });
         let is_own = is_own && !known;
-        Some(Filled { clock: Some(decides.clock), is_own, is_sure: is_own && !shared, is_lone: false })
+        Some(Filled {
+            clock: Some(decides.clock),
+            is_own,
+            is_sure: is_own && !shared,
+            is_lone: goes_on && !shared,
+        })
     }
 
     /// A client from there has connected.

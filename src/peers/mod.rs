@@ -136,14 +136,15 @@ impl<T> Peers<T> {
         covered
     }
 
-    /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later.
-    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag]) {
+    /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later. Gives
+    /// back those of the tags that had not been announced with it, if it is another proxy's.
+    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag]) -> Vec<Tag> {
         let covers = self.take_covered(tags);
         let own = *proxy == self.me;
         if !own {
             self.heard(proxy);
         } else if covers.is_empty() {
-            return;
+            return vec![];
         }
         self.announced += 1;
         if self.begun.len() >= MOST_BEGUN {
@@ -153,12 +154,18 @@ impl<T> Peers<T> {
         // In several messages if it has many tags, and again if it is tried again.
         match self.begun.get_mut(epoch) {
             Some(begun) => {
-                begun.tags.extend(tags.iter().cloned());
+                let new: Vec<Tag> = {
+                    let known: HashSet<&Tag> = begun.tags.iter().collect();
+                    tags.iter().filter(|tag| !known.contains(tag)).cloned().collect()
+                };
+                begun.tags.extend(new.iter().cloned());
                 begun.covers.extend(covers);
+                new
             }
             None => {
                 let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
-                self.begun.insert(epoch.into(), Begun { number, proxy, tags, covers });
+                self.begun.insert(epoch.into(), Begun { number, proxy, tags: tags.clone(), covers });
+                tags
             }
         }
     }

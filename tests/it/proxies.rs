@@ -523,6 +523,15 @@ fn what_only_the_rules_of_one_name_is_deleted_whichever_proxy_is_told() {
     let before = fan_outs(&proxies);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(fan_outs(&proxies), before);
+    // One that fails is announced again and again, and followed once.
+    direct.cmd("ACL SETUSER default -unlink -del");
+    proxies[0].client().request(&["TAG.INVALIDATE", "Post"]);
+    std::thread::sleep(Duration::from_secs(3));
+    direct.cmd("ACL SETUSER default +@all");
+    eventually("all is done", || {
+        proxies.iter().all(|proxy| proxy.metric("rescind_journal_pending") == 0.0).then_some(())
+    });
+    assert!(fan_outs(&proxies) - before <= 2.0, "{}", fan_outs(&proxies) - before);
     // The rules of both are the same again.
     std::fs::write(&proxies[1].config, RULES).unwrap();
     proxies[1].signal("-HUP");

@@ -116,6 +116,15 @@ fn a_fill_goes_on_after_a_whole_value() {
 }
 
 #[test]
+fn who_has_invalidated_what_he_had_filled_begins_anew() {
+    let mut w = World::new();
+    let mut client = w.client();
+    run(&mut client, &["LRANGE app:1:home_page_data_1 0 -1", "RPUSH app:1:home_page_data_1 old", TRIGGER]);
+    run(&mut client, &["RPUSH app:1:home_page_data_1 new"]);
+    assert_eq!(w.direct.cmd(&format!("LRANGE {KEY} 0 -1")), "*1\r\n$3\r\nnew\r\n");
+}
+
+#[test]
 fn each_of_two_clients_goes_on_with_its_own_fill() {
     let mut w = World::new();
     for add in
