@@ -7,6 +7,8 @@ pub enum Fill {
     Whole,
     /// It adds to the value: a fill may take several of these.
     Part,
+    /// It adds to a string: a fill may begin with a whole one.
+    More,
 }
 
 /// Writes that take something away or change the time to live: they bring no value.
@@ -62,10 +64,11 @@ const BRING_NOTHING: &[&str] = &[
     "flushdb",
 ];
 
+/// Writes that add to a string.
+const ADD_TO_STRING: &[&str] = &["append", "setrange"];
+
 /// Writes that add to a value.
 const ADD: &[&str] = &[
-    "append",
-    "setrange",
     "setbit",
     "bitfield",
     "incr",
@@ -137,7 +140,9 @@ const SCRIPTED: &[&str] = &[
 
 /// How a write command of this name changes its keys. `None`: it brings no value.
 pub(super) fn of(name: &str) -> Option<Fill> {
-    if ADD.contains(&name) {
+    if ADD_TO_STRING.contains(&name) {
+        Some(Fill::More)
+    } else if ADD.contains(&name) {
         Some(Fill::Part)
     } else if BRING_NOTHING.contains(&name) {
         None

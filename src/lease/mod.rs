@@ -79,6 +79,13 @@ struct Miss {
     owed: u32,
 }
 
+/// A fill, with its miss.
+#[derive(Clone, Copy, Debug)]
+struct Filling {
+    miss: Miss,
+    is_whole: bool,
+}
+
 /// The id of misses of which it is not known any more whose they are.
 const ANYBODY: u64 = 0;
 
@@ -104,13 +111,13 @@ struct Open {
     misses: SmallVec<[Miss; 1]>,
     /// The latest fill of each connection, the last one at the end: its miss, closed. A fill may come in parts, or be
     /// followed by labels.
-    filled: SmallVec<[Miss; 1]>,
+    filled: SmallVec<[Filling; 1]>,
 }
 
 impl Open {
     fn expire(&mut self, now: Moment) {
         self.misses.retain(|miss| miss.may_be_filled(now));
-        self.filled.retain(|miss| miss.until > now);
+        self.filled.retain(|filling| filling.miss.until > now);
     }
 
     fn is_empty(&self) -> bool {
@@ -118,12 +125,12 @@ impl Open {
     }
 
     /// The connection has filled the key, as of that miss.
-    fn fill(&mut self, miss: Miss) {
-        self.filled.retain(|filled| !filled.is_own(miss.client));
+    fn fill(&mut self, miss: Miss, fill: Fill) {
+        self.filled.retain(|filling| !filling.miss.is_own(miss.client));
         if self.filled.len() == MOST_MISSES {
             self.filled.remove(0);
         }
-        self.filled.push(miss);
+        self.filled.push(Filling { miss, is_whole: fill == Fill::Whole });
     }
 
     fn add(&mut self, miss: Miss) {
@@ -230,8 +237,13 @@ impl Open {
 
     /// A fill that comes in parts goes on.
     fn part_of(&self, client: Client, fill: Fill) -> Option<Miss> {
-        let mut filled = self.filled.iter().copied().filter(|miss| miss.is_own(client));
-        filled.next().filter(|_| fill == Fill::Part)
+        let filling = self.filled.iter().find(|filling| filling.miss.is_own(client))?;
+        let goes_on = match fill {
+            Fill::Whole => false,
+            Fill::Part => !filling.is_whole,
+            Fill::More => true,
+        };
+        goes_on.then_some(filling.miss)
     }
 }
 
@@ -384,8 +396,10 @@ impl Leases {
     /// When the miss was that decides about labels which the client gives to a key that it has filled before: as old is what
     /// the key has. Closes nothing, since that is what fills do.
     pub fn labelled(&self, key: KeyHash, client: Client, now: Moment) -> Option<Clock> {
-        let last =
-            self.open.get(&key).and_then(|open| open.filled.last().filter(|miss| miss.until > now).copied());
+        let last = self
+            .open
+            .get(&key)
+            .and_then(|open| open.filled.last().map(|filling| filling.miss).filter(|miss| miss.until > now));
         let shared = self.sharing.is_presumed(client.host, now);
         match last {
             Some(last) if last.is_own(client) && !shared => Some(last.clock),
@@ -419,7 +433,7 @@ impl Leases {
             begun && !open.misses.iter().any(|miss| miss.is_own(client) && miss.is_open() && !miss.left);
         let decides = open.decide(client, fill, shared)?;
         open.pay(client);
-        open.fill(Miss { client, ..decides });
+        open.fill(Miss { client, ..decides }, fill);
         let is_own = is_own && !known;
         Some(Filled {
             clock: Some(decides.clock),

@@ -122,6 +122,11 @@ fn who_has_invalidated_what_he_had_filled_begins_anew() {
     run(&mut client, &["LRANGE app:1:home_page_data_1 0 -1", "RPUSH app:1:home_page_data_1 old", TRIGGER]);
     run(&mut client, &["RPUSH app:1:home_page_data_1 new"]);
     assert_eq!(w.direct.cmd(&format!("LRANGE {KEY} 0 -1")), "*1\r\n$3\r\nnew\r\n");
+    // Nor is a list the rest of a string, whoever has deleted that.
+    run(&mut client, &["GET app:1:home_page_data_2", "SET app:1:home_page_data_2 page"]);
+    w.invalidate(TRIGGER);
+    run(&mut client, &["RPUSH app:1:home_page_data_2 new"]);
+    assert_eq!(w.exist(OTHER), ":1\r\n");
 }
 
 #[test]
