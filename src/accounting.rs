@@ -110,7 +110,7 @@ impl Reading {
             Outcome::Uncounted => {}
             // Of several keys one may be missing all the same.
             Outcome::All(true)
-                if tally.lacks_some() || (self.keys.len() > 1 && self.reads == Reads::Value) =>
+                if tally.lacks_some() || (self.keys.len() > 1 && self.reads == Reads::Union) =>
             {
                 self.keys.iter().for_each(|key| count(*key, Seen::Part));
             }

@@ -43,8 +43,9 @@ pub struct Context {
     pub has_rules: Cell<bool>,
     /// How long fills of each family are watched after their miss; 0: they are not.
     windows: RefCell<Vec<Moment>>,
-    /// The longest of them.
+    /// The longest of them, and the shortest; 0 if there are none.
     longest_window: Cell<Moment>,
+    shortest_window: Cell<Moment>,
     /// Whether what no proxy knows to be fresh is undone, likewise.
     strict: RefCell<Vec<bool>>,
     /// Whether the misses of any family are coalesced, and how long reads of each may wait.
@@ -93,6 +94,7 @@ impl Context {
             has_rules: Cell::new(false),
             windows: RefCell::default(),
             longest_window: Cell::new(0),
+            shortest_window: Cell::new(0),
             strict: RefCell::default(),
             coalesces: Cell::new(false),
             longest_waits: RefCell::default(),
@@ -129,6 +131,7 @@ impl Context {
         *self.strict.borrow_mut() = rules.families().iter().map(is_strict).collect();
         let windows: Vec<Moment> = rules.families().iter().map(window).collect();
         self.longest_window.set(windows.iter().copied().max().unwrap_or(0));
+        self.shortest_window.set(windows.iter().copied().filter(|window| *window > 0).min().unwrap_or(0));
         *self.windows.borrow_mut() = windows;
         self.set_coalesced(rules.families());
     }
@@ -202,7 +205,7 @@ impl Context {
     /// Whether the client's request may have waited here for so long that the miss which it fills is over.
     #[inline]
     pub fn may_fill_late(&self, client: &Outbox) -> bool {
-        client.has_waited(self.moment()) > self.longest_window() / 2
+        client.has_waited(self.moment()) > self.shortest_window.get() / 2
     }
 
     /// Whether fills of this family are protected.
@@ -285,8 +288,9 @@ impl Context {
         self.now.set(now);
         let moment = self.process.moment_of(now);
         self.moment.set(moment);
-        if self.process.leases.stood_still(moment, self.longest_window.get()) {
-            self.process.leases.runs(moment, self.longest_window.get());
+        let shortest = self.shortest_window.get();
+        if self.process.leases.stood_still(moment, shortest) {
+            self.process.leases.runs(moment, shortest, self.longest_window.get());
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) fn checks(
         let written = Written { context, outbox, command, fill, db, key: used.key, hash, family };
         let found = match has_tags || is_labelled {
             true => written.with_tags(labels, is_labelled, fills),
-            false => written.without_tags().into_iter().collect(),
+            false => written.without_tags(fills).into_iter().collect(),
         };
         checks.extend(found.into_iter().map(|what| Check { key: used.key.into(), what }));
     });
@@ -80,16 +80,22 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
-    /// What has to hold if no rule names the key and no label of it is known. Its misses stay open: whoever writes it may label
-    /// it afterwards.
-    fn without_tags(&self) -> Option<What> {
+    /// What has to hold if no rule names the key and no label of it is known: whoever writes it may label it afterwards.
+    fn without_tags(&self, fills: &mut Vec<(KeyHash, Clock)>) -> Option<What> {
         let (leases, now) = (&self.context.process.leases, self.context.moment());
-        let is_whole = self.fill == Fill::Whole;
+        if self.fill != Fill::Whole {
+            let clock = leases.oldest(self.hash, now)?;
+            return self.unheard(clock, Unsure::Fresh);
+        }
+        let filled = leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
+        let clock = self.clock_of_labelled(filled);
+        fills.extend(clock.map(|clock| (self.hash, clock)));
         // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
-        let is_suspect = is_whole && (self.is_late() || leases.is_feared(now));
-        let clock = if is_suspect { Some(BEFORE_ALL) } else { leases.oldest(self.hash, now) };
-        let unsure = if is_whole && !is_suspect { Unsure::Stale } else { Unsure::Fresh };
-        clock.and_then(|clock| self.unheard(clock, unsure))
+        let is_suspect = self.is_late() || leases.is_feared(now);
+        match is_suspect {
+            true => self.unheard(BEFORE_ALL, Unsure::Fresh),
+            false => self.unheard(clock?, Unsure::Stale),
+        }
     }
 
     /// What has to hold if the key has tags, or gets `labels`; `fills` gets the miss that is closed.
@@ -102,9 +108,13 @@ impl Written<'_> {
             clock = Some(BEFORE_ALL);
         }
         // Without an open miss it may know better, or have read what it writes anew.
-        let knows = filled.is_lone && !is_late && clock == filled.clock;
+        let is_lone = filled.is_lone && clock == filled.clock;
         let window = context.fill_window(self.family);
-        clock = clock.or_else(|| self.outbox.hits.borrow().clock_of(self.hash, now, window));
+        let hit = match clock {
+            None => self.outbox.hits.borrow().clock_of(self.hash, now, window),
+            Some(_) => None,
+        };
+        clock = clock.or(hit);
         // Who only counts up does not fill.
         let fills_whole = self.command.is_scripted || self.fill == Fill::Whole;
         let is_foreign = !filled.is_own && !process.is_alone() && fills_whole;
@@ -119,7 +129,7 @@ impl Written<'_> {
         let comparison = Comparison {
             context,
             tags: &tags,
-            told: knows.then_some(self.outbox.id),
+            told: ((is_lone || hit.is_some()) && !is_late).then_some(self.outbox.id),
             unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
         };
         let mut found = clock.map_or(vec![], |clock| comparison.since(clock));

@@ -4,6 +4,8 @@
 //! and some round trips. Those that have arrived together are therefore noted together, sent together, and fanned out side by
 //! side, as if each had come from a client of its own; the replies wait until all of it is done.
 
+use std::collections::HashSet;
+
 use super::Client;
 use crate::accounting::IntentId;
 use crate::command::{Command, Kind};
@@ -20,6 +22,7 @@ impl Client {
         let commands = self.context.commands.borrow();
         let mut parser = self.context.ahead.borrow_mut();
         let (mut at, mut is_first, room) = (0, true, self.outbox.room() as usize);
+        let mut keys: HashSet<Box<[u8]>> = HashSet::new();
         while found.len() + 1 < room {
             let Parsed::Request { len, inline: false } = parser.parse(&requests[at..], &Limits::NORMAL)
             else {
@@ -29,6 +32,13 @@ impl Client {
             at += len;
             let command = commands.find(args).filter(|command| self.is_nobodys_dependent(command, args));
             let Some(command) = command else { break };
+            // Of two writes of one key that come at once nobody could tell which the feed shows.
+            let mut is_again = false;
+            command.keys(args, |used| is_again |= keys.contains(used.key));
+            if is_again {
+                break;
+            }
+            command.keys(args, |used| _ = keys.insert(used.key.into()));
             if !std::mem::take(&mut is_first) {
                 match self.may_invalidate(&self.context, Some(command), args, Kind::Plain) {
                     Some(noted) => found.push(noted),

@@ -11,6 +11,8 @@ pub enum Reads {
     Uncounted,
     /// Nil, 0 or nothing in it is a miss.
     Value,
+    /// As `Value`, but what is there need not be of all of the keys (SUNION).
+    Union,
     /// An array: a miss if all its elements are nil (HMGET).
     NotAllNil,
     /// An array: a miss if all its elements are 0 (SMISMEMBER).
@@ -43,6 +45,7 @@ impl Reads {
             "sort" | "georadius" | "georadiusbymember" => Reads::Value,
             "httl" | "hpttl" | "hexpiretime" | "hpexpiretime" => Reads::NotAllAbsent,
             "ttl" | "pttl" | "expiretime" | "pexpiretime" => Reads::NotAbsent,
+            "sunion" | "zunion" | "sdiff" | "zdiff" | "pfcount" | "xread" => Reads::Union,
             "bitpos" => Reads::NotNegative,
             "type" => Reads::NotNone,
             "hscan" | "sscan" | "zscan" => Reads::Scan,

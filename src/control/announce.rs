@@ -152,6 +152,13 @@ impl Engine {
         windows.unwrap_or(0) as Moment
     }
 
+    /// The shortest time that a fill of any family is watched that is watched at all.
+    pub(super) fn shortest_window(&self) -> Moment {
+        let rules = self.rules.borrow();
+        let windows = rules.families().iter().map(|f| f.fill_window.as_millis() as Moment);
+        windows.filter(|window| *window > 0).min().unwrap_or(0)
+    }
+
     /// A name for a fan-out, or a mark, that none ever had.
     pub(super) fn next_name(&self) -> Box<[u8]> {
         self.named.set(self.named.get() + 1);

@@ -178,7 +178,8 @@ const PULSE: Duration = Duration::from_millis(250);
 /// Says that the process runs, or finds that it stood still; runs for ever.
 async fn pulse(engine: Rc<Engine>) {
     loop {
-        engine.process.leases.runs(engine.moment(), engine.longest_window());
+        let (shortest, longest) = (engine.shortest_window(), engine.longest_window());
+        engine.process.leases.runs(engine.moment(), shortest, longest);
         tokio::time::sleep(PULSE).await;
     }
 }

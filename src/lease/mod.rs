@@ -50,6 +50,8 @@ const MOST_KEYS: usize = 250_000;
 /// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one
 /// are not more than one in so many of its host: among tasks that share connections that would be chance.
 const CHANCE: usize = 4;
+/// Shorter than this no process is said to have stood still: it is said several times as often that it runs.
+const SHORTEST_STILL: Moment = 750;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
 
@@ -217,7 +219,12 @@ impl Open {
     /// The miss that decides about a write of the client.
     fn decide(&mut self, client: Client, fill: Fill, shared: bool) -> Option<Miss> {
         let near = |miss: &Miss| miss.client.host == client.host;
-        let part = self.part_of(client, fill);
+        // With a miss of its own since then it begins anew.
+        let has_missed = |part: &Miss| {
+            let mut own = self.misses.iter().filter(|miss| miss.is_own(client) && miss.is_open());
+            own.any(|miss| miss.clock > part.clock)
+        };
+        let part = self.part_of(client, fill).filter(|part| !has_missed(part));
         if shared {
             if let Some(part) = part {
                 // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
@@ -393,8 +400,8 @@ impl Leases {
         oldest.into_iter().chain(self.filled_unlabelled(key, now)).min()
     }
 
-    /// When the miss was that decides about labels which the client gives to a key that it has filled before: as old is what
-    /// the key has. Closes nothing, since that is what fills do.
+    /// When the miss was that decides about labels which the client gives to a key: as old is what the key has been filled with.
+    /// Closes none, since that is what fills do, unless nobody is known to have filled it.
     pub fn labelled(&self, key: KeyHash, client: Client, now: Moment) -> Option<Clock> {
         let last = self
             .open
@@ -405,7 +412,14 @@ impl Leases {
             Some(last) if last.is_own(client) && !shared => Some(last.clock),
             _ if self.is_suspect(now) => Some(BEFORE_ALL),
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
-            None => self.oldest(key, now),
+            // As far as is known nobody has filled it.
+            None => {
+                let filled = self.filled(key, client, Fill::Whole, now);
+                match filled.is_sure {
+                    true => filled.clock,
+                    false => filled.clock.into_iter().chain(self.filled_unlabelled(key, now)).min(),
+                }
+            }
         }
     }
 
@@ -482,20 +496,21 @@ impl Leases {
         self.suspect_until.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// The process runs. If it stood still for half of the time that fills are watched, that of misses may be over though
-    /// their clients have lost none.
+    /// The process runs. If it stood still for half of the shortest time that fills are watched, that of misses may be over
+    /// though their clients have lost none.
     #[inline]
-    pub fn runs(&self, now: Moment, window: Moment) {
-        if self.stood_still(now, window) {
-            self.suspect_fills(now + window);
+    pub fn runs(&self, now: Moment, shortest: Moment, longest: Moment) {
+        if self.stood_still(now, shortest) {
+            self.suspect_fills(now + longest);
         }
         self.ran_at.store(now, Ordering::Relaxed);
     }
 
     /// Whether it did, and nobody has noticed.
     #[inline]
-    pub fn stood_still(&self, now: Moment, window: Moment) -> bool {
-        window > 0 && now.saturating_sub(self.ran_at.load(Ordering::Relaxed)) > window / 2
+    pub fn stood_still(&self, now: Moment, shortest: Moment) -> bool {
+        let still = now.saturating_sub(self.ran_at.load(Ordering::Relaxed));
+        shortest > 0 && still > (shortest / 2).max(SHORTEST_STILL)
     }
 
     fn lose(&self, until: Moment) {

@@ -456,7 +456,6 @@ fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
     let leases = Leases::new();
     assert_eq!(leases.labelled(1, client(1), 0), None);
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(leases.labelled(1, client(1), 1), Some(10));
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
     assert_eq!([1, 1].map(|key| leases.labelled(key, client(1), 2)), [Some(10), Some(10)]);
     // What another one has filled since is what the key has.
@@ -464,16 +463,20 @@ fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
     leases.filled(1, client(2), Fill::Whole, 2);
     assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), 3)), [Some(20), Some(20)]);
     assert_eq!(leases.labelled(1, client(2), 2 + WINDOW), None);
+    // Of a key that nobody is known to have filled, it is the fill.
+    leases.missed(3, client(1), 10, 0, WINDOW);
+    assert_eq!([3, 3].map(|key| leases.labelled(key, client(1), 1)), [Some(10), Some(10)]);
+    assert_eq!(clock(leases.filled(3, client(1), Fill::Whole, 1)), None);
 }
 
 #[test]
 fn a_process_that_stood_still_suspects_fills_once() {
     let leases = Leases::new();
-    leases.runs(0, WINDOW);
-    leases.runs(WINDOW / 2, WINDOW);
+    leases.runs(0, WINDOW, WINDOW);
+    leases.runs(WINDOW / 2, WINDOW, WINDOW);
     assert!(!leases.is_suspect(WINDOW / 2) && !leases.stood_still(WINDOW, WINDOW));
     assert!(leases.stood_still(WINDOW + 1, WINDOW) && !leases.stood_still(WINDOW + 1, 0));
-    leases.runs(WINDOW + 1, WINDOW);
+    leases.runs(WINDOW + 1, WINDOW, WINDOW);
     assert!(leases.is_suspect(2 * WINDOW) && !leases.is_suspect(2 * WINDOW + 1));
     assert!(!leases.stood_still(WINDOW + 2, WINDOW));
 }

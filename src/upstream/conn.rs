@@ -240,6 +240,9 @@ impl Conn {
     /// Queues a client's request; `pending` is `None` where no reply will come.
     #[inline]
     pub fn send(&self, request: &[u8], pending: Option<Pending>) {
+        if *self.phase.borrow() == Phase::Dead {
+            return self.send_too_late(pending);
+        }
         let mut out =
             if self.setting_up.get() == 0 { self.out.borrow_mut() } else { self.behind.borrow_mut() };
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
@@ -259,6 +262,15 @@ impl Conn {
         }
         if idle {
             self.wake();
+        }
+    }
+
+    /// It was lost while the client's task waited for something else.
+    #[cold]
+    fn send_too_late(&self, pending: Option<Pending>) {
+        if let Some(pending) = pending {
+            pending.client.expect();
+            self.fail_pending(pending, false, "the connection was lost");
         }
     }
 

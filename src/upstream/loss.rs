@@ -46,7 +46,7 @@ impl Conn {
         self.make_room();
     }
 
-    fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
+    pub(super) fn fail_pending(&self, pending: Pending, sent: bool, reason: &str) {
         let Pending { client, metric, started, account, special } = pending;
         let special = special.map_or_else(Special::default, |special| *special);
         if special.hold && !sent {
@@ -71,7 +71,7 @@ impl Conn {
             encode::error(&mut error, error_text(reason));
             if special.capture {
                 client.capture(&error)
-            } else {
+            } else if !special.silent {
                 client.push(&error)
             }
             let mut session = client.session.borrow_mut();

@@ -318,3 +318,52 @@ fn a_look_at_a_fill_that_takes_long_loses_no_trigger() {
     w.direct.cmd("SET app:1:model:Post:9 2");
     eventually("a direct write", || (w.exist(page) == ":0\r\n").then_some(()));
 }
+
+#[test]
+fn who_labels_what_he_fills_can_cache_it_again_at_once() {
+    let mut w = World::new();
+    let mut clients: Vec<Client> = (0..4).map(|_| w.client()).collect();
+    for round in 0..8 {
+        for client in &mut clients {
+            run(client, &["GET page"]);
+        }
+        let client = &mut clients[round % 2];
+        run(client, &["GET page", "SET page v", "TAG.ADD page t"]);
+        assert_eq!(w.exist("page"), ":1\r\n", "{round}");
+        w.invalidate("TAG.INVALIDATE t");
+        assert_eq!(w.exist("page"), ":0\r\n", "{round}");
+        // The others do not fill what they have missed, or do so now.
+        for (number, client) in clients.iter_mut().enumerate().filter(|(number, _)| *number != round % 2) {
+            run(client, if number == 2 { &["PING"] } else { &["SET page v", "DEL page"] });
+        }
+    }
+}
+
+/// Requests of two connections are under way at once, so it is taken for granted that tasks share them.
+#[test]
+fn who_has_missed_again_fills_anew_in_parts() {
+    let mut w = World::new();
+    let (mut client, mut other) = (w.client(), w.client());
+    let read = encode(&["SMEMBERS", OTHER]).repeat(20);
+    for _ in 0..60 {
+        client.send(&read);
+        other.send(&read);
+        (0..20).for_each(|_| _ = (client.reply(), other.reply()));
+    }
+    run(&mut client, &[&format!("SMEMBERS {KEY}"), &format!("SADD {KEY} v")]);
+    for round in 0..3 {
+        w.invalidate(TRIGGER);
+        run(&mut client, &[&format!("SMEMBERS {KEY}"), &format!("SADD {KEY} v")]);
+        assert_eq!(w.exist(KEY), ":1\r\n", "{round}");
+    }
+}
+
+#[test]
+fn what_is_written_through_after_an_own_trigger_stays() {
+    let mut w = World::new();
+    w.direct.cmd(&format!("SADD {KEY} x"));
+    w.direct.cmd(&format!("SADD {OTHER} x"));
+    let mut client = w.client();
+    run(&mut client, &[&format!("SINTER {KEY} {OTHER}"), TRIGGER, &format!("SADD {KEY} y")]);
+    assert_eq!(w.exist(KEY), ":1\r\n");
+}

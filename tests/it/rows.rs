@@ -138,6 +138,32 @@ fn what_is_written_behind_a_trigger_outlives_it() {
     assert_eq!(w.direct.cmd("GET l:1"), "$1\r\n2\r\n");
 }
 
+/// Triggers that name commands.
+const COMMANDS: &str = r#"
+[tags]
+A = ["a:*"]
+B = ["b:*"]
+[[trigger]]
+keys = ["src:{n}"]
+invalidate = ["A"]
+[[trigger]]
+keys = ["src:{n}"]
+commands = ["DEL"]
+invalidate = ["B"]
+"#;
+
+#[test]
+fn a_key_twice_in_a_row_fires_what_its_commands_say() {
+    let mut w = World::new(COMMANDS);
+    w.fill(&["a:1", "b:1"]);
+    for _ in 0..20 {
+        send(&mut w.client, &["SET src:1 1", "SET src:1 2", "SET src:1 3"].map(str::to_owned));
+        (0..3).for_each(|_| assert_eq!(w.client.reply(), "+OK\r\n"));
+    }
+    w.settle();
+    assert!(!w.is_there("a:1") && w.is_there("b:1"));
+}
+
 #[test]
 fn a_crash_in_the_midst_of_a_row_loses_nothing() {
     for place in
