@@ -218,3 +218,28 @@ fn a_changed_password_cuts_nobody_who_is_in() {
     }
     assert_eq!(silent.cmd("ACL WHOAMI"), "$3\r\njoe\r\n");
 }
+
+/// Its connection goes while it waits for the feed: it hears of that, and nothing is left pending.
+#[test]
+fn who_waits_for_something_else_hears_that_its_connection_is_lost() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    for round in 0..6 {
+        let mut client = proxy.client();
+        for line in ["TAG.WITH 1 t SET z:1 1", "MULTI", "SET app:1:model:Post:7 1", "RENAME z:1 z:2"] {
+            assert!(client.cmd(line).starts_with('+'), "{line}");
+        }
+        let mut killer = redis.client();
+        killer.cmd("CLIENT KILL TYPE pubsub");
+        client.request(&["EXEC"]);
+        std::thread::sleep(std::time::Duration::from_millis(4 * round));
+        killer.cmd("CLIENT KILL TYPE normal SKIPME yes");
+        // Its reply, or the end.
+        let _ = client.try_raw();
+        proxy.ready();
+    }
+    let mut client = proxy.client();
+    eventually("nothing is pending", || {
+        client.list("TAG.INFO").concat().contains("journal_pending:0").then_some(())
+    });
+}
