@@ -197,6 +197,7 @@ impl Client {
             }
             let next = std::mem::take(&mut self.next);
             if command.is_some_and(Command::is_write) {
+                self.outbox.session.borrow_mut().answered_unrouted();
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
         }

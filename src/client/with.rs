@@ -136,6 +136,7 @@ impl Client {
         if self.outbox.pending() > 0 {
             return Some(Step::Again(Pause::Idle));
         }
+        self.outbox.session.borrow_mut().answered_unrouted();
         Some(Step::Then(Pause::Tag(TagCommand::With, with_of(&labels.tags, args))))
     }
 }

@@ -196,6 +196,11 @@ impl Session {
         self.silenced
     }
 
+    /// The proxy answers a request itself that is not routed.
+    pub fn answered_unrouted(&mut self) {
+        self.silenced = self.take_silence();
+    }
+
     /// Whether CLIENT REPLY is off or skips the next reply; consumes a skip.
     fn take_silence(&mut self) -> bool {
         match self.replies {

@@ -774,3 +774,24 @@ fn who_loses_the_right_to_tell_of_labels_labels_all_the_same() {
     assert_eq!(client.cmd("TAG.WITH 1 t SET b v"), "+OK\r\n");
     assert_eq!(w.client.cmd("TAG.INVALIDATE t"), ":2\r\n");
 }
+
+/// Commands that are labelled in more than one step.
+#[test]
+fn who_wants_no_reply_to_one_command_gets_that_to_the_next() {
+    let mut w = World::new();
+    w.direct.cmd("ACL SETUSER joe on >pw ~* &* +@all -eval -evalsha -eval_ro -evalsha_ro");
+    let mut joe = w.proxy.client();
+    assert_eq!(joe.cmd("AUTH joe pw"), "+OK\r\n");
+    for (client, line) in [(&mut w.client, "ZADD z 1 m"), (&mut joe, "SET s 1")] {
+        client.request(&["CLIENT", "REPLY", "SKIP"]);
+        client.request(&["TAG.NEXT", "t"]);
+        let reply = client.cmd(line);
+        assert!([":1\r\n", "+OK\r\n"].contains(&&*reply), "{line}: {reply}");
+        client.request(&["CLIENT", "REPLY", "OFF"]);
+        client.request(&["TAG.WITH", "1", "t", "SET", "other", "1"]);
+        client.request(&["TAG.WITH", "x", "t", "SET", "other", "1"]);
+        assert_eq!(client.cmd("CLIENT REPLY ON"), "+OK\r\n");
+        assert_eq!(client.cmd("ECHO x"), "$1\r\nx\r\n", "{line}");
+    }
+    assert_eq!(w.direct.cmd("EXISTS z s other"), ":3\r\n");
+}
