@@ -240,9 +240,6 @@ impl Conn {
     /// Queues a client's request; `pending` is `None` where no reply will come.
     #[inline]
     pub fn send(&self, request: &[u8], pending: Option<Pending>) {
-        if *self.phase.borrow() == Phase::Dead {
-            return self.send_too_late(pending);
-        }
         let mut out =
             if self.setting_up.get() == 0 { self.out.borrow_mut() } else { self.behind.borrow_mut() };
         // Only the first one of a turn wakes the task, which runs after all clients that are readable now.
@@ -261,16 +258,22 @@ impl Conn {
             queue.push_back(Expected::Client(pending));
         }
         if idle {
-            self.wake();
+            self.wake_to_send();
         }
     }
 
-    /// It was lost while the client's task waited for something else.
-    #[cold]
-    fn send_too_late(&self, pending: Option<Pending>) {
-        if let Some(pending) = pending {
-            pending.client.expect();
-            self.fail_pending(pending, false, "the connection was lost");
+    /// The first request of a turn is there. The connection may have been lost while the client's task waited for something
+    /// else.
+    fn wake_to_send(&self) {
+        if *self.phase.borrow() != Phase::Dead {
+            return self.wake();
+        }
+        self.out.borrow_mut().clear();
+        self.behind.borrow_mut().clear();
+        for expected in std::mem::take(&mut *self.queue.borrow_mut()) {
+            if let Expected::Client(pending) = expected {
+                self.fail_pending(pending, false, "the connection was lost");
+            }
         }
     }
 
