@@ -50,6 +50,9 @@ const MOST_KEYS: usize = 250_000;
 /// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one
 /// are not more than one in so many of its host: among tasks that share connections that would be chance.
 const CHANCE: usize = 4;
+/// Where tasks share connections, parts of a fill over the same one that are further apart count as fills of their own if
+/// somebody has missed the key.
+const PAUSE: Moment = 500;
 /// Shorter than this no process is said to have stood still: it is said several times as often that it runs.
 const SHORTEST_STILL: Moment = 750;
 /// Slots for misses of keys that nothing labels yet.
@@ -86,6 +89,7 @@ struct Miss {
 struct Filling {
     miss: Miss,
     is_whole: bool,
+    at: Moment,
 }
 
 /// The id of misses of which it is not known any more whose they are.
@@ -127,12 +131,12 @@ impl Open {
     }
 
     /// The connection has filled the key, as of that miss.
-    fn fill(&mut self, miss: Miss, fill: Fill) {
+    fn fill(&mut self, miss: Miss, fill: Fill, now: Moment) {
         self.filled.retain(|filling| !filling.miss.is_own(miss.client));
         if self.filled.len() == MOST_MISSES {
             self.filled.remove(0);
         }
-        self.filled.push(Filling { miss, is_whole: fill == Fill::Whole });
+        self.filled.push(Filling { miss, is_whole: fill == Fill::Whole, at: now });
     }
 
     fn add(&mut self, miss: Miss) {
@@ -217,7 +221,7 @@ impl Open {
     }
 
     /// The miss that decides about a write of the client.
-    fn decide(&mut self, client: Client, fill: Fill, shared: bool) -> Option<Miss> {
+    fn decide(&mut self, client: Client, fill: Fill, shared: bool, now: Moment) -> Option<Miss> {
         let near = |miss: &Miss| miss.client.host == client.host;
         // With a miss of its own since then it begins anew.
         let has_missed = |part: &Miss| {
@@ -226,12 +230,15 @@ impl Open {
         };
         let part = self.part_of(client, fill).filter(|part| !has_missed(part));
         if shared {
-            if let Some(part) = part {
+            let lately = |part: &Miss| {
+                self.filled.iter().any(|filling| filling.miss.is_own(part.client) && now < filling.at + PAUSE)
+            };
+            if let Some(part) = part.filter(lately) {
                 // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
                 let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
                 return open.chain([part]).min_by_key(|miss| miss.clock);
             }
-            let found = self.take(near).or_else(|| self.taken(near));
+            let found = self.take(near).or(part).or_else(|| self.taken(near));
             // Of other hosts: it may be no fill at all, so nothing is taken out.
             return found.or_else(|| self.oldest());
         }
@@ -445,9 +452,9 @@ impl Leases {
         let begun = open.part_of(client, fill).is_some();
         let goes_on =
             begun && !open.misses.iter().any(|miss| miss.is_own(client) && miss.is_open() && !miss.left);
-        let decides = open.decide(client, fill, shared)?;
+        let decides = open.decide(client, fill, shared, now)?;
         open.pay(client);
-        open.fill(Miss { client, ..decides }, fill);
+        open.fill(Miss { client, ..decides }, fill, now);
         let is_own = is_own && !known;
         Some(Filled {
             clock: Some(decides.clock),

@@ -449,6 +449,9 @@ fn where_tasks_share_connections_the_parts_of_a_fill_take_one_miss_together() {
     assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1)), Some(10));
     leases.missed(2, client(2), 20, 1, WINDOW);
     assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1)), Some(10));
+    // Unless it is some time ago: then it is the fill of that one.
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1 + PAUSE)), Some(20));
+    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, 1 + 3 * PAUSE)), Some(20));
 }
 
 #[test]
