@@ -7,7 +7,7 @@ use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, Unsure, What};
-use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash};
+use crate::lease::{BEFORE_ALL, Clock, Expected, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{FamilyId, KeyClass, Tag};
@@ -88,7 +88,7 @@ impl Written<'_> {
             return self.unheard(clock, Unsure::Fresh);
         }
         let filled = leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
-        let clock = self.clock_of_labelled(filled);
+        let clock = leases.clock_of_labelled(filled, self.hash, now);
         fills.extend(clock.map(|clock| (self.hash, clock)));
         // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
         let is_suspect = self.is_late() || leases.is_feared(now);
@@ -103,7 +103,10 @@ impl Written<'_> {
         let (context, process) = (self.context, &self.context.process);
         let (now, is_late) = (context.moment(), self.is_late());
         let filled = process.leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
-        let mut clock = if is_labelled { self.clock_of_labelled(filled) } else { filled.clock };
+        let mut clock = match is_labelled {
+            true => process.leases.clock_of_labelled(filled, self.hash, now),
+            false => filled.clock,
+        };
         if is_late && !filled.is_own {
             clock = Some(BEFORE_ALL);
         }
@@ -146,16 +149,6 @@ impl Written<'_> {
     /// Whether the request has waited here for so long that its miss may be over.
     fn is_late(&self) -> bool {
         self.outbox.has_waited(self.context.moment()) > self.context.fill_window(self.family) / 2
-    }
-
-    /// When the miss was that decides about the fill of a key with labels. Until labels are used, misses of keys without tags
-    /// are kept apart: unless it is sure whose miss that is, the older one decides.
-    fn clock_of_labelled(&self, filled: Filled) -> Option<Clock> {
-        if filled.is_sure {
-            return filled.clock;
-        }
-        let unlabelled = self.context.process.leases.filled_unlabelled(self.hash, self.context.moment());
-        filled.clock.into_iter().chain(unlabelled).min()
     }
 
     /// The key of a fill may have got labels that this proxy has not heard of yet: none of them must have been invalidated

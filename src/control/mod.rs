@@ -262,15 +262,14 @@ impl Engine {
     /// New rules: the index has the old ones' tags until it is rebuilt.
     fn set_rules(self: &Rc<Self>, rules: Arc<Rules>) {
         self.process.index.set_incomplete("the rules were reloaded");
-        // What was missed before may have got tags now.
-        let windows = rules.families().iter().map(|family| family.fill_window.as_millis()).max();
-        self.process.leases.suspect_fills(self.moment() + windows.unwrap_or(0) as u64);
         let names: Vec<&str> = rules.families().iter().map(|f| f.name.as_str()).collect();
         self.process.metrics.register_families(&names);
         let labels: Vec<&str> = rules.triggers().iter().map(|t| t.label.as_str()).collect();
         self.process.metrics.register_triggers(&labels);
         *self.matcher.borrow_mut() = rules.matcher();
         *self.rules.borrow_mut() = Arc::clone(&rules);
+        // What was missed before may have got tags now. Ahead of the workers, who follow what comes next.
+        self.process.leases.suspect_fills(self.moment() + self.longest_window());
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
         self.say_here();

@@ -422,11 +422,17 @@ impl Leases {
             // As far as is known nobody has filled it.
             None => {
                 let filled = self.filled(key, client, Fill::Whole, now);
-                match filled.is_sure {
-                    true => filled.clock,
-                    false => filled.clock.into_iter().chain(self.filled_unlabelled(key, now)).min(),
-                }
+                self.clock_of_labelled(filled, key, now)
             }
+        }
+    }
+
+    /// When the miss was that decides about the fill of a key with labels. Until labels are used, misses of keys without tags
+    /// are kept apart: unless it is sure whose miss that is, the older one decides.
+    pub fn clock_of_labelled(&self, filled: Filled, key: KeyHash, now: Moment) -> Option<Clock> {
+        match filled.is_sure {
+            true => filled.clock,
+            false => filled.clock.into_iter().chain(self.filled_unlabelled(key, now)).min(),
         }
     }
 
