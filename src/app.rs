@@ -305,8 +305,7 @@ fn open_journal(
 fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     recovered.damage.iter().for_each(|damage| tracing::error!("the journal is damaged: {damage}"));
     if recovered.unclean {
-        let windows = rules.families().iter().map(|family| family.fill_window.as_millis());
-        process.leases.suspect(windows.max().unwrap_or(0) as u64);
+        process.leases.suspect(rules.longest_window().as_millis() as u64);
     }
     // Redis may have been replaced meanwhile.
     let noted = recovered.redis.as_deref();

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -123,16 +123,12 @@ impl Context {
         *self.family_counters.borrow_mut() = self.metrics.families(&names);
         *self.matcher.borrow_mut() = rules.matcher();
         self.has_rules.set(rules.families().len() > 1);
-        let window = |family: &Family| match family.stale_fill {
-            StaleFill::Off => 0,
-            StaleFill::Protect | StaleFill::Strict => family.fill_window.as_millis() as Moment,
-        };
+        let moment = |time: Duration| time.as_millis() as Moment;
         let is_strict = |family: &Family| family.stale_fill == StaleFill::Strict;
         *self.strict.borrow_mut() = rules.families().iter().map(is_strict).collect();
-        let windows: Vec<Moment> = rules.families().iter().map(window).collect();
-        self.longest_window.set(windows.iter().copied().max().unwrap_or(0));
-        self.shortest_window.set(windows.iter().copied().filter(|window| *window > 0).min().unwrap_or(0));
-        *self.windows.borrow_mut() = windows;
+        *self.windows.borrow_mut() = rules.families().iter().map(|family| moment(family.watched())).collect();
+        self.longest_window.set(moment(rules.longest_window()));
+        self.shortest_window.set(moment(rules.shortest_window()));
         self.set_coalesced(rules.families());
     }
 

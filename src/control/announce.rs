@@ -148,15 +148,12 @@ impl Engine {
 
     /// The longest time that a fill of any family is watched.
     pub(super) fn longest_window(&self) -> Moment {
-        let windows = self.rules.borrow().families().iter().map(|f| f.fill_window.as_millis()).max();
-        windows.unwrap_or(0) as Moment
+        self.rules.borrow().longest_window().as_millis() as Moment
     }
 
     /// The shortest time that a fill of any family is watched that is watched at all.
     pub(super) fn shortest_window(&self) -> Moment {
-        let rules = self.rules.borrow();
-        let windows = rules.families().iter().map(|f| f.fill_window.as_millis() as Moment);
-        windows.filter(|window| *window > 0).min().unwrap_or(0)
+        self.rules.borrow().shortest_window().as_millis() as Moment
     }
 
     /// A name for a fan-out, or a mark, that none ever had.

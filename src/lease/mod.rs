@@ -220,23 +220,21 @@ impl Open {
         taken.min_by_key(|miss| miss.clock)
     }
 
-    /// The miss that decides about a write of the client.
-    fn decide(&mut self, client: Client, fill: Fill, shared: bool, now: Moment) -> Option<Miss> {
+    /// The miss that decides about a write of the client, which may go on with a fill of its own.
+    fn decide(&mut self, client: Client, begun: Option<Filling>, shared: bool, now: Moment) -> Option<Miss> {
         let near = |miss: &Miss| miss.client.host == client.host;
         // With a miss of its own since then it begins anew.
-        let has_missed = |part: &Miss| {
+        let has_missed = |begun: &Filling| {
             let mut own = self.misses.iter().filter(|miss| miss.is_own(client) && miss.is_open());
-            own.any(|miss| miss.clock > part.clock)
+            own.any(|miss| miss.clock > begun.miss.clock)
         };
-        let part = self.part_of(client, fill).filter(|part| !has_missed(part));
+        let begun = begun.filter(|begun| !has_missed(begun));
+        let part = begun.map(|begun| begun.miss);
         if shared {
-            let lately = |part: &Miss| {
-                self.filled.iter().any(|filling| filling.miss.is_own(part.client) && now < filling.at + PAUSE)
-            };
-            if let Some(part) = part.filter(lately) {
+            if let Some(begun) = begun.filter(|begun| now < begun.at + PAUSE) {
                 // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
                 let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
-                return open.chain([part]).min_by_key(|miss| miss.clock);
+                return open.chain([begun.miss]).min_by_key(|miss| miss.clock);
             }
             let found = self.take(near).or(part).or_else(|| self.taken(near));
             // Of other hosts: it may be no fill at all, so nothing is taken out.
@@ -249,15 +247,14 @@ impl Open {
         found.or_else(|| self.take(near)).or_else(|| self.oldest())
     }
 
-    /// A fill that comes in parts goes on.
-    fn part_of(&self, client: Client, fill: Fill) -> Option<Miss> {
-        let filling = self.filled.iter().find(|filling| filling.miss.is_own(client))?;
-        let goes_on = match fill {
+    /// The fill in parts with which such a write of the client goes on.
+    fn begun(&self, client: Client, fill: Fill) -> Option<Filling> {
+        let goes_on = |filling: &Filling| match fill {
             Fill::Whole => false,
             Fill::Part => !filling.is_whole,
             Fill::More => true,
         };
-        goes_on.then_some(filling.miss)
+        self.filled.iter().copied().find(|filling| filling.miss.is_own(client)).filter(goes_on)
     }
 }
 
@@ -449,16 +446,16 @@ impl Leases {
         let mut open = self.open.get_mut(&key)?;
         open.expire(now);
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
-        let is_own = open.part_of(client, fill).is_some() || open.misses.iter().any(own);
+        let begun = open.begun(client, fill);
+        let is_own = begun.is_some() || open.misses.iter().any(own);
         if open.is_telling(client, is_own, self.sharing.connections(client.host)) {
             self.sharing.filled(client.host, is_own, now);
         }
         let known = self.sharing.is_known(client.host, now);
         let shared = self.sharing.is_presumed(client.host, now);
-        let begun = open.part_of(client, fill).is_some();
-        let goes_on =
-            begun && !open.misses.iter().any(|miss| miss.is_own(client) && miss.is_open() && !miss.left);
-        let decides = open.decide(client, fill, shared, now)?;
+        let misses_anew = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
+        let goes_on = begun.is_some() && !open.misses.iter().any(misses_anew);
+        let decides = open.decide(client, begun, shared, now)?;
         open.pay(client);
         open.fill(Miss { client, ..decides }, fill, now);
         let is_own = is_own && !known;

@@ -78,6 +78,14 @@ impl Family {
             coalesce: Duration::ZERO,
         }
     }
+
+    /// How long after its miss a fill is watched; zero: not at all.
+    pub fn watched(&self) -> Duration {
+        match self.stale_fill {
+            StaleFill::Off => Duration::ZERO,
+            StaleFill::Protect | StaleFill::Strict => self.fill_window,
+        }
+    }
 }
 
 /// Something that invalidates tags.
@@ -176,6 +184,17 @@ impl Rules {
     /// The family of the keys that no pattern names.
     pub fn other(&self) -> FamilyId {
         FamilyId((self.families.len() - 1) as u16)
+    }
+
+    /// The longest time that a fill of any family is watched.
+    pub fn longest_window(&self) -> Duration {
+        self.families.iter().map(Family::watched).max().unwrap_or_default()
+    }
+
+    /// The shortest time that a fill of any family is watched that is watched at all; zero: none is.
+    pub fn shortest_window(&self) -> Duration {
+        let watched = self.families.iter().map(Family::watched);
+        watched.filter(|window| !window.is_zero()).min().unwrap_or_default()
     }
 
     /// All triggers in the order of the file.
