@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 
 use super::Key;
 use super::expected::{Expected, Pending, Setup};
+use super::life::{Life, Phase, REPLACED};
 use super::replies::Incoming;
 use super::scripts::Scripts;
 use crate::accounting::ReadKey;
@@ -38,18 +39,6 @@ const LONG: Duration = Duration::from_millis(20);
 const TURN: usize = 256 * 1024;
 /// Buffers above this are given back once they are empty.
 const KEEP: usize = 256 * 1024;
-/// Why a connection cannot be used.
-pub(super) const REPLACED: &str = "Redis has been replaced";
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Nothing has been heard of Redis yet: commands in the queue have certainly not run.
-    Starting,
-    /// Redis has answered the set-up.
-    Open,
-    /// Gone.
-    Dead,
-}
 
 /// One connection to Redis. Lives on one thread; its task is `Conn::drive`.
 #[derive(Debug)]
@@ -66,14 +55,13 @@ pub struct Conn {
     incoming: RefCell<Incoming>,
     pub(super) writer: OnceCell<WriteHalf>,
     pub(super) out: RefCell<BytesMut>,
-    pub(super) phase: RefCell<Phase>,
+    pub(super) life: Life,
     pub(super) mode: Cell<ConnectionMode>,
     waker: RefCell<Option<Waker>>,
     /// What scripts can do for its user.
     pub(super) scripts: Cell<Scripts>,
     /// Clients that wait for room.
     pub(super) waiting: RefCell<Vec<Rc<Outbox>>>,
-    retired: Cell<bool>,
     /// Its place among all that is open, if there was one.
     _place: Option<Place>,
     /// Replies are not read, because the owner does not take them.
@@ -86,22 +74,12 @@ pub struct Conn {
     detour: Cell<bool>,
     /// How long a reply may take before others should not wait behind it.
     patience: Cell<Duration>,
-    /// Redis has cut it and lives: its clients are to go, too.
-    cut: Cell<bool>,
     /// When Redis last said something, or the first reply began to be waited for.
-    heard: Cell<Instant>,
-    /// Redis is silent: clients are told so.
-    pub(super) stalled: Cell<bool>,
+    pub(super) heard: Cell<Instant>,
     /// The last command of a client answered with an error.
     pub(super) failed: Cell<bool>,
-    /// When it began to be made.
-    pub(super) created: Instant,
-    /// In which era it was found to lead to the Redis in use, if it is known where it leads.
-    era: Cell<Option<u64>>,
-    /// Since when nobody has it.
-    idle_since: Cell<Instant>,
     /// Set-up commands without an answer.
-    setting_up: Cell<u32>,
+    pub(super) setting_up: Cell<u32>,
     /// Clients' requests that wait until the set-up has succeeded: sent behind a failed AUTH they would run as
     /// somebody else.
     pub(super) behind: RefCell<BytesMut>,
@@ -111,7 +89,6 @@ impl Conn {
     /// A connection that will be in the state `key` once its set-up commands, already queued, have run.
     pub fn new(context: &Rc<Context>, key: &Key, mode: ConnectionMode, place: Option<Place>) -> Rc<Self> {
         context.upstream_gauge(mode).inc();
-        let created = Instant::now();
         let conn = Rc::new(Self {
             context: Rc::clone(context),
             key: RefCell::new(Key::fresh()),
@@ -122,25 +99,19 @@ impl Conn {
             incoming: RefCell::default(),
             writer: OnceCell::new(),
             out: RefCell::default(),
-            phase: RefCell::new(Phase::Starting),
+            life: Life::new(),
             mode: Cell::new(mode),
             waker: RefCell::default(),
             scripts: Cell::new(Scripts::NEW),
             waiting: RefCell::default(),
-            retired: Cell::new(false),
             _place: place,
             throttled: Cell::new(false),
             users: Cell::new(0),
             big_reply: Cell::new(false),
             detour: Cell::new(false),
             patience: Cell::new(LONG),
-            cut: Cell::new(false),
             heard: Cell::new(context.now()),
-            stalled: Cell::new(false),
             failed: Cell::new(false),
-            created,
-            era: Cell::new(None),
-            idle_since: Cell::new(created),
             setting_up: Cell::new(0),
             behind: RefCell::default(),
         });
@@ -209,7 +180,7 @@ impl Conn {
     pub(super) fn greeted(&self, open: bool) -> Result<(), String> {
         self.opened();
         // Where Redis is far away, or slow, everything takes longer.
-        self.patience.set(LONG.max(self.created.elapsed() * 3));
+        self.patience.set(LONG.max(self.life.created.elapsed() * 3));
         let mut key = self.key.borrow_mut();
         match (&key.identity, open) {
             (Identity::Unknown, true) => key.identity = Identity::Default,
@@ -265,7 +236,7 @@ impl Conn {
     /// The first request of a turn is there. The connection may have been lost while the client's task waited for something
     /// else.
     fn wake_to_send(&self) {
-        if *self.phase.borrow() != Phase::Dead {
+        if *self.life.phase.borrow() != Phase::Dead {
             return self.wake();
         }
         self.out.borrow_mut().clear();
@@ -354,45 +325,6 @@ impl Conn {
         if self.is_pinned() { MOST_UNSENT_PINNED } else { MOST_UNSENT }
     }
 
-    /// Whether it still can carry requests.
-    #[inline]
-    pub fn is_alive(&self) -> bool {
-        *self.phase.borrow() != Phase::Dead && !self.retired.get() && !self.is_left()
-    }
-
-    /// Whether new connections lead to another Redis by now: nothing more is to be sent here.
-    #[inline]
-    pub fn is_left(&self) -> bool {
-        self.era.get().is_some_and(|era| era != self.context.process.era())
-    }
-
-    /// Whether it is left, and replies are still to come.
-    pub fn is_draining(&self) -> bool {
-        self.is_left() && !self.retired.get() && *self.phase.borrow() != Phase::Dead
-    }
-
-    /// Whether it has ever led to the Redis in use.
-    pub(super) fn has_led(&self) -> bool {
-        self.era.get().is_some()
-    }
-
-    /// It leads to the Redis that is in use in that era.
-    pub(super) fn set_era(&self, era: u64) {
-        self.era.set(Some(era));
-    }
-
-    /// New connections lead to another Redis. If this one does not, it ends: shared, once what was sent has been answered.
-    pub(super) fn leave(&self) {
-        if self.is_left() {
-            if self.is_pinned() || !self.is_usable() { self.retire() } else { self.wake() }
-        }
-    }
-
-    /// Whether what was sent has been answered, and nothing more is to be sent.
-    fn is_drained(&self) -> bool {
-        self.is_left() && self.is_idle()
-    }
-
     /// Whether it is for one client at a time.
     pub(super) fn is_pinned(&self) -> bool {
         self.mode.get() == ConnectionMode::Pinned
@@ -460,11 +392,6 @@ impl Conn {
                 && self.context.now().saturating_duration_since(self.heard.get()) > self.patience.get())
     }
 
-    /// Whether a command that is sent now is executed at once.
-    pub(super) fn is_clear(&self) -> bool {
-        self.is_alive() && self.is_usable() && !self.is_congested()
-    }
-
     /// Whether it stands in for another one.
     pub(super) fn is_detour(&self) -> bool {
         self.detour.get()
@@ -480,57 +407,9 @@ impl Conn {
         self.detour.set(detour);
     }
 
-    /// Ends it unless replies are expected on it; whether it goes on.
-    pub(super) fn retire_if_idle(&self) -> bool {
-        let busy = !self.is_idle();
-        if !busy {
-            self.retire();
-        }
-        busy
-    }
-
-    /// Redis has cut it and lives.
-    pub(super) fn set_cut(&self) {
-        self.cut.set(true);
-    }
-
-    /// Whether Redis cut it, though it lives: somebody asked it to.
-    pub fn was_cut(&self) -> bool {
-        self.cut.get()
-    }
-
-    /// Notes that nobody has it from now on.
-    pub(super) fn rest(&self) {
-        self.idle_since.set(Instant::now());
-    }
-
-    /// Since when nobody has it.
-    pub(super) fn idle_since(&self) -> Instant {
-        self.idle_since.get()
-    }
-
     /// Queues a PING whose reply nobody gets.
     pub fn send_probe(&self) {
         self.own(Setup::Ignore, &[b"PING"]);
-    }
-
-    /// Ends it as soon as its task runs. Whatever Redis still does on it (a blocked command) ends with it.
-    pub fn retire(&self) {
-        self.retired.set(true);
-        self.wake();
-    }
-
-    /// Whether it was ended on purpose.
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.get()
-    }
-
-    /// Redis answers nobody: ends it if a reply has been waited for that long.
-    pub(super) fn give_up_after(&self, patience: Duration) {
-        if !self.is_idle() && self.heard.get().elapsed() >= patience {
-            self.stalled.set(true);
-            self.retire();
-        }
     }
 
     /// Its client has read something: replies may flow again, if they were stopped.
@@ -540,23 +419,10 @@ impl Conn {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
-    }
-
-    pub(super) fn opened(&self) {
-        *self.phase.borrow_mut() = Phase::Open;
-    }
-
-    /// Whether its set-up has succeeded.
-    pub(super) fn is_usable(&self) -> bool {
-        self.is_open() && self.setting_up.get() == 0
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        *self.phase.borrow() == Phase::Open
     }
 
     /// Moves bytes until the connection ends; resolves with the reason.
@@ -573,9 +439,9 @@ impl Conn {
             }
         }
         if self.is_drained() {
-            self.retired.set(true);
+            self.retire();
         }
-        if self.retired.get() {
+        if self.is_retired() {
             return Poll::Ready(if self.is_left() { REPLACED } else { "retired" }.to_owned());
         }
         if let Poll::Ready(error) = self.poll_flush(cx, write) {

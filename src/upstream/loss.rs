@@ -2,8 +2,9 @@
 
 use bytes::BytesMut;
 
-use super::conn::{Conn, Phase};
+use super::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
+use super::life::Phase;
 use crate::accounting::Verdict;
 use crate::resp::{Head, encode};
 use crate::session::Identity;
@@ -17,7 +18,7 @@ impl Conn {
         if self.has_led() && !self.is_retired() {
             self.context.process.doubt_redis();
         }
-        *self.phase.borrow_mut() = Phase::Dead;
+        *self.life.phase.borrow_mut() = Phase::Dead;
         if let Some(writer) = self.writer.get() {
             // Silent clients may have it for long.
             writer.hang_up();
@@ -56,7 +57,7 @@ impl Conn {
         if sent {
             // It may have run: a fan-out too many is harmless.
             let fired = account.may_have_fired();
-            if self.stalled.get() && !special.silent {
+            if self.life.stalled.get() && !special.silent {
                 client.with_buffer(|out| {
                     encode::error(out, "ERR upstream does not answer; what was sent may or may not run");
                 });

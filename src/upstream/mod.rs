@@ -10,6 +10,7 @@
 mod conn;
 mod dial;
 mod expected;
+mod life;
 mod loss;
 mod pool;
 mod pubsub;

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::conn::{Conn, REPLACED};
+use super::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
+use super::life::REPLACED;
 use super::pubsub::{self, Class};
 use crate::accounting::{Account, NOPERM, ReadKey, Reader, Seen, Watch};
 use crate::context::{READ, READ_OF_BIG};
@@ -273,7 +274,7 @@ impl Incoming {
             (Setup::Probe, Some(text)) if is_refusal(&text) => return Err(text),
             (Setup::Probe, error) => {
                 let open = lets_in(error.as_deref());
-                prove(conn, conn.created, open);
+                prove(conn, conn.life.created, open);
                 conn.greeted(open)?;
             }
             (Setup::Standing(since), error) => {
@@ -292,8 +293,8 @@ impl Incoming {
                     // The proxy's own user may be allowed to ask.
                     process.look_for_another();
                 }
-                let era = process.leads_to(error.is_none().then_some(&text), conn.created);
-                let Some(era) = era.filter(|_| process.may_carry(conn.created)) else {
+                let era = process.leads_to(error.is_none().then_some(&text), conn.life.created);
+                let Some(era) = era.filter(|_| process.may_carry(conn.life.created)) else {
                     return Err(REPLACED.to_owned());
                 };
                 conn.set_era(era);
