@@ -54,6 +54,8 @@ pub struct Outbox {
     closing: Cell<bool>,
     /// It has been given something since [`Outbox::shrink`] was last called.
     used: Cell<bool>,
+    /// The kernel has taken something since [`Outbox::has_sent`] was last called.
+    sent: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     average: Cell<usize>,
     /// Keys that it has read and that were there.
@@ -90,6 +92,7 @@ impl Outbox {
             pending: Cell::new(0),
             closing: Cell::new(false),
             used: Cell::new(false),
+            sent: Cell::new(false),
             waker: RefCell::default(),
             average: Cell::new(64),
             hits: RefCell::default(),
@@ -163,7 +166,9 @@ impl Outbox {
             return 0;
         }
         // What is wrong with the socket shows when the bytes are flushed.
-        self.writer.try_write(bytes).unwrap_or(0)
+        let written = self.writer.try_write(bytes).unwrap_or(0);
+        self.sent.set(self.sent.get() || written > 0);
+        written
     }
 
     /// Lets `write` append to what the client is to get.
@@ -219,6 +224,7 @@ impl Outbox {
                 Ok(n) => {
                     out.advance(n);
                     self.free.set(self.free.get().map(|free| free - n));
+                    self.sent.set(true);
                     written += n as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -234,6 +240,11 @@ impl Outbox {
         }
         out.reclaim(KEEP);
         written
+    }
+
+    /// Whether the kernel has taken bytes for the client since this was last asked.
+    pub fn has_sent(&self) -> bool {
+        self.sent.replace(false)
     }
 
     /// Gives back the buffer of a client that has been given nothing since the last call.

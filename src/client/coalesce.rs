@@ -81,7 +81,7 @@ impl Client {
         process.computations.leave(key, client);
         self.context.tick();
         // It was not silent for want of anything to say.
-        self.last_read = self.context.now();
+        self.active = self.context.now();
         self.ripe = Some(Ripe { key, waited });
     }
 

@@ -28,7 +28,6 @@ mod trust;
 mod wait;
 mod with;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -76,7 +75,7 @@ pub struct Client {
     /// Its last bytes, which wait for the journal.
     last: Option<Vec<u8>>,
     /// When to look whether it has been silent for too long, if ever.
-    timer: Option<RefCell<Pin<Box<Sleep>>>>,
+    timer: Option<Pin<Box<Sleep>>>,
     /// What it has filled, with the clocks of its misses, as long as it may not know that it has.
     fills: Vec<(KeyHash, Clock)>,
     /// How many of them have been answered for sure once the outbox has answered so far.
@@ -103,7 +102,8 @@ pub struct Client {
     next: Vec<Tag>,
     /// The read that comes next has waited.
     ripe: Option<coalesce::Ripe>,
-    last_read: Instant,
+    /// When something was last read from it, or it was seen to wait for something or to take a reply.
+    active: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
     /// It is nobody, and AUTH was wanted when its present request came.
@@ -188,7 +188,7 @@ enum Step {
 impl Client {
     /// A client that has just connected.
     pub fn new(context: Rc<Context>, pool: Rc<Pool>, outbox: Rc<Outbox>, read: ReadHalf) -> Self {
-        let last_read = context.now();
+        let active = context.now();
         context.process.leases.connected(outbox.lessee().host);
         let period = context.process.idle_timeout.map(look_after);
         Self {
@@ -202,7 +202,7 @@ impl Client {
             burst: 0,
             passing: None,
             last: None,
-            timer: period.map(|period| RefCell::new(Box::pin(tokio::time::sleep(period)))),
+            timer: period.map(|period| Box::pin(tokio::time::sleep(period))),
             fills: Vec::new(),
             fills_answered: None,
             transaction: Transaction::default(),
@@ -216,7 +216,7 @@ impl Client {
             held: Vec::new(),
             next: Vec::new(),
             ripe: None,
-            last_read,
+            active,
             accepted: Instant::now(),
             stranger: false,
             asked: None,
@@ -272,7 +272,7 @@ impl Client {
             }
             let filled = buf.filled().len();
             context.tick();
-            self.last_read = context.now();
+            self.active = context.now();
             context.metrics.bytes_in(filled as u64);
             if self.input.has_partial() {
                 self.input.append(&scratch[..filled]);
@@ -413,12 +413,11 @@ impl Client {
             && self.input.is_empty()
     }
 
-    /// Whether the client was silent for too long.
-    fn times_out(&self, cx: &mut TaskContext<'_>) -> bool {
-        let (Some(timer), Some(limit)) = (&self.timer, self.context.process.idle_timeout) else {
+    /// Whether the client was silent for too long, as Redis sees it: who waits, or takes what it is given, is not.
+    fn times_out(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let (Some(timer), Some(limit)) = (&mut self.timer, self.context.process.idle_timeout) else {
             return false;
         };
-        let mut timer = timer.borrow_mut();
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
@@ -427,10 +426,10 @@ impl Client {
         let _ = timer.as_mut().poll(cx);
         let (outbox, now) = (&self.outbox, Instant::now());
         let session = outbox.session.borrow();
-        !session.is_listening()
-            && !session.is_blocked()
-            && outbox.pending() == 0
-            && now - self.last_read > limit
+        if session.is_listening() || session.is_blocked() || outbox.pending() > 0 || outbox.has_sent() {
+            self.active = now;
+        }
+        now - self.active > limit
     }
 
     /// The proxy's own answers.

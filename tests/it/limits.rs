@@ -61,6 +61,21 @@ fn silent_clients_are_cut_and_listening_or_blocked_ones_are_not() {
     assert_eq!(blocked.text(), "*2\r\n$1\r\nq\r\n$1\r\nv\r\n");
 }
 
+#[test]
+fn who_takes_what_it_is_given_is_not_silent() {
+    let redis = Redis::start();
+    let proxy = with_limits(&redis, "idle_timeout = \"3s\"");
+    let (mut direct, mut tracking) = (Wire::connect(redis.port), Wire::connect(proxy.port));
+    tracking.send(b"HELLO 3\r\nCLIENT TRACKING ON BCAST PREFIX t\r\nPING\r\n");
+    while tracking.text() != "+PONG\r\n" {}
+    for n in 0..60 {
+        direct.cmd(&format!("SET t{n} v"));
+        assert!(tracking.text().contains(&format!("t{n}\r\n")));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(tracking.cmd("PING"), "+PONG\r\n");
+}
+
 /// Lets `work` go on while PINGs of another client must be answered.
 fn while_pinging(proxy: &Proxy, what: &str, mut done: impl FnMut() -> bool) {
     let mut other = Wire::connect(proxy.port);
