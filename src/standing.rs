@@ -3,7 +3,8 @@
 //! Redis decides that when a connection is made, and a connection that was let in stays so when a password is set
 //! later. A shared connection therefore must not carry a client that connected after that: each client without AUTH
 //! needs proof that is younger than itself. Proof is the first `PING` of a fresh connection, or, on one that was let
-//! in, `AUTH default` with any password: it succeeds exactly where a new connection would need none.
+//! in, `AUTH default` with any password: it succeeds exactly where a new connection would need none. That it fails may
+//! be told by silence, so a `HELLO` stands behind it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -174,8 +174,9 @@ impl Client {
         }
         let idle = self.outbox.pending() == 0;
         let changes_conn = self.burst == 0 && self.pinned.is_none() && (stranger || may_pin(kind, blocks));
-        if !idle && (is_local(kind) || changes_conn) {
-            // Answers and changes of connection must not overtake earlier replies.
+        // Answers and changes of connection must not overtake earlier replies; and Redis from 7.2 on says nothing of an AUTH
+        // that fails behind one which has not been sent yet.
+        if !idle && (is_local(kind) || changes_conn || kind == Kind::Auth || authenticates(kind, args)) {
             return Step::Again(Pause::Idle);
         }
         if !idle && self.outbox.session.borrow().awaits_multi() && !is_queued_or_harmless(kind) {

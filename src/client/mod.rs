@@ -342,7 +342,8 @@ impl Client {
                             self.whole_transaction(parser.args(request, inline), &buf[start + len..]);
                     }
                     self.is_last = start + len == buf.len();
-                    let step = self.request(parser.args(request, inline), (!inline).then_some(request));
+                    let raw = parser.is_exact().then_some(request);
+                    let step = self.request(parser.args(request, inline), raw);
                     self.input.parser = parser;
                     match step {
                         Step::Done => {

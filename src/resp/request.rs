@@ -131,11 +131,13 @@ pub struct RequestParser {
     spans: Vec<Span>,
     /// The unquoted arguments of an inline request; the spans point into it then.
     inline: Vec<u8>,
+    /// Each line and each argument so far ended as it should.
+    exact: bool,
 }
 
 impl Default for RequestParser {
     fn default() -> Self {
-        Self { stage: Stage::Start, pos: 0, spans: Vec::new(), inline: Vec::new() }
+        Self { stage: Stage::Start, pos: 0, spans: Vec::new(), inline: Vec::new(), exact: true }
     }
 }
 
@@ -144,6 +146,7 @@ impl RequestParser {
     pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Parsed {
         if self.stage == Stage::Start {
             self.pos = 0;
+            self.exact = true;
             self.spans.clear();
             match buf.first() {
                 None => return Parsed::Incomplete,
@@ -161,6 +164,14 @@ impl RequestParser {
     /// The arguments of the request that was found last; `buf` is what was given to `parse`.
     pub fn args<'a>(&'a self, buf: &'a [u8], inline: bool) -> Args<'a> {
         Args::new(if inline { &self.inline } else { buf }, &self.spans)
+    }
+
+    /// Whether any server takes the bytes of the request that was found last as they are. An inline request depends on its
+    /// line; and where the end of a line or of an argument should be, Redis skips two bytes whatever they are, while Valkey
+    /// from 8.1 on hangs up.
+    #[inline]
+    pub fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// Where the arguments lie.
@@ -191,7 +202,7 @@ impl RequestParser {
     #[inline]
     fn count(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Parsed>, ProtocolError> {
         if let Some((count @ 1.., cr)) = short_number(buf, 1)
-            && buf.len() > cr + 1
+            && buf.get(cr + 1) == Some(&b'\n')
             && count as i64 <= limits.max_args
         {
             (self.pos, self.stage) = (cr + 2, Stage::Header(count as u32));
@@ -200,6 +211,7 @@ impl RequestParser {
         let Some((line, next)) = header(buf, 1).map_err(|()| ProtocolError::CountTooLong)? else {
             return Ok(Some(Parsed::Incomplete));
         };
+        self.exact &= buf[next - 1] == b'\n';
         let count = number(line).filter(|n| *n <= i32::MAX as i64).ok_or(ProtocolError::InvalidCount)?;
         if count > limits.max_args {
             return Err(ProtocolError::UnauthenticatedCount);
@@ -225,14 +237,14 @@ impl RequestParser {
                     let Some((length, next)) = bulk_header(buf, self.pos, limits)? else {
                         return Ok(Parsed::Incomplete);
                     };
+                    self.exact &= buf[next - 1] == b'\n';
                     self.pos = next;
                     self.stage = Stage::Body(left, next + length);
                 }
                 Stage::Body(left, end) => {
                     // Redis skips two bytes behind an argument whatever they are.
-                    if buf.len() < end + 2 {
-                        return Ok(Parsed::Incomplete);
-                    }
+                    let Some(behind) = buf.get(end..end + 2) else { return Ok(Parsed::Incomplete) };
+                    self.exact &= behind == b"\r\n";
                     self.spans.push(Span { start: self.pos as u32, end: end as u32 });
                     self.pos = end + 2;
                     if left == 1 {
@@ -253,7 +265,8 @@ impl RequestParser {
         while left > 0 && buf.get(pos) == Some(&b'$') {
             let Some((length, cr)) = short_number(buf, pos + 1) else { break };
             let (start, end) = (cr + 2, cr + 2 + length);
-            if buf.len() < end + 2 || length as i64 > limits.max_bulk || end + 2 > u32::MAX as usize {
+            let is_whole = buf.get(end..end + 2) == Some(b"\r\n") && buf[cr + 1] == b'\n';
+            if !is_whole || length as i64 > limits.max_bulk || end + 2 > u32::MAX as usize {
                 break;
             }
             self.spans.push(Span { start: start as u32, end: end as u32 });
@@ -273,6 +286,7 @@ impl RequestParser {
             return if too_big { Parsed::Error(ProtocolError::InlineTooBig) } else { Parsed::Incomplete };
         };
         let line = buf[..newline].strip_suffix(b"\r").unwrap_or(&buf[..newline]);
+        self.exact = false;
         self.inline.clear();
         if super::inline::split(line, &mut self.inline, &mut self.spans).is_err() {
             return Parsed::Error(ProtocolError::UnbalancedQuotes);
@@ -397,6 +411,30 @@ mod tests {
         assert_eq!(parse(b"*0\r\nx").0, Parsed::Nothing { len: 4 });
         assert_eq!(parse(b"*-1\r\n").0, Parsed::Nothing { len: 5 });
         assert_eq!(parse(b"set 'a\r\n").0, Parsed::Error(ProtocolError::UnbalancedQuotes));
+    }
+
+    #[test]
+    fn what_some_servers_refuse_is_not_exact() {
+        let exact = |bytes: &[u8]| {
+            let mut parser = RequestParser::default();
+            // Whether it arrives at once makes no difference.
+            let at_once = (parser.parse(bytes, &Limits::NORMAL), parser.is_exact());
+            let mut parser = RequestParser::default();
+            let steps = (1..=bytes.len()).map(|end| parser.parse(&bytes[..end], &Limits::NORMAL)).last();
+            assert_eq!((steps.unwrap(), parser.is_exact()), at_once);
+            assert!(matches!(at_once.0, Parsed::Request { .. }));
+            at_once.1
+        };
+        assert!(exact(b"*2\r\n$4\r\nECHO\r\n$1\r\nk\r\n"));
+        for odd in [
+            "*2\rx$4\r\nECHO\r\n$1\r\nk\r\n",
+            "*2\r\n$4\rxECHO\r\n$1\r\nk\r\n",
+            "*2\r\n$4\r\nECHOxy$1\r\nk\r\n",
+        ] {
+            assert!(!exact(odd.as_bytes()), "{odd:?}");
+        }
+        assert!(!exact(b"*2\r\n$4\r\nECHO\r\n$1\r\nk\rx"));
+        assert!(!exact(b"ECHO k\r\n"));
     }
 
     #[test]

@@ -115,6 +115,8 @@ impl Conn {
             setting_up: Cell::new(0),
             behind: RefCell::default(),
         });
+        // Redis from 7.2 on says nothing of an AUTH that fails behind a reply which has not been sent yet: it goes first.
+        conn.move_to(&Key { identity: key.identity.clone(), ..Key::fresh() });
         conn.own(Setup::Probe, &[b"PING"]);
         conn.move_to(key);
         conn.own(Setup::Run, &[b"INFO", b"server"]);

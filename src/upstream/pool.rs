@@ -106,7 +106,11 @@ impl Pool {
         let setup = Setup::Standing(now);
         match kinds.iter().filter(|kind| !closed || **kind == Identity::Nobody).find_map(find) {
             Some(conn) if conn.key.borrow().identity == Identity::Nobody => conn.own(setup, &[b"PING"]),
-            Some(conn) => conn.own(setup, &[b"AUTH", b"default", self.no_password.as_bytes()]),
+            Some(conn) => {
+                conn.own(setup, &[b"AUTH", b"default", self.no_password.as_bytes()]);
+                // Redis from 7.2 on says nothing of an AUTH that fails behind a reply which has not been sent yet.
+                conn.own(Setup::Ignore, &[b"HELLO"]);
+            }
             None => {
                 let mut greeting = self.greeting.borrow_mut();
                 // One that Redis does not answer is not helped by another one.

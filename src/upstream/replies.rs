@@ -54,6 +54,8 @@ pub(super) struct Incoming {
     setup_error: Option<String>,
     /// The last number that one answered.
     setup_reply: i64,
+    /// The reply to one consists of several values.
+    setup_has_many: bool,
     /// What Redis says about itself.
     setup_text: Vec<u8>,
     /// The reply says that it does not know the script.
@@ -85,6 +87,7 @@ impl Default for Incoming {
             rest: Vec::new(),
             setup_error: None,
             setup_reply: 0,
+            setup_has_many: false,
             setup_text: Vec::new(),
             unknown_script: false,
         }
@@ -179,7 +182,7 @@ impl Incoming {
         let queue = conn.queue.borrow();
         let front = queue.front();
         let (reader, setup_error) = (&mut self.reader, &mut self.setup_error);
-        let setup_reply = &mut self.setup_reply;
+        let (setup_reply, setup_has_many) = (&mut self.setup_reply, &mut self.setup_has_many);
         let progress = match front {
             Some(Expected::Client(pending)) if self.current == Current::Reply => {
                 let account = &pending.account;
@@ -192,6 +195,7 @@ impl Incoming {
                         *setup_error = Some(String::from_utf8_lossy(text).into_owned());
                     }
                     (0, Head::Int(n)) => *setup_reply = *n,
+                    (0, Head::Array(_) | Head::Map(_)) => *setup_has_many = true,
                     _ => {}
                 })
             }
@@ -268,20 +272,32 @@ impl Incoming {
     }
 
     fn set_up(&mut self, conn: &Conn, setup: Setup) -> Result<(), String> {
-        let error = self.setup_error.take();
+        let (error, has_many) = (self.setup_error.take(), std::mem::take(&mut self.setup_has_many));
         match (setup, error) {
             // It says so instead of an answer, and hangs up: nothing of what was sent has run.
             (Setup::Probe, Some(text)) if is_refusal(&text) => return Err(text),
             (Setup::Probe, error) => {
                 let open = lets_in(error.as_deref());
-                prove(conn, conn.life.created, open);
+                if conn.key.borrow().identity.is_anonymous() {
+                    prove(conn, conn.life.created, open);
+                }
                 conn.greeted(open)?;
             }
             (Setup::Standing(since), error) => {
-                // A wrong password is what tells that there is one.
-                let open = match conn.key.borrow().identity {
-                    Identity::Nobody => lets_in(error.as_deref()),
-                    _ => error.is_none(),
+                let is_nobody = conn.key.borrow().identity == Identity::Nobody;
+                let open = match error.as_deref() {
+                    error if is_nobody => lets_in(error),
+                    // The AUTH has failed in silence: this is what HELLO says, which was sent behind it.
+                    None if has_many => {
+                        conn.queue.borrow_mut().pop_front();
+                        false
+                    }
+                    None => true,
+                    // A wrong password is what tells that there is one.
+                    Some(text) if text.starts_with("WRONGPASS") => false,
+                    Some(text) => {
+                        return Err(format!("ERR upstream cannot be asked whether it wants AUTH: {text}"));
+                    }
                 };
                 prove(conn, since, open);
                 return Ok(());
@@ -304,7 +320,12 @@ impl Incoming {
                 // Clients with something to fill wait to know.
                 conn.make_room();
             }
-            (Setup::Must, Some(error)) => return Err(error),
+            (Setup::Must, Some(text)) => {
+                if !is_refusal(&text) {
+                    conn.opened();
+                }
+                return Err(text);
+            }
             _ => {}
         }
         if setup.blocks() {
