@@ -13,13 +13,16 @@ BOUND := timeout --kill-after=10 $(shell [ -t 0 ] && echo --foreground)
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 PROPERTY_TESTS := --lib --test config --test framing --test index_model --test rules_match --test session_model
+# Where these differ from the one of Debian, something has been wrong.
+SERVERS := redis-8.2 valkey-9.1
+SERVER_TESTS := set_up:: identity:: kills:: standing fills:: refills:: tag_answers:: label_ bad_input:: proxies::
 SECONDS := 120
 # PREDIXY=/path/to/predixy takes it into the comparison.
 RESULTS = benches/results/$(shell date +%F)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format lint build cargo-test doc instructions django clients soak soak-quick docker bench \
+.PHONY: help run test check format lint build cargo-test servers doc instructions django clients soak soak-quick docker bench \
   bench-quick bench-scaling fuzz clean
 
 help: ## this list
@@ -28,7 +31,7 @@ help: ## this list
 run: ## the proxy with a private Redis; Ctrl-C ends both
 	@scripts/run
 
-test: format lint cargo-test doc instructions django clients soak-quick docker ## everything CI checks
+test: format lint cargo-test servers doc instructions django clients soak-quick docker ## everything CI checks
 	@echo "== all checks passed"
 
 check: format lint ## quick: formatting, lints and unit tests
@@ -46,6 +49,12 @@ build:
 cargo-test: ## unit, property and integration tests
 	@scripts/need redis-server
 	$(BOUND) 900 cargo test --locked
+
+servers: $(PYTHON) ## the integration tests for which the server's version matters, on newer ones
+	for server in $(SERVERS); do \
+	  folder=$$(scripts/server $$server) && PATH="$$folder:$$PATH" $(BOUND) 600 \
+	  cargo test --locked --test it -- $(SERVER_TESTS) || exit; \
+	done
 
 doc: ## the documentation builds without warnings
 	RUSTDOCFLAGS=-Dwarnings $(BOUND) 300 cargo doc --locked --no-deps
