@@ -55,6 +55,8 @@ pub struct Session {
     changing: u32,
     /// Has state that only a reset removes (CLIENT TRACKING, CLIENT ID, READONLY, …).
     sticky: bool,
+    /// Who its connection speaks for is not known any more: a HELLO may have failed halfway.
+    unsure: bool,
     /// A transaction has subscribed: to channels or patterns, to shard channels. How often is not known.
     listens_upstream: [bool; 2],
     /// Everything passes as it is: MONITOR, replication.
@@ -81,6 +83,7 @@ impl Default for Session {
             blocked: 0,
             changing: 0,
             sticky: false,
+            unsure: false,
             listens_upstream: [false; 2],
             raw: false,
             replies: Replies::On,
@@ -126,6 +129,12 @@ impl Session {
     /// Whether the connection has state that only a reset removes, such as CLIENT TRACKING.
     pub fn is_sticky(&self) -> bool {
         self.sticky
+    }
+
+    /// Whether what the proxy asks for the client goes over another connection of the same user: its own would queue it, take
+    /// it for what CLIENT CACHING speaks of, or remember what was read (CLIENT TRACKING).
+    pub fn is_asked_elsewhere(&self) -> bool {
+        self.in_multi || (self.sticky && !self.unsure)
     }
 
     /// Whether a command of the client is blocked upstream.
@@ -324,6 +333,7 @@ impl Session {
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
             Kind::Auth | Kind::Hello | Kind::Select | Kind::ClientSetName | Kind::ClientSetInfo => {
+                self.unsure |= kind == Kind::Hello && !matches!(at_exec, Effect::Hello { partly: false, .. });
                 self.sticky = true;
                 at_exec = handshake(kind, args).unwrap_or(Effect::None);
                 true
@@ -393,7 +403,7 @@ impl Session {
             }
             // Redis applies the options of HELLO one by one until it meets a wrong one: who the connection
             // speaks for is not known any more.
-            None if kind == Kind::Hello && args.len() > 2 => self.sticky = true,
+            None if kind == Kind::Hello && args.len() > 2 => (self.sticky, self.unsure) = (true, true),
             // Redis says what is wrong, and nothing changes.
             None => {}
         }
@@ -462,6 +472,7 @@ impl Session {
                     return true;
                 }
                 let Effect::Hello { partly, .. } = effect else { return true };
+                self.unsure |= partly;
                 // It may have authenticated before it failed: who the connection speaks for is not known any more.
                 self.sticky |= partly;
                 return false;
