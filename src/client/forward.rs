@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::with::{Labels, with_of};
+use super::with::{Labels, may_be_labelled, with_of};
 use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
@@ -196,7 +196,7 @@ impl Client {
                 return Step::Again(Pause::Idle);
             }
             let next = std::mem::take(&mut self.next);
-            if command.is_some_and(Command::is_write) {
+            if command.is_some_and(Command::is_write) && may_be_labelled(kind) {
                 self.outbox.session.borrow_mut().answered_unrouted();
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
