@@ -247,7 +247,12 @@ impl Client {
                 if in_multi && kind == Kind::SwapDb {
                     self.transaction.swaps = true;
                 }
-                self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
+                let extra = Extra { labels, ..Extra::default() };
+                match self.forward(context, command, args, raw, forward, extra) {
+                    // Redis reads nothing behind it.
+                    Step::Done if kind == Kind::Quit => Step::Then(Pause::End),
+                    step => step,
+                }
             }
         }
     }
@@ -286,6 +291,10 @@ impl Client {
             return self.no_connection();
         }
         let conn = self.conn();
+        if self.outbox.session.borrow().is_raw() {
+            conn.set_raw();
+            return self.send_raw(&conn, args, raw);
+        }
         match kind {
             Kind::SwapDb if !forward.queued => {
                 // From before it runs until the index has been rebuilt, fan-outs must also scan.
@@ -313,10 +322,6 @@ impl Client {
                 conn.send_probe();
             }
             _ => {}
-        }
-        if self.outbox.session.borrow().is_raw() {
-            conn.set_raw();
-            return self.send_raw(&conn, args, raw);
         }
         self.send(context, &conn, command, args, raw, forward, extra)
     }

@@ -225,14 +225,12 @@ impl Session {
     /// Decides about one request. `blocks`: it may block, as its arguments say. Inside MULTI, SELECT of a database that there
     /// is not is [`Kind::Plain`].
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
-        if kind == Kind::ClientReply && !self.is_confined() {
+        if kind == Kind::ClientReply && !self.is_confined() && !self.raw {
             // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for. ON alone
             // changes nothing there.
             let on = |mode: &[u8]| mode.eq_ignore_ascii_case(b"on");
             if !(self.in_multi && self.replies == Replies::On && args.get(2).is_some_and(on)) {
-                // Behind MONITOR nothing can be asked.
-                let asks = args.len() == 3 && !self.raw;
-                return if asks { Route::Silence } else { self.client_reply(args) };
+                return if args.len() == 3 { Route::Silence } else { self.client_reply(args) };
             }
         }
         let skipped = self.replies == Replies::Skip;
@@ -306,7 +304,7 @@ impl Session {
         Some(match kind {
             Kind::Quit if silent => Route::Cut,
             // Behind the messages that are on their way.
-            Kind::Quit if self.has_subscriptions() => return None,
+            Kind::Quit if self.has_subscriptions() && !self.raw => return None,
             Kind::Quit => Route::Local(Local::Quit),
             Kind::Tag(command) => Route::Local(Local::Tag(command)),
             _ => return None,
@@ -333,9 +331,9 @@ impl Session {
             Kind::Tag(command) => return Some(Route::Local(Local::Tag(command))),
             // What follows from these is known only when EXEC ran: the connection is never shared again.
             Kind::Auth | Kind::Hello | Kind::Select | Kind::ClientSetName | Kind::ClientSetInfo => {
-                self.unsure |= kind == Kind::Hello && !matches!(at_exec, Effect::Hello { partly: false, .. });
                 self.sticky = true;
                 at_exec = handshake(kind, args).unwrap_or(Effect::None);
+                self.unsure |= kind == Kind::Hello && !matches!(at_exec, Effect::Hello { partly: false, .. });
                 true
             }
             Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
@@ -472,9 +470,9 @@ impl Session {
                     return true;
                 }
                 let Effect::Hello { partly, .. } = effect else { return true };
-                self.unsure |= partly;
                 // It may have authenticated before it failed: who the connection speaks for is not known any more.
                 self.sticky |= partly;
+                self.unsure |= partly;
                 return false;
             }
         }
