@@ -1,7 +1,8 @@
-//! Bytes that wait for a slow reader: in memory first, in temporary files when there are many.
+//! Bytes that have to wait: in memory first, in temporary files when there are many.
 //!
 //! What was asked for on a shared upstream connection must be taken off it, or others would wait. A client that reads
-//! a big reply slowly therefore gets it from a file. The files have no names and go with the process.
+//! a big reply slowly therefore gets it from a file. And what a client sends behind a command that blocks must be read, or
+//! nobody would see that it hangs up. The files have no names and go with the process.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,6 +20,8 @@ const MEMORY: usize = 1024 * 1024;
 const CHUNK: usize = 128 * 1024;
 /// Bytes in one file: its place on the disk is free again when it has been read to its end.
 const FILE: u64 = 64 * 1024 * 1024;
+/// Bytes beyond which the client is cut if they cannot be put into files.
+pub const MOST_IN_MEMORY: usize = 256 * 1024 * 1024;
 
 /// That no file could be made has been said.
 static COMPLAINED: AtomicBool = AtomicBool::new(false);
@@ -59,7 +62,7 @@ impl Backlog {
         {
             self.diskless = true;
             if !COMPLAINED.swap(true, Ordering::Relaxed) {
-                tracing::warn!(%error, "no temporary file (TMPDIR): replies to slow clients stay in memory");
+                tracing::warn!(%error, "no temporary file (TMPDIR): what waits for clients stays in memory");
             }
         }
     }

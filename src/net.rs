@@ -1,7 +1,6 @@
 //! TCP and Unix streams under one roof: listening, dialing, and halves that read and write.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
 /// Silence before the kernel asks whether Redis is still there.
@@ -59,44 +58,6 @@ impl AsyncRead for ReadHalf {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
             Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
-        }
-    }
-}
-
-impl ReadHalf {
-    /// Ready once the peer has hung up. While unread bytes wait in the socket this is not noticed.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let ready = match self {
-                Self::Tcp(half) => half.as_ref().poll_read_ready(cx),
-                Self::Unix(half) => half.as_ref().poll_read_ready(cx),
-            };
-            match ready {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(())) => {}
-            }
-            match self.try_peek() {
-                Ok(0) => return Poll::Ready(()),
-                Ok(_) => return Poll::Pending,
-                // The readiness was an old one and is forgotten now.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(()),
-            }
-        }
-    }
-
-    fn try_peek(&self) -> io::Result<usize> {
-        let mut byte = [MaybeUninit::uninit()];
-        match self {
-            Self::Tcp(half) => {
-                let stream = half.as_ref();
-                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
-            }
-            Self::Unix(half) => {
-                let stream = half.as_ref();
-                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
-            }
         }
     }
 }

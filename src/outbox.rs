@@ -8,15 +8,13 @@ use std::task::{Poll, Waker};
 use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, MOST_IN_MEMORY};
 use crate::lease::{Client, Hits, Moment};
 use crate::net::WriteHalf;
 use crate::session::Session;
 
 /// Unsent bytes beyond which the client's own upstream connection is not read.
 pub const SOFT_LIMIT: usize = 1024 * 1024;
-/// Unsent bytes beyond which the client is cut if they cannot be put into files.
-const MOST_IN_MEMORY: usize = 256 * 1024 * 1024;
 /// Replies that may be on their way to a client of which nothing is known, and at most. How big replies are shows
 /// only when they arrive, and what has been asked for on a shared connection cannot be stopped.
 const FIRST_WINDOW: u32 = 32;

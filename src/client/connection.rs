@@ -109,6 +109,15 @@ impl Client {
         Some(standing)
     }
 
+    /// A new client is known as one that needs no AUTH, if there is proof already.
+    pub(super) fn let_in(&mut self) {
+        let is_vetted = self.outbox.session.borrow().is_vetted();
+        let wanted = self.asked.unwrap_or_else(Instant::now);
+        if !is_vetted && self.context.standing.of(self.accepted, wanted) == Some(Ok(true)) {
+            self.standing();
+        }
+    }
+
     /// Whether it has a connection of its own from a time when everybody was let in.
     pub(super) fn has_rights_upstream(&self) -> bool {
         self.pinned.as_ref().is_some_and(|conn| conn.key().identity == Identity::Default)
@@ -117,11 +126,11 @@ impl Client {
     /// Takes a connection of its own. False: there are too many of them.
     pub(super) fn pin(&mut self) -> bool {
         let key = self.key();
-        self.pin_as(&key)
+        self.pin_as(&key, false)
     }
 
-    fn pin_as(&mut self, key: &Key) -> bool {
-        self.pinned = self.pool.pin(key, &self.outbox);
+    fn pin_as(&mut self, key: &Key, briefly: bool) -> bool {
+        self.pinned = self.pool.pin(key, &self.outbox, briefly);
         if self.pinned.is_some() {
             self.set_shared(None);
         }
@@ -130,7 +139,7 @@ impl Client {
 
     /// Takes a connection of its own for a request of this kind. False: there are too many of them.
     pub(super) fn pin_for(&mut self, kind: Kind, effect: &Effect) -> bool {
-        let key = self.key();
+        let (key, briefly) = (self.key(), effect.is_momentary());
         let (identity, resp) = match effect {
             _ if kind == Kind::Urgent => {
                 self.pinned = Some(self.pool.pin_urgently(&key, &self.outbox));
@@ -141,17 +150,17 @@ impl Client {
             Effect::Hello { identity: Some(_), partly: true, .. } => {
                 let is_anonymous = key.identity.is_anonymous();
                 let identity = if is_anonymous { Identity::Unknown } else { key.identity.clone() };
-                return self.pin_as(&Key { identity, ..key });
+                return self.pin_as(&Key { identity, ..key }, briefly);
             }
             Effect::Hello { resp, identity: Some(identity), .. } => (identity, resp.unwrap_or(key.resp)),
-            _ => return self.pin_as(&key),
+            _ => return self.pin_as(&key, briefly),
         };
         // Verifying a user on a connection that is the user's changes nothing there, whatever comes of it.
         let claimed = Key { identity: identity.clone(), resp, ..key.clone() };
         self.pinned = self.pool.pin_existing(&claimed, &self.outbox);
         // Elsewhere nothing is possible before AUTH, and afterwards the client moves on to where it was.
         let from = if key.identity.is_anonymous() { Key::fresh() } else { key };
-        self.pinned.is_some() || self.pin_as(&from)
+        self.pinned.is_some() || self.pin_as(&from, briefly)
     }
 
     /// The client cannot have a connection of its own. It is disconnected, as by a Redis that has too many clients: had

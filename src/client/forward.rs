@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::with::{Labels, with_of};
+use super::with::{Labels, may_be_labelled, with_of};
 use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
@@ -197,7 +197,7 @@ impl Client {
                 return Step::Again(Pause::Idle);
             }
             let next = std::mem::take(&mut self.next);
-            if command.is_some_and(Command::is_write) {
+            if command.is_some_and(Command::is_write) && may_be_labelled(kind) {
                 self.outbox.session.borrow_mut().answered_unrouted();
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
@@ -248,7 +248,12 @@ impl Client {
                 if in_multi && kind == Kind::SwapDb {
                     self.transaction.swaps = true;
                 }
-                self.forward(context, command, args, raw, forward, Extra { labels, ..Extra::default() })
+                let extra = Extra { labels, ..Extra::default() };
+                match self.forward(context, command, args, raw, forward, extra) {
+                    // Redis reads nothing behind it.
+                    Step::Done if kind == Kind::Quit => Step::Then(Pause::End),
+                    step => step,
+                }
             }
         }
     }
@@ -287,6 +292,10 @@ impl Client {
             return self.no_connection();
         }
         let conn = self.conn();
+        if self.outbox.session.borrow().is_raw() {
+            conn.set_raw();
+            return self.send_raw(&conn, args, raw);
+        }
         match kind {
             Kind::SwapDb if !forward.queued => {
                 // From before it runs until the index has been rebuilt, fan-outs must also scan.
@@ -314,10 +323,6 @@ impl Client {
                 conn.send_probe();
             }
             _ => {}
-        }
-        if self.outbox.session.borrow().is_raw() {
-            conn.set_raw();
-            return self.send_raw(&conn, args, raw);
         }
         self.send(context, &conn, command, args, raw, forward, extra)
     }

@@ -253,6 +253,14 @@ impl Client {
                     return Poll::Ready(pause);
                 }
             }
+            match self.input.refill() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(client = %self.outbox.peer, %error, "what it has sent is lost: disconnected");
+                    return Poll::Ready(Pause::End);
+                }
+            }
             let mut scratch = context.scratch.borrow_mut();
             let most = if self.passing.is_some() { READ_OF_BIG } else { READ };
             let mut buf = ReadBuf::new(&mut scratch[..most]);

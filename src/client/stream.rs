@@ -1,6 +1,7 @@
 //! Requests that are too big to be kept: they pass through to a connection of the client's own as they arrive.
 
 use super::forward::{Extra, NOAUTH};
+use super::input::MOST_KEPT;
 use super::{Client, Pause, Step};
 use crate::command::{Command, Kind};
 use crate::resp::stream::Streamed;
@@ -9,9 +10,6 @@ use crate::session::Route;
 
 /// Requests of at least this many bytes pass through; smaller ones are kept until they are whole.
 const BIG: usize = 256 * 1024;
-/// The longest request that is kept because the proxy itself must see all of it (Redis's
-/// `client-query-buffer-limit`).
-const MOST_KEPT: usize = 1024 * 1024 * 1024;
 
 impl Client {
     /// The request that begins with `rest` has not arrived whole: a big one begins to pass through.

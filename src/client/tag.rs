@@ -133,9 +133,8 @@ pub(super) async fn ask(client: &mut Client, args: &[&[u8]]) -> Answer<Reply> {
 /// Likewise, in any database.
 pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answer<Reply> {
     let key = client.key();
-    let in_multi = client.outbox.session.borrow().in_multi();
-    let conn = match in_multi || db != key.db {
-        // The client's own connection would queue it, or is elsewhere.
+    let is_asked_elsewhere = client.outbox.session.borrow().is_asked_elsewhere();
+    let conn = match is_asked_elsewhere || db != key.db {
         true => client.pool.shared(&Key { db, label: None, ..key }),
         false => client.conn(),
     };

@@ -10,11 +10,15 @@ use crate::resp::{Args, Limits, Parsed};
 impl Client {
     /// How many requests a transaction has that begins with `first` and ends within `rest`, both included. 0: `first`
     /// begins none, it is not there whole, or what it holds may leave something behind on the connection.
-    pub(super) fn whole_transaction(&self, first: Args<'_>, rest: &[u8]) -> u32 {
+    pub(super) fn whole_transaction(&mut self, first: Args<'_>, rest: &[u8]) -> u32 {
         let is = |args: Args<'_>, name: &[u8]| {
             args.len() == 1 && args.get(0).is_some_and(|word| word.eq_ignore_ascii_case(name))
         };
-        if !is(first, b"multi") || rest.is_empty() || !self.travels_plainly() {
+        if !is(first, b"multi") || rest.is_empty() {
+            return 0;
+        }
+        self.let_in();
+        if !self.travels_plainly() {
             return 0;
         }
         let commands = self.context.commands.borrow();

@@ -23,9 +23,6 @@ fn in_multi(reply: &Head<'_>) -> bool {
     matches!(reply, Head::Array(_))
 }
 
-/// Bytes that are read while a client waits, in order to see when it hangs up.
-const MOST_AHEAD: usize = 1024 * 1024;
-
 impl Client {
     /// Waits as `pause` says. False: the connection ends.
     pub(super) async fn rest(&mut self, pause: Pause) -> bool {
@@ -111,10 +108,10 @@ impl Client {
         result
     }
 
-    /// Reads what the client sends while it waits. True: it has hung up.
+    /// Reads what the client sends while it waits. True: it has hung up, or is cut for sending too much.
     pub(super) fn reads_ahead(&mut self, cx: &mut TaskContext<'_>) -> bool {
         let context = Rc::clone(&self.context);
-        while self.input.len() < MOST_AHEAD {
+        loop {
             let mut scratch = context.scratch.borrow_mut();
             let mut buf = ReadBuf::new(&mut scratch[..READ]);
             match Pin::new(&mut self.read).poll_read(cx, &mut buf) {
@@ -123,9 +120,12 @@ impl Client {
                 Poll::Ready(_) => return true,
             }
             context.metrics.bytes_in(buf.filled().len() as u64);
-            self.input.append(buf.filled());
+            if !self.input.read_ahead(buf.filled()) {
+                tracing::warn!(client = %self.outbox.peer, "sends too much while it waits: disconnected");
+                self.outbox.close();
+                return true;
+            }
         }
-        self.read.poll_gone(cx).is_ready()
     }
 
     /// Waits for the replies that are held, fans out what they fired, and lets them go.

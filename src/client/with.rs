@@ -182,7 +182,7 @@ pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
 }
 
 /// Commands that write cached values; not those that change the connection.
-fn may_be_labelled(kind: Kind) -> bool {
+pub(super) fn may_be_labelled(kind: Kind) -> bool {
     matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
 }
 

@@ -55,6 +55,8 @@ pub struct Session {
     changing: u32,
     /// Has state that only a reset removes (CLIENT TRACKING, CLIENT ID, READONLY, …).
     sticky: bool,
+    /// Who its connection speaks for is not known any more: a HELLO may have failed halfway.
+    unsure: bool,
     /// A transaction has subscribed: to channels or patterns, to shard channels. How often is not known.
     listens_upstream: [bool; 2],
     /// Everything passes as it is: MONITOR, replication.
@@ -81,6 +83,7 @@ impl Default for Session {
             blocked: 0,
             changing: 0,
             sticky: false,
+            unsure: false,
             listens_upstream: [false; 2],
             raw: false,
             replies: Replies::On,
@@ -126,6 +129,12 @@ impl Session {
     /// Whether the connection has state that only a reset removes, such as CLIENT TRACKING.
     pub fn is_sticky(&self) -> bool {
         self.sticky
+    }
+
+    /// Whether what the proxy asks for the client goes over another connection of the same user: its own would queue it, take
+    /// it for what CLIENT CACHING speaks of, or remember what was read (CLIENT TRACKING).
+    pub fn is_asked_elsewhere(&self) -> bool {
+        self.in_multi || (self.sticky && !self.unsure)
     }
 
     /// Whether a command of the client is blocked upstream.
@@ -216,14 +225,12 @@ impl Session {
     /// Decides about one request. `blocks`: it may block, as its arguments say. Inside MULTI, SELECT of a database that there
     /// is not is [`Kind::Plain`].
     pub fn route(&mut self, kind: Kind, args: Args<'_>, blocks: bool) -> Route {
-        if kind == Kind::ClientReply && !self.is_confined() {
+        if kind == Kind::ClientReply && !self.is_confined() && !self.raw {
             // At once also inside MULTI: queued, it would make Redis silent, and every reply is waited for. ON alone
             // changes nothing there.
             let on = |mode: &[u8]| mode.eq_ignore_ascii_case(b"on");
             if !(self.in_multi && self.replies == Replies::On && args.get(2).is_some_and(on)) {
-                // Behind MONITOR nothing can be asked.
-                let asks = args.len() == 3 && !self.raw;
-                return if asks { Route::Silence } else { self.client_reply(args) };
+                return if args.len() == 3 { Route::Silence } else { self.client_reply(args) };
             }
         }
         let skipped = self.replies == Replies::Skip;
@@ -297,7 +304,7 @@ impl Session {
         Some(match kind {
             Kind::Quit if silent => Route::Cut,
             // Behind the messages that are on their way.
-            Kind::Quit if self.has_subscriptions() => return None,
+            Kind::Quit if self.has_subscriptions() && !self.raw => return None,
             Kind::Quit => Route::Local(Local::Quit),
             Kind::Tag(command) => Route::Local(Local::Tag(command)),
             _ => return None,
@@ -326,6 +333,7 @@ impl Session {
             Kind::Auth | Kind::Hello | Kind::Select | Kind::ClientSetName | Kind::ClientSetInfo => {
                 self.sticky = true;
                 at_exec = handshake(kind, args).unwrap_or(Effect::None);
+                self.unsure |= kind == Kind::Hello && !matches!(at_exec, Effect::Hello { partly: false, .. });
                 true
             }
             Kind::Subscribe | Kind::PSubscribe | Kind::SSubscribe => {
@@ -393,7 +401,7 @@ impl Session {
             }
             // Redis applies the options of HELLO one by one until it meets a wrong one: who the connection
             // speaks for is not known any more.
-            None if kind == Kind::Hello && args.len() > 2 => self.sticky = true,
+            None if kind == Kind::Hello && args.len() > 2 => (self.sticky, self.unsure) = (true, true),
             // Redis says what is wrong, and nothing changes.
             None => {}
         }
@@ -464,6 +472,7 @@ impl Session {
                 let Effect::Hello { partly, .. } = effect else { return true };
                 // It may have authenticated before it failed: who the connection speaks for is not known any more.
                 self.sticky |= partly;
+                self.unsure |= partly;
                 return false;
             }
         }

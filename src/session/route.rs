@@ -99,6 +99,16 @@ impl Effect {
     pub fn is_none(&self) -> bool {
         matches!(self, Effect::None)
     }
+
+    /// Whether the client needs a connection of its own for it only until the reply is there.
+    pub fn is_momentary(&self) -> bool {
+        match self {
+            Self::Auth(_) | Self::Select(_) => true,
+            Self::Hello { partly, .. } => !partly,
+            Self::Label(field, _) => *field != LabelField::Name,
+            _ => false,
+        }
+    }
 }
 
 /// The three lists of subscriptions of a connection.

@@ -201,7 +201,11 @@ fn blocking_owns_until_it_ends() {
 fn sticky_state_stays_until_reset() {
     let mut session = Session::default();
     assert!(forward(&mut session, Kind::ConnectionState, "CLIENT TRACKING ON").own);
-    assert!(session.needs_own());
+    assert!(session.needs_own() && session.is_asked_elsewhere());
+    // As whom it goes on is not known.
+    let hello = forward(&mut session, Kind::Hello, "HELLO 3 AUTH joe pw SETNAME me");
+    session.replied(hello.effect, &ERR);
+    assert!(session.needs_own() && !session.is_asked_elsewhere());
     session.reset();
     assert!(!session.needs_own());
 }

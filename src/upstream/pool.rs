@@ -21,6 +21,8 @@ use crate::session::Identity;
 
 /// Idle connections kept for clients that will need one of their own.
 const MOST_IDLE: usize = 128;
+/// Connections beyond `max_pinned` for clients that need one only until the reply is there.
+const MOST_BRIEF: usize = 128;
 /// How long one is kept.
 const REST: Duration = Duration::from_secs(60);
 /// How long none is made to stand in for another one after that has failed.
@@ -203,10 +205,11 @@ impl Pool {
     }
 
     /// A connection in the state `key` for `owner` alone: one that has this state already, else one that can be
-    /// brought there, else a new one. `None`: there are too many.
-    pub fn pin(&self, key: &Key, owner: &Rc<Outbox>) -> Option<Rc<Conn>> {
+    /// brought there, else a new one. `None`: there are too many. `briefly`: only until its reply is there.
+    pub fn pin(&self, key: &Key, owner: &Rc<Outbox>, briefly: bool) -> Option<Rc<Conn>> {
         let process = &self.context.process;
-        if process.pinned.load(Ordering::Relaxed) >= process.max_pinned {
+        let most = process.max_pinned + if briefly { MOST_BRIEF } else { 0 };
+        if process.pinned.load(Ordering::Relaxed) >= most {
             process.metrics.pinned_refused();
             return None;
         }

@@ -349,3 +349,94 @@ fn a_client_that_hangs_up_after_its_last_command_is_answered() {
     wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(wire.rest().unwrap(), b"+OK\r\n$1\r\nv\r\n");
 }
+
+#[test]
+fn nothing_is_read_behind_the_quit_of_a_subscriber() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    // Redis may hang up a moment after its reply.
+    for round in 0..50 {
+        for (port, resp) in [(redis.port, "2"), (proxy.port, "2"), (proxy.port, "3")] {
+            let mut wire = Wire::having_said(port, &[&format!("HELLO {resp}"), "SUBSCRIBE c"]);
+            wire.send(b"QUIT\r\nRESET\r\nSET behind 1\r\n");
+            assert_eq!(wire.rest().unwrap(), b"+OK\r\n", "{round}: RESP{resp}");
+        }
+    }
+    assert_eq!(Wire::connect(redis.port).cmd("EXISTS behind"), ":0\r\n");
+}
+
+/// What the client of a monitoring connection gets besides what Redis tells of others, up to the reply `last`.
+fn replies_to(monitor: &mut Wire, last: &str) -> Vec<String> {
+    let mut replies = vec![];
+    while replies.last().is_none_or(|reply| reply != last) {
+        let reply = monitor.text();
+        if !reply.starts_with('+') || !reply.contains(" [") {
+            replies.push(reply);
+        }
+    }
+    replies
+}
+
+#[test]
+fn behind_monitor_all_is_as_redis_has_it() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let requests = [
+        "WAIT 0 0",
+        "SWAPDB 1 2",
+        "CLIENT REPLY OFF",
+        "ECHO x",
+        "CLIENT REPLY SKIP",
+        "CLIENT REPLY ON",
+        "ECHO y",
+    ];
+    let requests = requests.map(|request| format!("{request}\r\n")).concat();
+    let [direct, through] = [redis.port, proxy.port].map(|port| {
+        let mut monitor = Wire::having_said(port, &["MONITOR"]);
+        monitor.send(requests.as_bytes());
+        replies_to(&mut monitor, "$1\r\ny\r\n")
+    });
+    assert_eq!(through, direct);
+    assert_eq!(through[0], ":0\r\n");
+    // Redis has refused SWAPDB.
+    assert_eq!(proxy.metric("rescind_index_complete"), 1.0);
+}
+
+#[test]
+fn what_the_proxy_asks_is_not_what_client_caching_speaks_of() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut direct = Wire::connect(redis.port);
+    for line in ["GET k", "TAG.WITH 1 t GET k", "TAG.WITH 1 t STRLEN k"] {
+        direct.cmd("SET k v");
+        let mut wire = Wire::connect(proxy.port);
+        wire.send(b"HELLO 3\r\n");
+        wire.reply().unwrap();
+        assert_eq!(wire.cmd("CLIENT TRACKING ON OPTIN"), "+OK\r\n");
+        assert_eq!(wire.cmd("CLIENT CACHING YES"), "+OK\r\n");
+        assert!(!wire.cmd(line).starts_with('-'), "{line}");
+        // Nobody is told of these.
+        assert!(!wire.cmd("TAG.ADD k other").starts_with('-'), "{line}");
+        direct.cmd("SET k w");
+        wire.send(b"PING\r\n");
+        assert!(wire.text().contains("invalidate\r\n*1\r\n$1\r\nk\r\n"), "{line}");
+        assert_eq!(wire.text(), "+PONG\r\n", "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_labelled_runs_behind_tag_next_all_the_same() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut wire = Wire::connect(proxy.port);
+    for line in ["FLUSHALL", "FLUSHDB", "SWAPDB 1 2"] {
+        assert_eq!(wire.cmd("TAG.NEXT t"), "+OK\r\n");
+        assert_eq!(wire.cmd(line), "+OK\r\n");
+        assert_eq!(wire.cmd("SET k v"), "+OK\r\n");
+        assert_eq!(wire.cmd("TAG.OF k"), "*0\r\n", "{line}");
+    }
+    for (line, reply) in [("MULTI", "+OK"), ("TAG.NEXT t", "+QUEUED"), ("FLUSHALL", "+QUEUED")] {
+        assert_eq!(wire.cmd(line), format!("{reply}\r\n"));
+    }
+    assert_eq!(wire.cmd("EXEC"), "*2\r\n+OK\r\n+OK\r\n");
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::differential::Wire;
-use crate::support::{Folder, Proxy, RULES, Redis, encode, eventually, free_port};
+use crate::support::{Folder, Proxy, RULES, Redis, encode, eventually, free_port, texts};
 
 const MB: u64 = 1 << 20;
 
@@ -74,6 +74,59 @@ fn who_takes_what_it_is_given_is_not_silent() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(tracking.cmd("PING"), "+PONG\r\n");
+}
+
+/// Sends all of it, although nothing is read.
+fn send_all(wire: &mut Wire, bytes: &[u8]) {
+    wire.stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    wire.send(bytes);
+}
+
+fn until_blocked(direct: &mut Wire, clients: u32) {
+    let wanted = format!("blocked_clients:{clients}\r\n");
+    eventually(&wanted, || direct.cmd("INFO clients").contains(&wanted).then_some(()));
+}
+
+#[test]
+fn a_blocked_client_that_has_hung_up_gets_nothing_however_much_it_has_sent() {
+    let redis = Redis::start();
+    let proxy = with_limits(&redis, "workers = 1");
+    let mut direct = Wire::connect(redis.port);
+    let writes = encode(&["SET", "k", &"x".repeat(1000)]).repeat(20_000);
+    // What waits until nothing of the client is under way.
+    for waiting in ["SELECT 1", "SET app:1:model:Post:7 1", "TAG.INFO", "RESET"] {
+        let mut wire = Wire::connect(proxy.port);
+        wire.send(b"BLPOP q 0\r\n");
+        until_blocked(&mut direct, 1);
+        wire.send(format!("{waiting}\r\n").as_bytes());
+        send_all(&mut wire, &writes);
+        assert!(proxy.rss() < 400 * MB, "{} MB", proxy.rss() / MB);
+        drop(wire);
+        until_blocked(&mut direct, 0);
+        assert_eq!(direct.cmd("RPUSH q v"), ":1\r\n", "{waiting}");
+        assert_eq!(direct.cmd("LPOP q"), "$1\r\nv\r\n", "{waiting}");
+    }
+    eventually("all are gone", || (proxy.metric("rescind_clients") == 0.0).then_some(()));
+}
+
+#[test]
+fn what_is_sent_behind_a_blocked_command_is_done_in_order() {
+    let redis = Redis::start();
+    let proxy = with_limits(&redis, "workers = 1");
+    let (mut wire, mut direct) = (Wire::connect(proxy.port), Wire::connect(redis.port));
+    wire.send(b"BLPOP q 0\r\nSELECT 1\r\n");
+    let padding = "x".repeat(1000);
+    let lines: Vec<String> = (0..8000).map(|n| format!("{n} {padding}")).collect();
+    let writes: Vec<u8> = lines.iter().flat_map(|line| encode(&["RPUSH", "l", line])).collect();
+    send_all(&mut wire, &writes);
+    until_blocked(&mut direct, 1);
+    direct.cmd("RPUSH q v");
+    assert_eq!(wire.text(), "*2\r\n$1\r\nq\r\n$1\r\nv\r\n");
+    assert_eq!(wire.text(), "+OK\r\n");
+    (1..=lines.len()).for_each(|n| assert_eq!(wire.text(), format!(":{n}\r\n")));
+    direct.cmd("SELECT 1");
+    direct.send(b"LRANGE l 0 -1\r\n");
+    assert!(texts(&direct.reply().unwrap()) == lines);
 }
 
 /// Lets `work` go on while PINGs of another client must be answered.
