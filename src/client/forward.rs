@@ -42,7 +42,7 @@ pub(super) struct Extra {
     pub after: After,
     /// The request has passed through: of its arguments only the small ones are known, and its bytes are on their way.
     pub partial: bool,
-    /// Arguments that are keys in doubt, in order: others that do not exist are asked for in their place.
+    /// Arguments that are not to be sent, keys in doubt mostly, in order: others that mean nothing go in their place.
     pub hidden: Vec<usize>,
     /// What it writes gets these labels, as a script.
     pub labels: Labels,
@@ -311,6 +311,11 @@ impl Client {
                 // that mark to the present, hence behind all that the client wrote elsewhere.
                 conn.send_probe();
             }
+            // Valkey would send the client past the proxy, to the master of a replica.
+            Kind::ConnectionState if command.is_some_and(|command| command.name == "client|capa") => {
+                let is_redirect = |(_, arg): &(usize, &[u8])| arg.eq_ignore_ascii_case(b"redirect");
+                extra.hidden = args.iter().enumerate().filter(is_redirect).map(|(index, _)| index).collect();
+            }
             _ => {}
         }
         if self.outbox.session.borrow().is_raw() {
@@ -552,7 +557,7 @@ impl Client {
 /// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
 const NO_KEY: &[u8] = b"\0rescind:none";
 
-/// The request with these arguments, in order, replaced by keys that do not exist.
+/// The request with these arguments, in order, replaced by keys that do not exist, or words that say nothing.
 fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
     let mut out = BytesMut::new();
     encode::array(&mut out, args.len());
