@@ -42,7 +42,7 @@ pub(super) struct Extra {
     pub after: After,
     /// The request has passed through: of its arguments only the small ones are known, and its bytes are on their way.
     pub partial: bool,
-    /// Arguments that are not to be sent, keys in doubt mostly, in order: others that mean nothing go in their place.
+    /// Arguments that are keys in doubt, in order: others that do not exist are asked for in their place.
     pub hidden: Vec<usize>,
     /// What it writes gets these labels, as a script.
     pub labels: Labels,
@@ -311,17 +311,14 @@ impl Client {
                 // that mark to the present, hence behind all that the client wrote elsewhere.
                 conn.send_probe();
             }
-            // Valkey would send the client past the proxy, to the master of a replica.
-            Kind::ConnectionState if command.is_some_and(|command| command.name == "client|capa") => {
-                let is_redirect = |(_, arg): &(usize, &[u8])| arg.eq_ignore_ascii_case(b"redirect");
-                extra.hidden = args.iter().enumerate().filter(is_redirect).map(|(index, _)| index).collect();
-            }
             _ => {}
         }
         if self.outbox.session.borrow().is_raw() {
             conn.set_raw();
             return self.send_raw(&conn, args, raw);
         }
+        let tamed = command.filter(|command| command.name == "client|capa").map(|_| without_redirect(args));
+        let raw = tamed.as_deref().or(raw);
         self.send(context, &conn, command, args, raw, forward, extra)
     }
 
@@ -557,7 +554,7 @@ impl Client {
 /// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
 const NO_KEY: &[u8] = b"\0rescind:none";
 
-/// The request with these arguments, in order, replaced by keys that do not exist, or words that say nothing.
+/// The request with these arguments, in order, replaced by keys that do not exist.
 fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
     let mut out = BytesMut::new();
     encode::array(&mut out, args.len());
@@ -567,6 +564,16 @@ fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
             false => encode::bulk(&mut out, arg),
         }
     }
+    out
+}
+
+/// A CLIENT CAPA without the word that makes a replica of Valkey send its client past the proxy, to the master. Words that it
+/// does not know it takes.
+fn without_redirect(args: Args<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    let is_redirect = |arg: &[u8]| arg.eq_ignore_ascii_case(b"redirect");
+    let words: Vec<&[u8]> = args.iter().map(|arg| if is_redirect(arg) { b"none" } else { arg }).collect();
+    encode::request(&mut out, words);
     out
 }
 

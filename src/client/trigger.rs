@@ -33,7 +33,7 @@ pub(super) fn account(
     let db = outbox.session.borrow().current_db();
     let mut reading = (command.reads != Reads::Uncounted).then(|| reading(context, db, command, args));
     if context.process.doubt.any() && !command.is_write() {
-        extra.hidden.extend(trust::hidden(context, db, command, args));
+        extra.hidden = trust::hidden(context, db, command, args);
         if !extra.hidden.is_empty() {
             // That it is missed says nothing.
             reading.iter_mut().for_each(|reading| reading.fetches = false);
