@@ -375,6 +375,20 @@ fn without_the_right_to_ping_there_is_no_feed_and_that_is_said_at_once() {
 }
 
 #[test]
+fn what_keeps_the_index_from_being_filled_is_said() {
+    let (redis, url) = restricted("-scan");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    let why = eventually("it says why", || {
+        let (status, why) = proxy.http("GET", "/readyz", &[], "");
+        (status == 503 && why.contains("NOPERM")).then_some(why)
+    });
+    assert!(why.contains("the index is not complete") && why.contains("'scan'"), "{why}");
+    redis.client().cmd("ACL SETUSER own +scan");
+    proxy.ready();
+    works(&mut proxy.client(), &mut redis.client(), "granted");
+}
+
+#[test]
 fn a_right_that_is_granted_later_is_used() {
     let (redis, url) = restricted("-psubscribe");
     let proxy = Proxy::launch(&url, RULES, &[]);

@@ -1,4 +1,5 @@
-//! What users may do changes while they are connected, and what scripts do for them besides their own commands with it.
+//! What users may do changes while they are connected, and what scripts do for them besides their own commands with it; what
+//! nobody can do.
 
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
@@ -157,5 +158,24 @@ fn refusals_of_fills_are_those_of_redis() {
             );
         }
         world.may("resetkeys ~* +@all");
+    }
+}
+
+#[test]
+fn what_the_server_does_not_have_it_says_in_its_own_words() {
+    let redis = Redis::with(&["--rename-command", "SETEX", ""]);
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for fill in ["SETEX KEY 100 v", "HSETEX KEY FIELDS 1 f v", "MSETEX 1 KEY v", "SET KEY v"] {
+        let key = format!("{KEY}1");
+        let fill = fill.replace("KEY", &key);
+        let answer = direct.cmd(&fill);
+        direct.cmd(&format!("DEL {key}"));
+        eventually("it is as without the proxy", || {
+            assert_eq!(client.cmd(&format!("GET {key}")), "$-1\r\n");
+            let through = client.cmd(&fill);
+            direct.cmd(&format!("DEL {key}"));
+            (through == answer).then_some(())
+        });
     }
 }
