@@ -313,6 +313,8 @@ pub struct Reader {
     labelled: SmallVec<[usize; 2]>,
     /// Some element of EXEC is an error.
     has_failures: bool,
+    /// Some is one about rights.
+    has_refusals: bool,
     /// The elements whose effects are good, counted likewise.
     effective: SmallVec<[usize; 2]>,
 }
@@ -332,6 +334,8 @@ pub struct Verdict {
     pub labelled: SmallVec<[usize; 2]>,
     /// Some element of EXEC is an error.
     pub has_failures: bool,
+    /// Some is one about rights.
+    pub has_refusals: bool,
     /// What the elements of EXEC change in the client's session, in order.
     pub effects: Vec<Effect>,
 }
@@ -351,6 +355,7 @@ impl Verdict {
             idle: vec![],
             labelled,
             has_failures: false,
+            has_refusals: false,
             effects: vec![],
         }
     }
@@ -446,6 +451,7 @@ impl Reader {
             self.end_of_element(queued, count);
             self.element += 1;
             self.has_failures |= head.is_error();
+            self.has_refusals |= matches!(head, Head::Error(text) if is_refusal(text));
             let entry = queued.get(self.element - 1);
             self.tally = entry.and_then(|q| q.reading.as_ref()).map(Reading::tally);
             if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
@@ -502,6 +508,7 @@ impl Reader {
                 self.end_of_element(&queued, count);
                 verdict.labelled = std::mem::take(&mut self.labelled);
                 verdict.has_failures = self.has_failures;
+                verdict.has_refusals = self.has_refusals;
                 self.judge_exec(queued, &mut verdict);
             }
         }
@@ -527,6 +534,13 @@ impl Reader {
             surprised |= shifted;
         }
     }
+}
+
+/// Whether an error is about rights, in a script or not.
+fn is_refusal(text: &[u8]) -> bool {
+    [NOPERM, b"ERR ACL failure in script", b"ERR The user executing the script"]
+        .iter()
+        .any(|one| text.starts_with(one))
 }
 
 /// A copy of the head that outlives its buffer.

@@ -48,6 +48,8 @@ pub struct Outbox {
     verdicts: RefCell<VecDeque<Verdict>>,
     /// The reply to what the proxy asked on the client's behalf.
     captured: RefCell<BytesMut>,
+    /// A request that has not run.
+    taken_back: RefCell<Option<BytesMut>>,
     pending: Cell<u32>,
     closing: Cell<bool>,
     /// It has been given something since [`Outbox::shrink`] was last called.
@@ -87,6 +89,7 @@ impl Outbox {
             limit,
             verdicts: RefCell::default(),
             captured: RefCell::default(),
+            taken_back: RefCell::default(),
             pending: Cell::new(0),
             closing: Cell::new(false),
             used: Cell::new(false),
@@ -195,6 +198,17 @@ impl Outbox {
     /// Takes the reply that is for the client's task.
     pub fn take_captured(&self) -> BytesMut {
         self.captured.take()
+    }
+
+    /// Its latest request has not run: its task is to deal with it once more, as if it had just come.
+    pub fn take_back(&self, request: BytesMut) {
+        *self.taken_back.borrow_mut() = Some(request);
+        self.wake();
+    }
+
+    /// The request to be dealt with once more.
+    pub fn taken_back(&self) -> Option<BytesMut> {
+        self.taken_back.take()
     }
 
     /// What a held reply told.

@@ -74,7 +74,7 @@ pub struct Process {
     pub hears_labels: AtomicBool,
     /// There may be other proxies, which give labels that the feed tells of a moment later.
     pub others_may_label: AtomicBool,
-    /// Why the feed is not connected, if it is not.
+    /// Why the feed is not connected, if it is not, or what keeps the index from being filled.
     pub feed_error: Mutex<String>,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
@@ -143,12 +143,12 @@ impl Process {
         }
     }
 
-    /// The feed is not connected because of this; empty: it is.
+    /// The feed is not connected because of this, or the index cannot be filled; empty: nothing is known to be wrong.
     pub fn set_feed_error(&self, error: &str) {
         error.clone_into(&mut self.feed_error.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Why the feed is not connected.
+    /// Why the feed is not connected, or what keeps the index from being filled; empty: nothing that is known.
     pub fn feed_error(&self) -> String {
         self.feed_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

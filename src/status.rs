@@ -92,15 +92,17 @@ impl Control for Status {
     /// Where Redis sends no events the index is never complete, and fan-outs always scan: slow, but ready.
     fn readiness(&self) -> Result<Vec<String>, Vec<String>> {
         let mut reasons = vec![];
-        if !self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected) {
-            let error = self.process.feed_error();
-            let why = if error.is_empty() { error } else { format!(": {error}") };
+        let error = self.process.feed_error();
+        let why = if error.is_empty() { error } else { format!(": {error}") };
+        let is_connected = self.process.metrics.snapshot().feeds.iter().any(|feed| feed.connected);
+        if !is_connected {
             reasons.push(format!("the feed is not connected{why}"));
         }
         let warm = self.process.warmed.load(Ordering::Acquire);
         let ready = self.process.index.is_complete() || (warm && self.process.own_writes());
         if !ready {
-            reasons.push(format!("the index is not complete: {}", self.process.index.reason()));
+            let why = if is_connected { &*why } else { "" };
+            reasons.push(format!("the index is not complete: {}{why}", self.process.index.reason()));
         }
         if self.process.draining.load(Ordering::Relaxed) {
             reasons.push("the proxy is going down".to_owned());

@@ -1,6 +1,5 @@
 //! Sending a request upstream, on the right connection and in the right order.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -13,7 +12,7 @@ use crate::context::Context;
 use crate::lease::script::{self, Check, Wrapping};
 use crate::resp::{Args, encode};
 use crate::session::{Effect, Forward, Local, Route};
-use crate::upstream::{Conn, Fills, Pending, Retimed, Shortly, Special};
+use crate::upstream::{Conn, Fills, Kept, Pending, Retimed, Scripted, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
@@ -30,8 +29,8 @@ fn metric_of(command: Option<&Command>) -> u16 {
 /// A write that goes as a script.
 struct Script {
     request: BytesMut,
-    /// It is a short one.
-    short: Option<Shortly>,
+    /// Unless it is queued: inside EXEC's reply no error is worded anew.
+    scripted: Option<Scripted>,
 }
 
 /// What to do with a request besides forwarding it.
@@ -47,7 +46,7 @@ pub(super) struct Extra {
     pub hidden: Vec<usize>,
     /// What it writes gets these labels, as a script.
     pub labels: Labels,
-    /// It can be sent once more, if Redis does not know what it asks for.
+    /// It can be sent once more, if it has not run.
     pub may_resend: bool,
     /// Labelled keys whose expiry it may change.
     pub retimed: Vec<(u32, Box<[u8]>)>,
@@ -324,6 +323,8 @@ impl Client {
             }
             _ => {}
         }
+        let tamed = command.filter(|command| command.name == "client|capa").map(|_| without_redirect(args));
+        let raw = tamed.as_deref().or(raw);
         self.send(context, &conn, command, args, raw, forward, extra)
     }
 
@@ -379,10 +380,11 @@ impl Client {
         };
         // Nothing is before it and nothing behind it, so that it can be sent once more.
         let is_single = self.is_last && self.outbox.pending() == 0 && probed.is_none();
-        extra.may_resend = is_single && !(extra.hold || forward.queued || account.may_fire());
+        let has_more = extra.hold || forward.queued || forward.silent || account.may_fire();
+        extra.may_resend = is_single && !has_more;
         let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
-        let (script, short) = match script {
-            Some(Script { request, short }) => (Some(request), short),
+        let (script, scripted) = match script {
+            Some(Script { request, scripted }) => (Some(request), scripted),
             None => (None, None),
         };
         let hold = extra.hold || account.may_fire();
@@ -406,7 +408,7 @@ impl Client {
                 fills,
                 retimed: self.retimed(forward.queued, extra.retimed),
                 settled,
-                short,
+                scripted,
             }
             .boxed(),
         };
@@ -492,27 +494,31 @@ impl Client {
             }
             let mut request = BytesMut::new();
             let wrapping = Wrapping { db, proxy: &process.id, condition, checks: &checks, labels };
-            // Inside EXEC's reply no error is worded anew.
-            let short = match (&command.name, wrapping.short()) {
-                (Cow::Borrowed(name), Some(script)) if !queued => Some((*name, script)),
-                _ => None,
+            let short = wrapping.short().filter(|_| !queued);
+            let size = args.iter().map(<[u8]>::len).sum::<usize>();
+            let keeps = extra.may_resend && size <= MOST_RESENT && wrapping.labels.tags.is_empty();
+            let named = keeps && short.is_some_and(|script| conn.may_call(script));
+            let begin = match short {
+                Some(script) => wrapping.wrap_shortly(script, named, &mut request, args),
+                None => wrapping.wrap(&mut request, args),
             };
-            let short = short.map(|(command, script)| {
-                let by_name = extra.may_resend
-                    && conn.may_call(script)
-                    && args.iter().map(<[u8]>::len).sum::<usize>() <= MOST_RESENT;
-                wrapping.wrap_shortly(script, by_name, &mut request, args);
-                self.may_be_resent = by_name;
-                Shortly { command, script, named: by_name.then(|| request.clone()) }
+            self.may_be_resent = keeps;
+            // The text of the script is not needed any more.
+            let from = if named { 0 } else { begin };
+            let arguments = args.len();
+            let kept = keeps.then(|| Kept {
+                request: request[from..].into(),
+                named,
+                begin: begin - from,
+                arguments,
             });
-            if short.is_none() {
-                wrapping.wrap(&mut request, args);
-            }
             if !extra.after.labelled.is_empty() && !process.is_alone() {
                 // While its label was not in Redis, an invalidation by another proxy may have missed it.
-                extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks });
+                extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks: checks.clone() });
             }
-            return Some(Script { request, short });
+            let command = command.name.clone();
+            let scripted = (!queued).then_some(Scripted { command, short, checks: (db, checks), kept });
+            return Some(Script { request, scripted });
         }
         let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
         let unwrapped = fill::Unwrapped { db, condition, checks };
@@ -564,6 +570,16 @@ fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
             false => encode::bulk(&mut out, arg),
         }
     }
+    out
+}
+
+/// A CLIENT CAPA without the word that makes a replica of Valkey send its client past the proxy, to the master. Words that it
+/// does not know it takes.
+fn without_redirect(args: Args<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    let is_redirect = |arg: &[u8]| arg.eq_ignore_ascii_case(b"redirect");
+    let words: Vec<&[u8]> = args.iter().map(|arg| if is_redirect(arg) { b"none" } else { arg }).collect();
+    encode::request(&mut out, words);
     out
 }
 

@@ -72,6 +72,13 @@ impl Input {
         Ok(true)
     }
 
+    /// Puts a request in front of what has not been used up.
+    pub fn put_before(&mut self, request: &[u8]) {
+        self.left.splice(..0, request.iter().copied());
+        self.parser = RequestParser::default();
+        self.partial = false;
+    }
+
     /// Takes what is kept, to work on it.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.left)

@@ -239,6 +239,9 @@ impl Client {
         self.outbox.set_waker(cx.waker());
         self.write(cx);
         self.unpin_if_free();
+        if let Some(request) = self.outbox.taken_back() {
+            self.input.put_before(&request);
+        }
         let context = Rc::clone(&self.context);
         loop {
             let cut = self.pinned.is_none() && self.shared.as_ref().is_some_and(|conn| conn.was_cut());

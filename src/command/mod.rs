@@ -127,6 +127,18 @@ impl Commands {
         self.commands.len() - before
     }
 
+    /// What the server does not have no script is to run: only outside of them it says that as it says it to everybody. Returns
+    /// whether that is news.
+    pub fn script_only(&mut self, described: &[Described]) -> bool {
+        let mut is_news = false;
+        for command in self.commands.iter_mut().filter(|command| fills::is_scripted(&command.name)) {
+            let is_there = described.iter().any(|one| one.name.eq_ignore_ascii_case(&command.name));
+            is_news |= command.is_scripted != is_there;
+            command.is_scripted = is_there;
+        }
+        is_news
+    }
+
     /// The command of a request: `args[0]` in any case and, if that has subcommands, `args[1]`. An unknown
     /// subcommand finds its container. Allocates nothing.
     #[inline]

@@ -136,6 +136,21 @@ fn a_server_may_know_more() {
     assert_eq!(set.kind, Kind::Plain);
 }
 
+#[test]
+fn scripts_run_what_the_server_has() {
+    let mut commands = Commands::builtin();
+    let named = |name: &str| Described { name: name.to_owned(), ..Described::default() };
+    let is_scripted = |commands: &Commands, name: &str| commands.by_name(name).unwrap().is_scripted;
+    let all = ["set", "SETEX", "get", "hsetex"].map(named);
+    assert!(commands.script_only(&all[..3]));
+    assert!(!commands.script_only(&all[..3]));
+    let found = ["set", "setex", "get", "hsetex"].map(|name| is_scripted(&commands, name));
+    assert_eq!(found, [true, true, false, false]);
+    // The server is a newer one by now.
+    assert!(commands.script_only(&all));
+    assert!(is_scripted(&commands, "hsetex"));
+}
+
 /// Words that mean something to some command, and some that mean nothing to any.
 fn word() -> impl Strategy<Value = Vec<u8>> {
     const WORDS: &[&str] = &[

@@ -27,6 +27,8 @@ pub(super) async fn learn_commands(engine: &Engine) {
     let added = commands.extend(&described);
     if added > 0 {
         tracing::info!(added, "learned commands from the server");
+    }
+    if commands.script_only(&described) || added > 0 {
         engine.knowledge.send_modify(|knowledge| knowledge.commands = Arc::new(commands));
     }
 }

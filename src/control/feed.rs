@@ -337,7 +337,7 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         let heard = subscribe(engine, &mut wire).await?;
         engine.feed.hears_events.set(heard.is_ok());
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
-        let enabled = if heard.is_ok() { enable_events(&mut wire).await } else { heard };
+        let enabled = if heard.is_ok() { enable_events(engine, &mut wire).await } else { heard };
         wire.call(&["PING"]).await?;
         super::described::learn_commands(engine).await;
         engine.events_enabled(enabled);

@@ -159,7 +159,7 @@ async fn canary(engine: &Rc<Engine>, tick: u64) {
 /// Whether the event of a key that is made for this came; `None`: that says nothing.
 async fn sings(engine: &Rc<Engine>, tick: u64) -> Option<bool> {
     let db = engine.first_database();
-    let key = format!("{}{}:{tick}", String::from_utf8_lossy(CANARY), std::process::id());
+    let key = canary_named(tick);
     engine.feed.take_canary();
     if let Err(error) = flash(engine, db, &key).await {
         // A full or read-only Redis says nothing about the feed.
@@ -169,9 +169,14 @@ async fn sings(engine: &Rc<Engine>, tick: u64) -> Option<bool> {
     engine.feed.barrier(vec![], engine).await.then(|| engine.feed.take_canary())
 }
 
+/// The name of a canary of this proxy.
+pub(super) fn canary_named(which: impl std::fmt::Display) -> String {
+    format!("{}{}:{which}", String::from_utf8_lossy(CANARY), std::process::id())
+}
+
 /// Makes a key and deletes it in one step: nobody sees it, and where scripts are allowed neither replicas nor the
 /// append-only file hear of it.
-async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
+pub(super) async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), String> {
     const SCRIPT: &str =
         "redis.set_repl(redis.REPL_NONE); redis.call('SET', KEYS[1], ''); redis.call('DEL', KEYS[1])";
     let Err(error) = engine.scans.one(db, ["EVAL", SCRIPT, "1", key]).await else { return Ok(()) };

@@ -65,6 +65,9 @@ impl Engine {
                 Ok(_) => break,
                 Err(error) => {
                     tracing::debug!(%error, "the index cannot be rebuilt yet");
+                    if self.has_feed() {
+                        self.process.set_feed_error(&error);
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
@@ -74,6 +77,7 @@ impl Engine {
         if self.rebuild.get() != number || !self.has_feed() {
             return;
         }
+        self.process.set_feed_error("");
         self.process.warmed.store(true, Ordering::Release);
         if !self.process.own_writes() && self.process.index.set_complete(version) {
             self.process.metrics.index_complete.set(1);

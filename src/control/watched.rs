@@ -2,8 +2,8 @@
 
 use redis_protocol::resp3::types::BytesFrame;
 
-use super::Engine;
-use super::wire::{Wire, array_of, bytes_of};
+use super::wire::{Wire, array_of, bytes_of, into_result};
+use super::{Engine, gc};
 use crate::news::LABEL_SETS;
 use crate::rules::{Rules, without_overlaps};
 
@@ -16,8 +16,8 @@ pub(super) async fn events_configured(engine: &Engine) -> Option<bool> {
     is_enough(&value_of(frame))
 }
 
-/// Whether these flags are what is needed. `None`: beside `A` Redis 7.0 does not tell of `n`, see `keyspaceEventsFlagsToString`
-/// in its `notify.c`.
+/// Whether these flags are what is needed. `None`: beside `A` Redis does not tell of `n`, see `keyspaceEventsFlagsToString` in its
+/// `notify.c`.
 fn is_enough(current: &str) -> Option<bool> {
     let missing = &wanted_flags(current)[current.len()..];
     match missing {
@@ -37,14 +37,44 @@ fn value_of(frame: BytesFrame) -> String {
 }
 
 /// Adds the flags that are needed to those that are set.
-pub(super) async fn enable_events(wire: &mut Wire) -> Result<(), String> {
+pub(super) async fn enable_events(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     let current = value_of(wire.call(&["CONFIG", "GET", "notify-keyspace-events"]).await?);
-    let wanted = wanted_flags(&current);
-    if wanted != current {
-        wire.call(&["CONFIG", "SET", "notify-keyspace-events", &wanted]).await?;
-        tracing::info!(before = current, now = wanted, "notify-keyspace-events was extended");
+    let is_there = match is_enough(&current) {
+        Some(enough) => enough,
+        None => sings(engine, wire).await?,
+    };
+    if is_there {
+        return Ok(());
     }
+    let mut wanted = wanted_flags(&current);
+    // What of these is set Redis 8.2 does not show beside `A` either; older ones do not know them.
+    let kept = format!("{wanted}oc");
+    let set = ["CONFIG", "SET", "notify-keyspace-events"];
+    if current.contains('A') && wire.call(&[set.as_slice(), &[&kept]].concat()).await.is_ok() {
+        wanted = kept;
+    } else {
+        wire.call(&[set.as_slice(), &[&wanted]].concat()).await?;
+    }
+    tracing::info!(before = current, now = wanted, "notify-keyspace-events was extended");
     Ok(())
+}
+
+/// Whether the event of a key that is made for this comes on the feed that is being set up.
+async fn sings(engine: &Engine, wire: &mut Wire) -> Result<bool, String> {
+    if let Err(error) = gc::flash(engine, engine.first_database(), &gc::canary_named("feed")).await {
+        tracing::debug!(%error, "the canary key cannot be written");
+        return Ok(false);
+    }
+    wire.queue(&["PING"]);
+    let mut sung = false;
+    loop {
+        match wire.next().await? {
+            BytesFrame::Push { data, .. } => {
+                sung |= data.get(3).and_then(bytes_of).is_some_and(|key| key.starts_with(gc::CANARY));
+            }
+            reply => return into_result(reply).map(|_| sung),
+        }
+    }
 }
 
 /// `current` with what is missing of [`FLAGS`]; `A` stands for expired and evicted among others.

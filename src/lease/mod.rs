@@ -21,6 +21,7 @@ mod epochs;
 mod hits;
 pub mod script;
 mod sharing;
+pub mod trouble;
 
 pub use crate::command::Fill;
 pub use computing::{Computations, Turn, Waiter};

@@ -57,11 +57,15 @@ pub fn epoch_key(tag: &[u8]) -> Vec<u8> {
     [EPOCHS, tag].concat()
 }
 
-/// Lua that words an error about the rights of the client's user as Redis does outside of scripts.
+/// Lua that words an error about the rights of the client's user as Redis does outside of scripts: since version 7.2 it says the
+/// same there behind another beginning.
 macro_rules! reworded {
     ($error:literal, $command:literal) => {
         concat!(
-            "if string.find(",
+            $error,
+            "=string.gsub(",
+            $error,
+            ",'^ERR ACL failure in script:','NOPERM') if string.find(",
             $error,
             ",'The user executing',1,true) then ",
             $error,
@@ -84,7 +88,7 @@ macro_rules! reworded {
 /// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
 /// stand there in front of a mark (`m`, or `M` where what is not known does not count).
 ///
-/// The proxy counts what it knows to be stale; of the rest the script tells it.
+/// The proxy counts what it knows to be stale; of the rest the script tells it. What it could not undo it does not do.
 macro_rules! script {
     (more: $many:expr, $else:expr; labels: $begun:expr, $done:expr, $failed:expr) => {
         concat!(
@@ -97,7 +101,9 @@ if w~='' then ",
             $else,
             "end \
 if s then u[#u+1]=k if w~='' then t[#t+1]=k end end end \
-if d~='' then c('SELECT',d) end ",
+if d~='' then c('SELECT',d) end \
+if u[1] and not redis.acl_check_cmd('UNLINK',unpack(u)) then \
+return redis.error_reply(\"NOPERM this user has no permissions to run the 'unlink' command\") end ",
             $begun,
             "local r,o=redis.pcall(unpack(ARGV,n+1)),ARGV[3] \
 if type(r)=='table' and r.err then ",
@@ -143,7 +149,7 @@ s=s or not (y or f) and #l==32 else ", "end ";
 
 /// What nearly all fills are sent as: of one key, by a command that is done unless it fails, without labels to be given. Redis
 /// takes longer to hash the text of a script than to run it, so this one says no more than it must. Errors about rights it
-/// leaves as they are, for [`refusal`].
+/// leaves as they are, for [`refusal`](super::trouble::refusal); on which of its lines they came up tells whether the command has run.
 ///
 /// `ARGV`: how many words about epochs; the key; the message that it was undone; where it is asked whether another proxy has
 /// gone, how many tags and how many channels; the client's database, if it is not 0; for each epoch its name and what to find
@@ -163,7 +169,7 @@ macro_rules! short {
             $done,
             "r=redis.pcall(unpack(ARGV,",
             $end,
-            "+1))if s and(type(r)~='table'or r.ok)then \
+            "+1))if s and(type(r)~='table'or r.ok)then\n\
 c('UNLINK',ARGV[2])redis.pcall('PUBLISH','rescind:proxies',ARGV[3])end return r"
         )
     };
@@ -381,9 +387,9 @@ impl Wrapping<'_> {
     }
 
     /// Appends the request that runs `args` for the client in that script, called by its name or spelled out. If it is
-    /// refused, [`refusal`] words it.
-    pub fn wrap_shortly(&self, script: Short, by_name: bool, out: &mut BytesMut, args: Args<'_>) {
-        let Some(first) = self.checks.first() else { return };
+    /// refused, [`refusal`](super::trouble::refusal) words it. Answers where `args` begin.
+    pub fn wrap_shortly(&self, script: Short, by_name: bool, out: &mut BytesMut, args: Args<'_>) -> usize {
+        let Some(first) = self.checks.first() else { return 0 };
         let (mut epochs, mut tags, mut channels) = (SmallVec::<[_; 8]>::new(), vec![], vec![]);
         for check in self.checks {
             match &check.what {
@@ -425,11 +431,13 @@ impl Wrapping<'_> {
         }
         tags.iter().for_each(|tag| encode_epoch(out, tag));
         channels.iter().for_each(|channel| encode::bulk(out, channel));
+        let begin = out.len();
         args.iter().for_each(|arg| encode::bulk(out, arg));
+        begin
     }
 
-    /// Appends the request that runs `args` for the client.
-    pub fn wrap(&self, out: &mut BytesMut, args: Args<'_>) {
+    /// Appends the request that runs `args` for the client. Answers where `args` begin.
+    pub fn wrap(&self, out: &mut BytesMut, args: Args<'_>) -> usize {
         let Self { checks, labels, .. } = self;
         let has_labels = !labels.tags.is_empty();
         let labelling =
@@ -465,7 +473,9 @@ impl Wrapping<'_> {
         if has_labels {
             labels.encode(out);
         }
+        let begin = out.len();
         args.iter().for_each(|arg| encode::bulk(out, arg));
+        begin
     }
 }
 
@@ -521,17 +531,6 @@ fn encode_epoch(out: &mut BytesMut, tag: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What Redis says outside of scripts instead of this reply to a fill sent by [`Wrapping::wrap_shortly`], if it is about the
-/// rights of the client's user: an error without its mark.
-pub fn refusal(reply: &[u8], command: &str) -> Option<String> {
-    let about = reply.strip_prefix(b"-ERR The user executing the script")?;
-    let what = match memchr::memmem::find(about, b"access") {
-        Some(_) => "access one of the keys used as arguments".to_owned(),
-        None => format!("run the '{command}' command"),
-    };
-    Some(format!("NOPERM this user has no permissions to {what}"))
-}
-
 fn database(db: u32) -> String {
     if db == 0 { String::new() } else { db.to_string() }
 }
@@ -539,4 +538,20 @@ fn database(db: u32) -> String {
 /// The request that asks whether the client's user may be served by scripts.
 pub fn probe() -> [&'static [u8]; 3] {
     [b"EVAL_RO", PROBE.as_bytes(), b"0"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_come_up_behind_the_command_stands_on_a_line_of_its_own() {
+        for text in SHORTS {
+            let (before, behind) = text.split_once('\n').unwrap();
+            assert!(before.contains("redis.pcall(unpack(ARGV") && behind.starts_with("c('UNLINK'"));
+        }
+        for text in [SCRIPT, FULL, LABELLING, FULL_LABELLING] {
+            assert!(!text.contains('\n'));
+        }
+    }
 }

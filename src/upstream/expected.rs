@@ -1,5 +1,6 @@
 //! The replies that are expected on a connection, in order: what each of them is.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -7,9 +8,11 @@ use bytes::BytesMut;
 
 use crate::accounting::{Account, ReadKey, Settled};
 use crate::command::FireCondition;
-use crate::lease::script::{self, Short};
+use crate::lease::script::{Check, Short};
+use crate::lease::trouble::{self, Trouble};
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
+use crate::resp::encode;
 use crate::session::Effect;
 
 /// Misses that a write fills, if it takes place.
@@ -55,19 +58,34 @@ pub struct Special {
     pub retimed: Option<Box<Retimed>>,
     /// Keys that others may wait for, unless it is held.
     pub settled: Option<Box<Settled>>,
-    /// It runs in a short script.
-    pub short: Option<Shortly>,
+    /// It runs in a script.
+    pub scripted: Option<Scripted>,
 }
 
-/// A command in a short script.
+/// A command in a script.
 #[derive(Debug)]
-pub struct Shortly {
+pub struct Scripted {
     /// Its name. Errors about rights are to be worded anew.
-    pub command: &'static str,
-    /// The script.
-    pub script: Short,
-    /// The request, if it names the script: it is sent once more if Redis does not know that, so the client's next one waits.
-    pub named: Option<BytesMut>,
+    pub command: Cow<'static, str>,
+    /// The script, if it is a short one.
+    pub short: Option<Short>,
+    /// The database, and what has to hold for what it writes there.
+    pub checks: (u32, Vec<Check>),
+    /// The request, if nothing of its client was before or behind it.
+    pub kept: Option<Kept>,
+}
+
+/// A request that can be sent once more, if Redis says that nothing of it has run. The client's next one waits.
+#[derive(Debug)]
+pub struct Kept {
+    /// What was sent.
+    pub request: BytesMut,
+    /// It names its script.
+    pub named: bool,
+    /// Where in it the client's own request begins, without its head.
+    pub begin: usize,
+    /// How many arguments that has.
+    pub arguments: usize,
 }
 
 impl Pending {
@@ -91,23 +109,44 @@ impl Pending {
         self.special.as_mut()?.effect.as_mut()
     }
 
+    fn scripted(&self) -> Option<&Scripted> {
+        self.special.as_ref()?.scripted.as_ref()
+    }
+
     /// What the client gets instead of a reply that begins like that: an error without its mark.
-    pub fn refusal(&self, reply: &[u8]) -> Option<String> {
-        script::refusal(reply, self.special.as_ref()?.short.as_ref()?.command)
+    pub fn refusal(&self, reply: &[u8]) -> Option<Vec<u8>> {
+        trouble::refusal(reply, &self.scripted()?.command)
     }
 
     /// The request with its script spelled out, if it named it.
     pub fn spelled_out(&mut self) -> Option<BytesMut> {
-        let short = self.special.as_mut()?.short.as_mut()?;
-        Some(short.script.spelled_out(&short.named.take()?))
+        let scripted = self.special.as_mut()?.scripted.as_mut()?;
+        let kept = scripted.kept.as_mut().filter(|kept| kept.named)?;
+        kept.named = false;
+        Some(scripted.short?.spelled_out(&kept.request))
     }
 
-    /// Whether a reply that begins like that says that Redis does not know the script that was named, or that the user may
-    /// not name it. Whether he may run the command is said in other words.
-    pub fn is_unknown_script(&self, reply: &[u8]) -> bool {
-        let short = self.special.as_ref().and_then(|special| special.short.as_ref());
-        short.is_some_and(|short| short.named.is_some())
-            && (reply.starts_with(b"-NOSCRIPT") || reply.starts_with(b"-NOPERM"))
+    /// The client's own request, if it was kept.
+    pub fn taken_back(&mut self) -> Option<BytesMut> {
+        let Kept { request, begin, arguments, .. } = self.special.as_mut()?.scripted.as_mut()?.kept.take()?;
+        let mut out = BytesMut::new();
+        encode::array(&mut out, arguments);
+        out.extend_from_slice(&request[begin..]);
+        Some(out)
+    }
+
+    /// Whether it can be done once more.
+    pub fn is_kept(&self) -> bool {
+        self.scripted().is_some_and(|scripted| scripted.kept.is_some())
+    }
+
+    /// What a reply that begins like that means if a script runs the command.
+    pub fn trouble(&self, reply: &[u8]) -> Option<Trouble> {
+        let scripted = self.scripted().filter(|_| reply.starts_with(b"-"))?;
+        let named = scripted.kept.as_ref().is_some_and(|kept| kept.named);
+        // Whether the user may run the command is said in other words.
+        let unnamed = reply.starts_with(b"-NOSCRIPT") || reply.starts_with(b"-NOPERM");
+        if named && unnamed { Some(Trouble::Name) } else { trouble::trouble(reply) }
     }
 
     /// Whether the client gets its bytes as they are.
@@ -119,13 +158,13 @@ impl Pending {
 impl Special {
     /// `None` if there is nothing special about it.
     pub fn boxed(self) -> Option<Box<Self>> {
-        let Self { effect, fills, hold, silent, capture, instead, retimed, settled, short } = &self;
+        let Self { effect, fills, hold, silent, capture, instead, retimed, settled, scripted } = &self;
         let any = effect.is_some()
             || fills.is_some()
             || instead.is_some()
             || retimed.is_some()
             || settled.is_some()
-            || short.is_some();
+            || scripted.is_some();
         (any || *hold || *silent || *capture).then(|| Box::new(self))
     }
 }

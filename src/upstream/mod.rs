@@ -18,7 +18,7 @@ mod replies;
 mod scripts;
 
 pub use conn::Conn;
-pub use expected::{Expected, Fills, Pending, Retimed, Setup, Shortly, Special};
+pub use expected::{Expected, Fills, Kept, Pending, Retimed, Scripted, Setup, Special};
 pub use pool::{Pool, Way};
 
 use std::rc::Rc;

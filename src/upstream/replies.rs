@@ -8,6 +8,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::oneshot;
 
 use super::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
@@ -16,6 +17,7 @@ use super::pubsub::{self, Class};
 use crate::accounting::{Account, NOPERM, ReadKey, Reader, Seen, Watch};
 use crate::context::{READ, READ_OF_BIG};
 use crate::fanout::Order;
+use crate::lease::trouble::Trouble;
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
 use crate::resp::{Head, ReplyFramer, encode};
@@ -58,8 +60,8 @@ pub(super) struct Incoming {
     setup_has_many: bool,
     /// What Redis says about itself.
     setup_text: Vec<u8>,
-    /// The reply says that it does not know the script.
-    unknown_script: bool,
+    /// What it means that the reply is an error, if a script runs the command.
+    trouble: Option<Trouble>,
 }
 
 /// Whole replies, and parts of one, that lie side by side and go to the same client.
@@ -89,7 +91,7 @@ impl Default for Incoming {
             setup_reply: 0,
             setup_has_many: false,
             setup_text: Vec::new(),
-            unknown_script: false,
+            trouble: None,
         }
     }
 }
@@ -215,16 +217,27 @@ impl Incoming {
             }
             (Current::Reply, Some(Expected::Client(pending))) => {
                 read.deliver(conn);
-                let refusal = if self.length == chunk.len() { pending.refusal(chunk) } else { None };
-                self.unknown_script = self.length == chunk.len() && pending.is_unknown_script(chunk);
-                if refusal.is_some() {
-                    conn.note_error(&Head::Error(NOPERM));
-                }
-                if self.unknown_script {
-                    conn.forgot_scripts();
-                    if chunk.starts_with(b"-NOPERM") {
-                        conn.note_error(&Head::Error(NOPERM));
+                let is_first = self.length == chunk.len();
+                self.trouble = if is_first { pending.trouble(chunk) } else { None };
+                let refusal = self.trouble.and_then(|_| pending.refusal(chunk));
+                match self.trouble {
+                    Some(Trouble::Name) => {
+                        conn.forgot_scripts();
+                        if chunk.starts_with(b"-NOPERM") {
+                            conn.note_error(&Head::Error(NOPERM));
+                        }
                     }
+                    Some(Trouble::Before | Trouble::Behind) => conn.lacks_rights(),
+                    Some(Trouble::Refused) => conn.note_error(&Head::Error(NOPERM)),
+                    None => {}
+                }
+                let comes_again = match self.trouble {
+                    Some(Trouble::Name) => true,
+                    Some(Trouble::Before) => pending.is_kept(),
+                    _ => false,
+                };
+                if comes_again {
+                    // This is not its answer.
                 } else if pending.is_captured() {
                     pending.client.capture(chunk);
                 } else if let Some(text) = refusal.filter(|_| pending.is_passed_on()) {
@@ -357,13 +370,19 @@ impl Incoming {
     }
 
     fn answered(&mut self, conn: &Conn, mut pending: Pending) {
-        if std::mem::take(&mut self.unknown_script)
+        let trouble = self.trouble.take();
+        if trouble == Some(Trouble::Name)
             && let Some(request) = pending.spelled_out()
         {
             let client = Rc::clone(&pending.client);
             conn.send(&request, Some(pending));
             // Not before: its next request must wait for that one, too.
             return client.arrived(self.length);
+        }
+        let taken_back = pending.taken_back().filter(|_| trouble == Some(Trouble::Before));
+        if taken_back.is_some() {
+            // It is counted when it has run.
+            pending.metric = None;
         }
         if pending.special.is_none() && matches!(pending.account, Account::Nothing | Account::Read(_)) {
             return self.answered_plainly(conn, pending);
@@ -383,9 +402,18 @@ impl Incoming {
         }
         context.command_done(pending.metric, pending.started, verdict.error);
         conn.failed.set(verdict.error);
-        conn.note_error(&head);
-        if let Some(short) = special.short.filter(|_| !verdict.error) {
-            conn.ran(short.script);
+        if verdict.has_refusals {
+            // A script among them may have been refused something.
+            conn.note_error(&Head::Error(NOPERM));
+        } else if taken_back.is_none() {
+            conn.note_error(&head);
+        }
+        if let Some(scripted) = special.scripted {
+            scripted.short.filter(|_| !verdict.error).into_iter().for_each(|short| conn.ran(short));
+            if trouble == Some(Trouble::Behind) {
+                let ((db, checks), (reply, _)) = (scripted.checks, oneshot::channel());
+                context.process.fanout.order(Order::Check(db, checks, reply));
+            }
         }
         if let Some(fills) = special.fills
             && (!fills.condition.fired(&head) || verdict.has_failures)
@@ -415,6 +443,9 @@ impl Incoming {
             context.fan_out_detached(&client.peer, verdict.fired);
         }
         client.arrived(self.length);
+        if let Some(request) = taken_back {
+            client.take_back(request);
+        }
         if changes && client.pending() == 0 && !client.session.borrow().needs_own() {
             // Its task gives the connection back.
             client.wake();

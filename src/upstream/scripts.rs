@@ -29,7 +29,7 @@ enum Rights {
     /// As [`script::probe`] says.
     Yes(i64),
     No,
-    /// Redis answers nothing of the kind now; as of then.
+    /// Redis answers nothing of the kind now, or has refused what it had said they may; as of then.
     NotNow(Instant),
 }
 
@@ -117,6 +117,11 @@ impl Conn {
             None if reply > 0 => Rights::Yes(reply),
             _ => Rights::No,
         });
+    }
+
+    /// The user may not do something that a script does, whatever was answered before.
+    pub(super) fn lacks_rights(&self) {
+        self.set_rights(Rights::NotNow(self.context.now()));
     }
 
     /// A command was answered like that: if it was a matter of rights, they may be others than they were. Who meets a replica

@@ -103,6 +103,17 @@ fn settings_of_which_redis_does_not_show_all_are_left_alone() {
 }
 
 #[test]
+fn settings_that_suffice_are_not_changed_although_redis_does_not_show_all_of_them() {
+    for flags in ["KEAn", "Enxe"] {
+        let redis = Redis::with(&["--notify-keyspace-events", flags]);
+        let proxy = Proxy::start(&redis, RULES);
+        works(&mut proxy.client(), &mut redis.client(), flags);
+        // With `o` and `c`, which Redis 8.2 does not show beside `A`, they would be gone.
+        assert!(!redis.client().cmd("INFO commandstats").contains("cmdstat_config|set"), "{flags}");
+    }
+}
+
+#[test]
 fn a_lost_feed_is_a_gap_and_nothing_is_missed() {
     let mut redis = Redis::start();
     let mut direct = redis.client();
@@ -361,6 +372,20 @@ fn without_the_right_to_ping_there_is_no_feed_and_that_is_said_at_once() {
     assert!(!connected(&proxy, &redis));
     let up = proxy.metric(&format!("rescind_upstream_up{{node=\"127.0.0.1:{}\"}}", redis.port));
     assert_eq!(up, 1.0);
+}
+
+#[test]
+fn what_keeps_the_index_from_being_filled_is_said() {
+    let (redis, url) = restricted("-scan");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    let why = eventually("it says why", || {
+        let (status, why) = proxy.http("GET", "/readyz", &[], "");
+        (status == 503 && why.contains("NOPERM")).then_some(why)
+    });
+    assert!(why.contains("the index is not complete") && why.contains("'scan'"), "{why}");
+    redis.client().cmd("ACL SETUSER own +scan");
+    proxy.ready();
+    works(&mut proxy.client(), &mut redis.client(), "granted");
 }
 
 #[test]

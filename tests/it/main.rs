@@ -31,6 +31,7 @@ mod races;
 mod redis_rs;
 mod refills;
 mod reloads;
+mod rights;
 mod rows;
 mod set_up;
 mod smoke;

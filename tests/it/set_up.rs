@@ -238,3 +238,26 @@ fn strangers_get_no_replies_of_others_when_a_password_is_set() {
         done.store(true, Ordering::SeqCst);
     });
 }
+
+#[test]
+fn no_server_sends_a_client_past_the_proxy() {
+    let redis = Redis::start();
+    let was_asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&was_asked);
+    let between = Between::new(redis.port, move |words| {
+        if is(words, &["CLIENT", "CAPA"]) {
+            assert_eq!(words.len(), 4);
+            assert!(words[3].eq_ignore_ascii_case("more"), "{words:?}");
+            asked.store(words[2] == "none", Ordering::SeqCst);
+        }
+        Way::On
+    });
+    let proxy = between.proxy();
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    // Only Valkey knows it.
+    assert_eq!(client.cmd("CLIENT CAPA Redirect more"), direct.cmd("CLIENT CAPA other more"));
+    assert!(was_asked.load(Ordering::SeqCst));
+    let master = Redis::start();
+    direct.cmd(&format!("REPLICAOF 127.0.0.1 {}", master.port));
+    assert!(client.cmd("SET k v").starts_with("-READONLY"));
+}
