@@ -239,6 +239,22 @@ fn problems_of_families() {
 }
 
 #[test]
+fn no_pattern_is_for_keys_of_the_proxy_itself() {
+    let tagged = |prefix: &str, key: &str| RulesSpec {
+        prefix: prefix.to_owned(),
+        tags: vec![tag(9, "T", &[key])],
+        ..RulesSpec::default()
+    };
+    only_problem(tagged("", "rescind:tag:*"), 9, &["`rescind:tag:*`", "`rescind:`", "other keys"]);
+    only_problem(tagged("res", "cind:{x}"), 9, &["`cind:{x}`"]);
+    only_problem(tagged("rescind:", "x"), 0, &["the prefix", "another prefix"]);
+    only_problem(triggered(&["rescind:{x*}"], &[], &["{x*}"]), 8, &["`rescind:{x*}`"]);
+    // These match other keys as well.
+    rules(tagged("*:", "rescind:x"));
+    rules(tagged("rescind", "*"));
+}
+
+#[test]
 fn problems_of_triggers() {
     only_problem(triggered(&[], &[], &["x"]), 7, &["keys", "tags"]);
     only_problem(triggered(&["a"], &["b"], &["x"]), 7, &["both", "two triggers"]);

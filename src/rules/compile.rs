@@ -7,7 +7,9 @@ use super::cascade::{Cascade, Cascades};
 use super::pattern::Pattern;
 use super::spec::{FamilySpec, Located, Problem, RulesSpec, TagSpec, TriggerSpec};
 use super::template::{TagSource, Template};
-use super::{Family, FamilyId, Firing, KeyClass, KeyPattern, Rules, Trigger, TriggerId};
+use super::{
+    Family, FamilyId, Firing, KeyClass, KeyPattern, OTHER_TRIGGERS, OWN_KEYS, Rules, Trigger, TriggerId,
+};
 
 pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     let mut compiler = Compiler::default();
@@ -16,6 +18,7 @@ pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     compiler.families(&spec.families);
     spec.triggers.iter().for_each(|trigger| compiler.trigger(trigger));
     compiler.names(&spec.families);
+    compiler.own_keys();
     compiler.finish(spec)
 }
 
@@ -26,6 +29,10 @@ pub(super) fn prefix_pattern(prefix: &str) -> Result<Pattern, String> {
     }
     let pattern = Pattern::parse(prefix).map_err(|errors| errors.join("; "))?;
     match pattern.captures.first() {
+        None if pattern.literal_prefix().starts_with(OWN_KEYS) => {
+            Err("keys that begin with `rescind:` are the proxy's own and in no rule: choose another prefix"
+                .to_owned())
+        }
         None => Ok(pattern),
         Some(capture) => Err(format!(
             "it holds the capture `{{{capture}}}`, which a prefix must not: write `*`, or `\\{{` for the brace itself"
@@ -188,6 +195,20 @@ impl Compiler {
                 );
                 self.problem(name.line, message);
             }
+        }
+    }
+
+    /// A pattern that can only match keys of the proxy itself would match nothing.
+    fn own_keys(&mut self) {
+        let whole = |draft: &Draft| self.prefix.followed_by(&draft.pattern);
+        let own = self.drafts.iter().filter(|draft| whole(draft).literal_prefix().starts_with(OWN_KEYS));
+        let own: Vec<(u32, String)> = own.map(|draft| (draft.place.0, draft.text.clone())).collect();
+        for (line, text) in own {
+            let message = format!(
+                "the pattern `{text}` is for keys that begin with `rescind:`, which are the proxy's own and in no rule: \
+                 choose other keys"
+            );
+            self.problem(line, message);
         }
     }
 
