@@ -546,7 +546,7 @@ impl Client {
 }
 
 /// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
-const NO_KEY: &[u8] = b"\0rescind:none";
+pub(super) const NO_KEY: &[u8] = b"\0rescind:none";
 
 /// The request with these arguments, in order, replaced by keys that do not exist.
 fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {

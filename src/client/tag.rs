@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
-use super::forward::encoded;
+use super::forward::{NO_KEY, encoded};
 use super::labels::{give, make_one_good};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
@@ -172,7 +172,7 @@ impl Reply {
 /// May the client write these tags? Removing a member that cannot be there asks without changing anything.
 pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     for tag in tags {
-        ask(client, &[b"ZREM", &label_set(tag), b""]).await?;
+        ask(client, &[b"ZREM", &label_set(tag), NO_KEY]).await?;
     }
     Ok(())
 }
@@ -309,6 +309,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     Ok(())
 }
 
+        // All or none of them.
+        may_write(client, &taken.tags).await?;
 async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     may_write(client, &tags).await?;

@@ -1,0 +1,55 @@
+//! What the `TAG.*` commands answer and leave where they may do little, or where there is little to do.
+
+use crate::support::{Client, Proxy, RULES, Redis, encode};
+
+struct World {
+    _redis: Redis,
+    proxy: Proxy,
+    client: Client,
+    direct: Client,
+}
+
+impl World {
+    fn new(rules: &str) -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::start(&redis, rules);
+        let (client, direct) = (proxy.client(), redis.client());
+        Self { _redis: redis, proxy, client, direct }
+    }
+
+    fn explain(&mut self, line: &str) -> Vec<String> {
+        self.client.list(&format!("TAG.EXPLAIN {line}"))
+    }
+}
+
+#[test]
+fn all_labels_are_removed_or_none() {
+    let mut w = World::new(RULES);
+    w.direct.cmd("ACL SETUSER scripts on >pw ~app:* %W~rescind:tag:mine &* +@all");
+    w.direct.cmd("ACL SETUSER plain on >pw ~app:* %W~rescind:tag:mine &* +@all -@scripting");
+    for user in ["scripts", "plain"] {
+        w.client.cmd("TAG.WITH 2 mine theirs SET app:x v");
+        let mut other = w.proxy.client();
+        other.cmd(&format!("AUTH {user} pw"));
+        assert!(other.cmd("TAG.REM app:x mine theirs").starts_with("-NOPERM"), "{user}");
+        assert_eq!(w.direct.list("ZRANGE rescind:tag:mine 0 -1"), ["app:x"], "{user}");
+        assert_eq!(w.client.list("TAG.OF app:x").len(), 2, "{user}");
+        assert_eq!(other.cmd("TAG.REM app:x mine"), ":1\r\n", "{user}");
+        assert_eq!(w.direct.cmd("EXISTS rescind:tag:mine"), ":0\r\n", "{user}");
+        w.client.cmd("DEL app:x");
+    }
+}
+
+#[test]
+fn to_ask_for_a_right_takes_no_label_away() {
+    let mut w = World::new(RULES);
+    let key = |words: &[&str]| encode(words);
+    w.direct.send(&key(&["SET", "", "v"]));
+    w.direct.raw();
+    w.client.send(&key(&["TAG.ADD", "", "t"]));
+    assert_eq!(w.client.raw(), b":1\r\n");
+    w.client.cmd("TAG.NEXT t");
+    w.client.cmd("PING");
+    assert_eq!(w.direct.cmd("ZCARD rescind:tag:t"), ":1\r\n");
+}
+
