@@ -153,9 +153,10 @@ impl fmt::Debug for Names<'_> {
 
 fn log(entry: &LogEntry, dry_run: bool) {
     tracing::info!(
-        client = %entry.cause.client,
-        cause = %entry.cause.what,
-        trigger = %entry.trigger,
+        // Quoted: names of keys and clients hold what they like.
+        client = ?entry.cause.client,
+        cause = ?entry.cause.what,
+        trigger = ?entry.trigger,
         tags = ?Names(&entry.tags),
         keys = entry.keys,
         families = ?entry.families,
@@ -208,7 +209,7 @@ async fn attempts(
             Err(error) => {
                 if doubt.is_none() {
                     let (client, cause) = (&cause.client, &cause.what);
-                    tracing::warn!(%error, %client, %cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
+                    tracing::warn!(%error, ?client, ?cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
                     doubt = Some(engine.doubt(tags));
                     engine.failing.set(engine.failing.get() + 1);
                 } else {
@@ -354,7 +355,7 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
     }
     let cascaded = rules.cascade(&mut tags);
     if cascaded.cut_short {
-        tracing::warn!(cause = %request.cause.what, "a cascade of tags would never end and was cut short");
+        tracing::warn!(cause = ?request.cause.what, "a cascade of tags would never end and was cut short");
     }
     for id in cascaded.triggers {
         label(&rules.triggers()[usize::from(id.0)].label);

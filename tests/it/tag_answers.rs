@@ -53,3 +53,25 @@ fn to_ask_for_a_right_takes_no_label_away() {
     assert_eq!(w.direct.cmd("ZCARD rescind:tag:t"), ":1\r\n");
 }
 
+#[test]
+fn no_name_forges_a_line_of_the_log() {
+    let mut w = World::new(RULES);
+    let key = b"app:1:tag:x\n2026-01-01T00:00:00Z  INFO invalidated client=admin \x1b[2J";
+    w.client.call(&[b"SET".as_slice(), key, b"1"]);
+    w.client.cmd("CLIENT SETNAME web-1");
+    w.client.cmd("SET app:1:model:Post:1 1");
+    let lines = crate::support::eventually("both are logged", || {
+        let log = w.proxy.log();
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains("invalidated")).map(str::to_owned).collect();
+        (lines.len() >= 2).then_some(lines)
+    });
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("cause=\"SET app:1:tag:x\\n2026") && !lines[0].contains('\x1b'), "{lines:?}");
+    assert!(lines[1].contains("web-1\" cause=\"SET app:1:model:Post:1\" trigger=\"model saved"), "{lines:?}");
+    // Where names have a place of their own they are as they are.
+    let text = "x\n2026-01-01T00:00:00Z  INFO invalidated client=admin \x1b[2J";
+    assert!(w.client.cmd("TAG.LOG").contains(text));
+    let (_, json) = w.proxy.http("GET", "/api/log?n=5", &[], "");
+    assert!(json.contains("app:1:tag:x\\n2026") && json.contains("\\u001b[2J"), "{json}");
+}
