@@ -198,6 +198,12 @@ impl Context {
         !process.leases.is_idle(self.moment()) || process.tells_fills()
     }
 
+    /// Stale fills of keys of these families were undone.
+    pub fn undone(&self, stale: &[FamilyId]) {
+        let matcher = self.matcher.borrow();
+        stale.iter().for_each(|id| self.process.metrics.stale_fills(&matcher.rules().family(*id).name));
+    }
+
     /// Whether the client's request may have waited here for so long that the miss which it fills is over.
     #[inline]
     pub fn may_fill_late(&self, client: &Outbox) -> bool {

@@ -366,7 +366,7 @@ impl Client {
         let checks = command.map_or(vec![], |command| {
             fill::checks(context, &self.outbox, &mut self.fills, command, args, tags)
         });
-        let fills = self.fills_of(command, args, forward.queued, &forward.effect, before);
+        let fills = self.fills_of(command, args, &checks, forward.queued, &forward.effect, before);
         let mut settled = match context.coalesces() {
             true => self.settles(command, args, &checks, &forward.effect, forward.queued),
             false => None,
@@ -437,12 +437,16 @@ impl Client {
         &mut self,
         command: Option<&Command>,
         args: Args<'_>,
+        checks: &[Check],
         queued: bool,
         effect: &Effect,
         before: usize,
     ) -> Option<Box<Fills>> {
+        let db = self.outbox.session.borrow().current_db();
+        let mut stale = fill::stale(&self.context, db, checks);
         if queued {
             self.transaction.fills.extend(self.fills.drain(before..));
+            self.transaction.stale.extend(stale);
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
@@ -452,8 +456,9 @@ impl Client {
         };
         if matches!(effect, Effect::Exec) {
             self.fills.extend(&of);
+            stale = std::mem::take(&mut self.transaction.stale);
         }
-        (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
+        (!of.is_empty() || !stale.is_empty()).then(|| Box::new(Fills { of, condition, stale }))
     }
 
     /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at

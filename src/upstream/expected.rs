@@ -10,6 +10,7 @@ use crate::command::FireCondition;
 use crate::lease::script::{self, Short};
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
+use crate::rules::FamilyId;
 use crate::session::Effect;
 
 /// Misses that a write fills, if it takes place.
@@ -19,6 +20,8 @@ pub struct Fills {
     pub of: Vec<(KeyHash, Clock)>,
     /// When it takes place.
     pub condition: FireCondition,
+    /// The families of keys whose new values are known to be stale: they are undone then.
+    pub stale: Vec<FamilyId>,
 }
 
 /// A reply that a client is to get.

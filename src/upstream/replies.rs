@@ -366,10 +366,11 @@ impl Incoming {
         if let Some(short) = special.short.filter(|_| !verdict.error) {
             conn.ran(short.script);
         }
-        if let Some(fills) = special.fills
-            && (!fills.condition.fired(&head) || verdict.has_failures)
-        {
-            context.give_back(&client, &fills.of);
+        if let Some(fills) = special.fills {
+            match fills.condition.fired(&head) && !verdict.has_failures {
+                true => context.undone(&fills.stale),
+                false => context.give_back(&client, &fills.of),
+            }
         }
         if let Some(keys) = special.retimed {
             context.process.fanout.order(Order::Retimed(*keys));
