@@ -3,7 +3,7 @@
 //! Whether a client may use a tag is Redis's to judge: each command first asks something of the key
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use super::forward::{NO_KEY, encoded};
 use super::labels::{give, make_one_good};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
-use crate::command::{FireCondition, Kind, TagCommand};
+use crate::command::{EMPTY_TAG, FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
@@ -23,6 +23,7 @@ use crate::lease::script;
 use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
+use crate::rules::spec::OnInvalidate;
 use crate::rules::{Tag, unique};
 use crate::upstream::{Key, Pending, Special};
 
@@ -166,6 +167,9 @@ impl Reply {
     /// Whether it says that there is nothing.
     pub fn is_nil(&self) -> bool {
         self.0 == Head::Null
+/// Keys that are dealt with before other clients are served.
+const CHUNK: usize = 4096;
+
     }
 }
 
@@ -193,7 +197,7 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
     let mut tags: Vec<Tag> = vec![];
     for arg in args {
         if arg.is_empty() {
-            return Err("ERR a tag must not be empty".into());
+            return Err(EMPTY_TAG.into());
         }
         tags.push(arg.into());
     }
@@ -366,7 +370,6 @@ fn no_permission(refusal: &Refusal) -> bool {
 
 /// Other clients are served in between; nothing comes into the array.
 async fn push_array<A: AsRef<[u8]>>(client: &Client, items: Vec<A>) {
-    const CHUNK: usize = 4096;
     let mut reply = BytesMut::new();
     encode::array(&mut reply, items.len());
     for (number, item) in items.into_iter().enumerate() {
@@ -380,46 +383,70 @@ async fn push_array<A: AsRef<[u8]>>(client: &Client, items: Vec<A>) {
 
 async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_read(client, &[]).await?;
-    let db = client.outbox.session.borrow().current_db();
-    let commands = client.context.commands.borrow().clone();
-    let explained = explain::explain(&commands, &mut client.context.matcher.borrow_mut(), db, args.tail(1));
+    let (context, db) = (Rc::clone(&client.context), client.outbox.session.borrow().current_db());
+    let (commands, process) = (context.commands.borrow().clone(), &context.process);
+    let explain = |labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>| {
+        explain::explain(&commands, &mut context.matcher.borrow_mut(), db, args.tail(1), labels)
+    };
+    // First it shows which keys there are, of whose labels the index has to know.
+    let mut keys: Vec<(u32, Box<[u8]>)> = vec![];
+    explain(&mut |key| {
+        keys.push((db, key.into()));
+        vec![]
+    });
+    if process.may_have_labels() && !keys.is_empty() {
+        process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+    }
+    let explained = explain(&mut |key| process.index.explicit_of(db, key));
     let mut lines = explained.lines;
     if !explained.invalidated.is_empty() {
-        if client.context.process.labels_used.load(Ordering::Relaxed) {
-            // What was labelled before is to be in the index.
-            client.context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
-        }
-        lines.extend(would_delete(client, &explained.invalidated).await);
+        lines.extend(would_go(client, &explained.invalidated).await);
     }
     push_array(client, lines).await;
     Ok(())
 }
 
-/// How many keys a fan-out of these tags would delete, and the first few. Other clients are served in between.
-async fn would_delete(client: &Client, tags: &[Tag]) -> Vec<String> {
+/// How many keys a fan-out of these tags would delete, or whose life it would shorten, and the first few. Other clients are
+/// served in between.
+async fn would_go(client: &Client, tags: &[Tag]) -> Vec<String> {
     const SHOWN: usize = 20;
-    let (mut found, mut first) = (HashSet::new(), BTreeSet::new());
+    let mut found = [BTreeSet::new(), BTreeSet::new()];
+    for (number, (db, key)) in dependents(client, tags).await.into_iter().enumerate() {
+        if number % CHUNK == CHUNK - 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut matcher = client.context.matcher.borrow_mut();
+        let family = matcher.classify(db, &key).family;
+        let is_soft = matcher.rules().family(family).on_invalidate == OnInvalidate::Expire;
+        found[usize::from(is_soft)].insert((db, key));
+    }
+    let [deleted, shortened] = found;
+    let mut lines = vec![format!("would delete {} keys", deleted.len())];
+    let named = |what: &str, (db, key): &(u32, Vec<u8>)| format!("{what}: db {db} {}", explain::shown(key));
+    lines.extend(deleted.iter().take(SHOWN).map(|one| named("would delete", one)));
+    if !shortened.is_empty() {
+        lines.push(format!("would shorten the life of {} keys", shortened.len()));
+        lines.extend(shortened.iter().take(SHOWN).map(|one| named("would shorten the life", one)));
+    }
+    if !client.context.process.index.is_complete() {
+        lines.push("the index is not complete: a fan-out would also look with SCAN".to_owned());
+    }
+    lines
+}
+
+/// The keys of these tags that exist, in all databases where the index has some; perhaps more than once.
+async fn dependents(client: &Client, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
+    let process = &client.context.process;
+    let mut found = vec![];
     for tag in tags {
-        let mut cursor = Some(usize::MAX);
+        let (mut databases, mut cursor) = (BTreeSet::new(), Some(usize::MAX));
+        databases.insert(client.outbox.session.borrow().current_db());
         while let Some(at) = cursor {
-            cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
-                let is_shown = first.len() < SHOWN
-                    || first.last().is_some_and(|(db, key): &(u32, Vec<u8>)| (one.db, one.key) < (*db, key));
-                if found.insert(one.id) && is_shown {
-                    first.insert((one.db, one.key.to_vec()));
-                    if first.len() > SHOWN {
-                        first.pop_last();
-                    }
-                }
-            });
+            cursor = process.index.lock().collect(tag, at, 512, &mut |one| _ = databases.insert(one.db));
             tokio::task::yield_now().await;
         }
     }
-    let mut lines = vec![format!("would delete {} keys", found.len())];
-    lines.extend(
-        first.iter().map(|(db, key)| format!("would delete: db {db} {}", String::from_utf8_lossy(key))),
-    );
-    lines
+    found
 }
 
 async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
@@ -429,6 +456,11 @@ async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
             .and_then(|n| usize::try_from(n).ok())
             .ok_or("ERR value is not an integer or out of range")?,
         Some(_) => return Err("ERR syntax error".into()),
+        for db in databases {
+            let tag = Tag::clone(tag);
+            let keys = process.fanout.ask(|reply| Order::Keys(db, tag, usize::MAX, reply)).await;
+            found.extend(keys.unwrap_or_default().into_iter().map(|key| (db, key)));
+        }
     };
     may_read(client, &[]).await?;
     let entries = client.context.process.log.latest(most);

@@ -54,6 +54,46 @@ fn to_ask_for_a_right_takes_no_label_away() {
 }
 
 #[test]
+fn what_is_gone_or_stays_for_a_while_is_not_explained_as_deleted() {
+    const RULES: &str = r#"
+        [tags]
+        T = ["hard:*", "soft:*"]
+        [[family]]
+        name = "soft"
+        keys = ["soft:*"]
+        on_invalidate = "expire"
+        grace = "9s"
+    "#;
+    let mut w = World::new(RULES);
+    for key in ["hard:1", "hard:2", "soft:1"] {
+        w.client.cmd(&format!("SET {key} v"));
+    }
+    w.client.cmd("TAG.WITH 2 T mine SET labelled v");
+    w.direct.cmd("SELECT 3");
+    w.direct.cmd("SET hard:3 v");
+    assert_eq!(w.client.cmd("TAG.KEYS T").lines().next(), Some("*4"));
+    w.direct.cmd("SELECT 0");
+    w.client.cmd("DEL hard:1");
+    let lines = w.explain("TAG.INVALIDATE T");
+    let found = lines.iter().position(|line| line == "would delete 3 keys").unwrap();
+    let expected = [
+        "would delete: db 0 hard:2",
+        "would delete: db 0 labelled",
+        "would delete: db 3 hard:3",
+        "would shorten the life of 1 keys",
+        "would shorten the life: db 0 soft:1",
+    ];
+    assert_eq!(lines[found + 1..], expected);
+    assert!(
+        w.explain("GET labelled").contains(&"key labelled: read; family other; tags: T, mine".to_owned())
+    );
+    assert!(w.explain("GET hard:1").contains(&"key hard:1: read; family hard:*; tags: T".to_owned()));
+    let lines = w.explain("TAG.WITH 1 t TAG.INVALIDATE T");
+    assert_eq!(lines[1..], ["is refused: 'tag.invalidate' cannot be labelled", "invalidates nothing"]);
+    assert_eq!(w.client.cmd("TAG.INVALIDATE T"), ":4\r\n");
+}
+
+#[test]
 fn no_name_forges_a_line_of_the_log() {
     let mut w = World::new(RULES);
     let key = b"app:1:tag:x\n2026-01-01T00:00:00Z  INFO invalidated client=admin \x1b[2J";
