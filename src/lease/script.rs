@@ -78,7 +78,7 @@ macro_rules! reworded {
 /// whole text each time.
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
-/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` unless 0); the number of checks; three words
+/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` if it is a number above 0); the number of checks; three words
 /// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
 /// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
 /// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
@@ -103,7 +103,7 @@ if d~='' then c('SELECT',d) end ",
 if type(r)=='table' and r.err then ",
             reworded!("r.err", "string.lower(ARGV[n+1])"),
             $failed,
-            "elseif (o=='i')~=(r and true or o=='a') and not (o=='z' and r==0) then \
+            "elseif (o=='i')~=(r and true or o=='a') and not (o=='z' and r<1) then \
 if u[1] then c('UNLINK',unpack(u)) \
 for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',ARGV[2]..#k..'\\r\\n'..k..'\\r\\n') end end ",
             $done,

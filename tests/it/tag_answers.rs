@@ -54,6 +54,55 @@ fn to_ask_for_a_right_takes_no_label_away() {
 }
 
 #[test]
+fn a_command_that_writes_nothing_labels_nothing() {
+    let mut w = World::new(RULES);
+    let cases = [
+        ("RPUSH k x", "BLMOVE none k LEFT LEFT 0.01"),
+        ("RPUSH k x", "BRPOPLPUSH none k 0.01"),
+        ("RPUSH k x", "LMOVE none k LEFT LEFT"),
+        ("RPUSH k x", "RPOPLPUSH none k"),
+        ("RPUSH k x", "LINSERT k BEFORE none y"),
+        ("RPUSH other x", "LINSERT k BEFORE none y"),
+        ("RPUSH other x", "LPUSHX k y"),
+        ("SADD k x", "SMOVE none k y"),
+        ("ZADD k 1 m", "ZADD k XX INCR 1 none"),
+        ("XGROUP CREATE k g $ MKSTREAM", "XREADGROUP GROUP g c STREAMS k >"),
+        ("XGROUP CREATE k g $ MKSTREAM", "XREADGROUP GROUP g c BLOCK 10 STREAMS k >"),
+        ("SET other x", "XADD k NOMKSTREAM * f v"),
+    ];
+    for (before, line) in cases {
+        for way in ["TAG.WITH", "TAG.NEXT", "MULTI"] {
+            w.direct.cmd("FLUSHALL");
+            w.direct.cmd(before);
+            let mut client = w.proxy.client();
+            match way {
+                "TAG.NEXT" => {
+                    client.cmd("TAG.NEXT t");
+                    client.cmd(line);
+                }
+                way => {
+                    client.cmd(if way == "MULTI" { "MULTI" } else { "PING" });
+                    client.cmd(&format!("TAG.WITH 1 t {line}"));
+                    client.cmd(if way == "MULTI" { "EXEC" } else { "PING" });
+                }
+            }
+            let there = w.direct.cmd("EXISTS k");
+            assert_eq!(w.client.cmd("TAG.OF k"), "*0\r\n", "{way} {line}");
+            assert_eq!(w.client.cmd("TAG.INVALIDATE t"), ":0\r\n", "{way} {line}");
+            assert_eq!(w.direct.cmd("EXISTS k"), there, "{way} {line}");
+        }
+    }
+    // What does write labels as ever.
+    for line in ["LMOVE from k LEFT LEFT", "BLMOVE from k LEFT LEFT 1", "LINSERT k BEFORE x y"] {
+        w.direct.cmd("FLUSHALL");
+        w.direct.cmd("RPUSH from a");
+        w.direct.cmd("RPUSH k x");
+        w.client.cmd(&format!("TAG.WITH 1 t {line}"));
+        assert_eq!(w.client.list("TAG.OF k"), ["t"], "{line}");
+    }
+}
+
+#[test]
 fn what_is_gone_or_stays_for_a_while_is_not_explained_as_deleted() {
     const RULES: &str = r#"
         [tags]
