@@ -61,9 +61,16 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
         answer(client, command, args.as_args()).await;
         return;
     };
-    let in_multi = client.outbox.session.borrow().in_multi();
+    let (in_multi, is_confined) = {
+        let session = client.outbox.session.borrow();
+        (session.in_multi(), session.is_confined())
+    };
     let refused = if !row.arity_ok(args.as_args().len()) {
         refuse(client, in_multi, &format!("ERR wrong number of arguments for '{}' command", row.name));
+        true
+    } else if is_confined {
+        // Redis would name what it is asked instead.
+        refuse(client, in_multi, &confined(&row.name));
         true
     } else if in_multi && !matches!(command, TagCommand::With | TagCommand::Next) {
         refuse(client, in_multi, &format!("ERR '{}' is not allowed inside MULTI", row.name));
@@ -74,6 +81,14 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
     // It may have waited for another thread.
     client.context.tick();
     client.context.command_done(Some(row.metric), started, refused);
+}
+
+/// What Redis says of a command, in RESP2, to a client that has subscribed.
+fn confined(name: &str) -> String {
+    format!(
+        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context"
+    )
 }
 
 /// Whether it was refused.
@@ -152,6 +167,9 @@ pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answ
     }
 }
 
+/// Keys that are dealt with before other clients are served.
+const CHUNK: usize = 4096;
+
 /// Tags that TAG.NEXT announces for one write.
 const MOST_NEXT: usize = 10_000;
 
@@ -167,9 +185,6 @@ impl Reply {
     /// Whether it says that there is nothing.
     pub fn is_nil(&self) -> bool {
         self.0 == Head::Null
-/// Keys that are dealt with before other clients are served.
-const CHUNK: usize = 4096;
-
     }
 }
 
@@ -294,6 +309,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         }
         usize::try_from(removed).unwrap_or(0)
     } else {
+        // All or none of them.
+        may_write(client, &taken.tags).await?;
         for set in &sets {
             ask(client, &[b"ZREM", set, key]).await?;
         }
@@ -313,8 +330,6 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     Ok(())
 }
 
-        // All or none of them.
-        may_write(client, &taken.tags).await?;
 async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     may_write(client, &tags).await?;
@@ -445,6 +460,11 @@ async fn dependents(client: &Client, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
             cursor = process.index.lock().collect(tag, at, 512, &mut |one| _ = databases.insert(one.db));
             tokio::task::yield_now().await;
         }
+        for db in databases {
+            let tag = Tag::clone(tag);
+            let keys = process.fanout.ask(|reply| Order::Keys(db, tag, usize::MAX, reply)).await;
+            found.extend(keys.unwrap_or_default().into_iter().map(|key| (db, key)));
+        }
     }
     found
 }
@@ -456,11 +476,6 @@ async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {
             .and_then(|n| usize::try_from(n).ok())
             .ok_or("ERR value is not an integer or out of range")?,
         Some(_) => return Err("ERR syntax error".into()),
-        for db in databases {
-            let tag = Tag::clone(tag);
-            let keys = process.fanout.ask(|reply| Order::Keys(db, tag, usize::MAX, reply)).await;
-            found.extend(keys.unwrap_or_default().into_iter().map(|key| (db, key)));
-        }
     };
     may_read(client, &[]).await?;
     let entries = client.context.process.log.latest(most);

@@ -93,7 +93,8 @@ impl Client {
     ) -> Option<(Args<'a>, Labels)> {
         let session = self.outbox.session.borrow();
         let hears = self.context.process.hears_labels.load(Ordering::Acquire);
-        if session.in_multi() || !session.has_standing() || session.is_raw() || !hears {
+        let is_apart = session.is_raw() || session.may_be_confined();
+        if session.in_multi() || !session.has_standing() || is_apart || !hears {
             return None;
         }
         let announced = self.next.iter().map(|tag| &**tag);

@@ -103,6 +103,53 @@ fn a_command_that_writes_nothing_labels_nothing() {
 }
 
 #[test]
+fn commands_of_the_proxy_do_not_count_as_the_next_one() {
+    let mut w = World::new(RULES);
+    for between in ["TAG.OF k", "TAG.INVALIDATE none", "TAG.EXPLAIN SET k v", "CLIENT REPLY ON", "TAG.NEXT t"]
+    {
+        w.client.cmd("TAG.NEXT t");
+        w.client.cmd(between);
+        w.client.cmd("SET k v");
+        assert_eq!(w.client.list("TAG.OF k"), ["t"], "{between}");
+        w.client.cmd("DEL k");
+    }
+    for between in ["PING", "GET k", "SELECT 0", "RESET"] {
+        w.client.cmd("TAG.NEXT t");
+        w.client.cmd(between);
+        w.client.cmd("SET k v");
+        assert_eq!(w.client.cmd("TAG.OF k"), "*0\r\n", "{between}");
+    }
+}
+
+#[test]
+fn a_subscriber_is_told_what_it_cannot_run() {
+    let w = World::new(RULES);
+    let mut client = w.proxy.client();
+    client.cmd("SUBSCRIBE channel");
+    for line in [
+        "TAG.WITH 1 t SET k v",
+        "TAG.NEXT t",
+        "TAG.ADD k t",
+        "TAG.REM k t",
+        "TAG.INVALIDATE t",
+        "TAG.KEYS t",
+        "TAG.OF k",
+        "TAG.EXPLAIN GET k",
+        "TAG.LOG",
+        "TAG.INFO",
+    ] {
+        let name = line.split(' ').next().unwrap().to_ascii_lowercase();
+        let reply = client.cmd(line);
+        assert!(reply.starts_with(&format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE")), "{reply}");
+    }
+    // Likewise where labels go with the write in one step.
+    let mut writer = w.proxy.client();
+    writer.cmd("TAG.WITH 1 t SET k v");
+    writer.cmd("SUBSCRIBE channel");
+    assert!(writer.cmd("TAG.WITH 1 t SET k v").starts_with("-ERR Can't execute 'tag.with'"));
+}
+
+#[test]
 fn what_is_gone_or_stays_for_a_while_is_not_explained_as_deleted() {
     const RULES: &str = r#"
         [tags]
