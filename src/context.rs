@@ -151,6 +151,13 @@ impl Context {
         }
     }
 
+    /// Counts the error of a command that was counted when it was queued.
+    pub fn command_failed(&self, metric: u16) {
+        if let Some(counter) = self.command_counters.borrow().get(usize::from(metric)) {
+            counter.failed();
+        }
+    }
+
     /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
     pub fn count_read(&self, client: &Outbox, key: ReadKey, seen: Seen) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
@@ -191,17 +198,17 @@ impl Context {
         }
     }
 
+    /// Stale fills of keys of these families were undone.
+    pub fn undone(&self, stale: &[FamilyId]) {
+        let matcher = self.matcher.borrow();
+        stale.iter().for_each(|id| self.process.metrics.stale_fills(&matcher.rules().family(*id).name));
+    }
+
     /// Whether a write may be a fill that matters.
     #[inline]
     pub fn may_fill(&self) -> bool {
         let process = &self.process;
         !process.leases.is_idle(self.moment()) || process.tells_fills()
-    }
-
-    /// Stale fills of keys of these families were undone.
-    pub fn undone(&self, stale: &[FamilyId]) {
-        let matcher = self.matcher.borrow();
-        stale.iter().for_each(|id| self.process.metrics.stale_fills(&matcher.rules().family(*id).name));
     }
 
     /// Whether the client's request may have waited here for so long that the miss which it fills is over.

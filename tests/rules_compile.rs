@@ -263,6 +263,13 @@ fn problems_of_triggers() {
     only_problem(triggered(&[], &["m:{a}", "n"], &["{a}"]), 9, &["`{a}`", "`n`"]);
     only_problem(triggered(&["a"], &[], &[""]), 10, &["empty"]);
     only_problem(triggered(&["a"], &[], &["{x*"]), 10, &["\\{"]);
+    only_problem(triggered(&["http"], &[], &["x"]), 8, &["`http`", "name = "]);
+    only_problem(triggered(&[], &["again"], &["x"]), 9, &["`again`"]);
+    let mut named = triggered(&["http"], &[], &["x"]);
+    named.triggers[0].name = Some(at(7, "TAG.INVALIDATE"));
+    only_problem(named.clone(), 7, &["`TAG.INVALIDATE`"]);
+    named.triggers[0].name = Some(at(7, "the key http"));
+    rules(named);
     let mut commands = triggered(&[], &["a"], &["x"]);
     commands.triggers[0].commands = list(12, &["SET"]);
     only_problem(commands, 12, &["commands", "leave it out"]);

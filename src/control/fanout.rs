@@ -344,12 +344,7 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
                 TriggerLabel::Rule(id) => {
                     label(rules.triggers().get(usize::from(id.0)).map_or("", |t| t.label.as_str()));
                 }
-                TriggerLabel::Publish => label("publish"),
-                TriggerLabel::Command => label("TAG.INVALIDATE"),
-                TriggerLabel::Http => label("http"),
-                TriggerLabel::TakenOver => label("taken over"),
-                TriggerLabel::Followed => label("other rules"),
-                TriggerLabel::Again => label("again"),
+                other => label(other.name().unwrap_or_default()),
             }
         }
     }

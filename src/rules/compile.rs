@@ -238,7 +238,16 @@ impl Compiler {
             trigger.invalidate.iter().filter_map(|text| Some((text, self.template(text)?))).collect();
         self.key_trigger(id, trigger, &templates);
         self.tag_trigger(id, trigger, &templates);
-        self.triggers.push(described(trigger));
+        let named = trigger.name.as_ref().or(trigger.keys.first()).or(trigger.tags.first());
+        if let Some(name) = named.filter(|name| OTHER_TRIGGERS.contains(&&*name.value)) {
+            let message = format!(
+                "`{}` is what the metrics call invalidations that no `[[trigger]]` causes: give the trigger another \
+                 name, `name = \"…\"`",
+                name.value
+            );
+            self.problem(name.line, message);
+        }
+        self.triggers.push(described(trigger, named));
     }
 
     fn key_trigger(
@@ -323,11 +332,10 @@ impl Compiler {
     }
 }
 
-fn described(trigger: &TriggerSpec) -> Trigger {
+fn described(trigger: &TriggerSpec, named: Option<&Located<String>>) -> Trigger {
     let texts = |list: &[Located<String>]| list.iter().map(|text| text.value.clone()).collect::<Vec<_>>();
-    let first = trigger.name.as_ref().or(trigger.keys.first()).or(trigger.tags.first());
     Trigger {
-        label: first.map(|text| text.value.clone()).unwrap_or_default(),
+        label: named.map(|text| text.value.clone()).unwrap_or_default(),
         commands: texts(&trigger.commands),
         keys: texts(&trigger.keys),
         tags: texts(&trigger.tags),

@@ -361,6 +361,7 @@ impl Incoming {
             context.settled(&settled, &head);
         }
         context.command_done(pending.metric, pending.started, verdict.error);
+        verdict.failed.iter().for_each(|metric| context.command_failed(*metric));
         conn.failed.set(verdict.error);
         conn.note_error(&head);
         if let Some(short) = special.short.filter(|_| !verdict.error) {
