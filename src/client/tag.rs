@@ -3,7 +3,7 @@
 //! Whether a client may use a tag is Redis's to judge: each command first asks something of the key
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -403,16 +403,22 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let explain = |labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>| {
         explain::explain(&commands, &mut context.matcher.borrow_mut(), db, args.tail(1), labels)
     };
-    // First it shows which keys there are, of whose labels the index has to know.
-    let mut keys: Vec<(u32, Box<[u8]>)> = vec![];
+    // First it shows which keys there are: only those that exist have labels.
+    let mut keys = vec![];
     explain(&mut |key| {
-        keys.push((db, key.into()));
+        keys.push(key.to_vec());
         vec![]
     });
-    if process.may_have_labels() && !keys.is_empty() {
-        process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+    // What was written and labelled before is to be in the index.
+    process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+    if process.may_have_labels() {
+        keys = existing(client, db, keys).await;
     }
-    let explained = explain(&mut |key| process.index.explicit_of(db, key));
+    let keys: HashSet<Vec<u8>> = keys.into_iter().collect();
+    let explained = explain(&mut |key| match keys.contains(key) {
+        true => process.index.explicit_of(db, key),
+        false => vec![],
+    });
     let mut lines = explained.lines;
     if !explained.invalidated.is_empty() {
         lines.extend(would_go(client, &explained.invalidated).await);
@@ -449,24 +455,34 @@ async fn would_go(client: &Client, tags: &[Tag]) -> Vec<String> {
     lines
 }
 
-/// The keys of these tags that exist, in all databases where the index has some; perhaps more than once.
+/// The keys of these tags that exist, as far as the index knows; perhaps some of them twice.
 async fn dependents(client: &Client, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
-    let process = &client.context.process;
     let mut found = vec![];
     for tag in tags {
-        let (mut databases, mut cursor) = (BTreeSet::new(), Some(usize::MAX));
-        databases.insert(client.outbox.session.borrow().current_db());
+        let mut cursor = Some(usize::MAX);
         while let Some(at) = cursor {
-            cursor = process.index.lock().collect(tag, at, 512, &mut |one| _ = databases.insert(one.db));
+            let mut by_db: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+            cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
+                by_db.entry(one.db).or_default().push(one.key.to_vec());
+            });
+            for (db, keys) in by_db {
+                found.extend(existing(client, db, keys).await.into_iter().map(|key| (db, key)));
+            }
             tokio::task::yield_now().await;
-        }
-        for db in databases {
-            let tag = Tag::clone(tag);
-            let keys = process.fanout.ask(|reply| Order::Keys(db, tag, usize::MAX, reply)).await;
-            found.extend(keys.unwrap_or_default().into_iter().map(|key| (db, key)));
         }
     }
     found
+}
+
+/// Which of these keys exist, as far as Redis says so.
+async fn existing(client: &Client, db: u32, keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    match keys.is_empty() {
+        true => keys,
+        false => {
+            let fanout = &client.context.process.fanout;
+            fanout.ask(|reply| Order::Exist(db, keys, reply)).await.unwrap_or_default()
+        }
+    }
 }
 
 async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {

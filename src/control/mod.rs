@@ -197,6 +197,13 @@ impl Engine {
                     let _ = reply.send(engine.existing_keys(db, &tag, most).await);
                 });
             }
+            Order::Exist(db, keys, reply) => {
+                tokio::task::spawn_local(async move {
+                    let entry = |key: &Vec<u8>| gc::Entry { place: None, db, key: key[..].into() };
+                    let entries = gc::Entries(keys.iter().map(entry).collect());
+                    let _ = reply.send(engine.check(entries).await.unwrap_or(keys));
+                });
+            }
             Order::Tags(db, key, reply) => {
                 tokio::task::spawn_local(async move { engine.tags_of(db, key, reply).await });
             }

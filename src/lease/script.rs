@@ -78,11 +78,11 @@ macro_rules! reworded {
 /// whole text each time.
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
-/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` if it is a number above 0); the number of checks; three words
-/// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
-/// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
-/// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
-/// stand there in front of a mark (`m`, or `M` where what is not known does not count).
+/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` if it is a number above 0); the
+/// number of checks; three words for each (what to look at, what to find there, the key); the labels, in a script that gives
+/// some; the command. What to look at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on
+/// which somebody must listen if the epoch that stands beside it exists, or the list of what was invalidated lately: the key
+/// must have none of the labels that stand there in front of a mark (`m`, or `M` where what is not known does not count).
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it.
 macro_rules! script {
