@@ -334,6 +334,15 @@ impl Command {
         self.fires.condition(args)
     }
 
+    /// What the reply to this request must be for the keys that it names to get labels: what took nothing away, or changed no
+    /// time to live, has not written to them. Triggers fire all the same.
+    pub fn label_condition(&self, args: Args<'_>) -> FireCondition {
+        match self.fire_condition(args) {
+            FireCondition::NoError if self.fill.is_none() => FireCondition::NotZero,
+            condition => condition,
+        }
+    }
+
     /// By this name it fires triggers; `None`: it is a script, which may run any command.
     pub fn name_to_fire(&self) -> Option<&str> {
         (!self.is_script()).then_some(&*self.name)

@@ -69,6 +69,12 @@ fn a_command_that_writes_nothing_labels_nothing() {
         ("XGROUP CREATE k g $ MKSTREAM", "XREADGROUP GROUP g c STREAMS k >"),
         ("XGROUP CREATE k g $ MKSTREAM", "XREADGROUP GROUP g c BLOCK 10 STREAMS k >"),
         ("SET other x", "XADD k NOMKSTREAM * f v"),
+        ("HSET k f v", "HDEL k none"),
+        ("SADD k x", "SREM k none"),
+        ("ZADD k 1 m", "ZREM k none"),
+        ("RPUSH k x", "LREM k 0 none"),
+        ("SET k v", "PERSIST k"),
+        ("SET k v", "EXPIRE k 10 XX"),
     ];
     for (before, line) in cases {
         for way in ["TAG.WITH", "TAG.NEXT", "MULTI"] {
@@ -99,6 +105,8 @@ fn a_command_that_writes_nothing_labels_nothing() {
         w.direct.cmd("RPUSH k x");
         w.client.cmd(&format!("TAG.WITH 1 t {line}"));
         assert_eq!(w.client.list("TAG.OF k"), ["t"], "{line}");
+        w.client.cmd("TAG.WITH 1 u EXPIRE k 100");
+        assert_eq!(w.client.list("TAG.OF k").len(), 2, "{line}");
     }
 }
 
