@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -169,6 +170,9 @@ pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answ
 
 /// Keys that are dealt with before other clients are served.
 const CHUNK: usize = 4096;
+
+/// How long Redis may take to say which keys exist that TAG.EXPLAIN names.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// Tags that TAG.NEXT announces for one write.
 const MOST_NEXT: usize = 10_000;
@@ -411,8 +415,9 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     });
     // What was written and labelled before is to be in the index.
     process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+    let mut existence = Existence { client, is_told: true };
     if process.may_have_labels() {
-        keys = existing(client, db, keys).await;
+        keys = existence.of(db, keys).await;
     }
     let keys: HashSet<Vec<u8>> = keys.into_iter().collect();
     let explained = explain(&mut |key| match keys.contains(key) {
@@ -421,7 +426,7 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     });
     let mut lines = explained.lines;
     if !explained.invalidated.is_empty() {
-        lines.extend(would_go(client, &explained.invalidated).await);
+        lines.extend(would_go(existence, &explained.invalidated).await);
     }
     push_array(client, lines).await;
     Ok(())
@@ -429,10 +434,12 @@ async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
 
 /// How many keys a fan-out of these tags would delete, or whose life it would shorten, and the first few. Other clients are
 /// served in between.
-async fn would_go(client: &Client, tags: &[Tag]) -> Vec<String> {
+async fn would_go(mut existence: Existence<'_>, tags: &[Tag]) -> Vec<String> {
     const SHOWN: usize = 20;
     let mut found = [BTreeSet::new(), BTreeSet::new()];
-    for (number, (db, key)) in dependents(client, tags).await.into_iter().enumerate() {
+    let dependents = existence.dependents(tags).await;
+    let Existence { client, is_told } = existence;
+    for (number, (db, key)) in dependents.into_iter().enumerate() {
         if number % CHUNK == CHUNK - 1 {
             tokio::task::yield_now().await;
         }
@@ -449,39 +456,50 @@ async fn would_go(client: &Client, tags: &[Tag]) -> Vec<String> {
         lines.push(format!("would shorten the life of {} keys", shortened.len()));
         lines.extend(shortened.iter().take(SHOWN).map(|one| named("would shorten the life", one)));
     }
+    if !is_told {
+        lines.push("Redis does not say which of these exist".to_owned());
+    }
     if !client.context.process.index.is_complete() {
         lines.push("the index is not complete: a fan-out would also look with SCAN".to_owned());
     }
     lines
 }
 
-/// The keys of these tags that exist, as far as the index knows; perhaps some of them twice.
-async fn dependents(client: &Client, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
-    let mut found = vec![];
-    for tag in tags {
-        let mut cursor = Some(usize::MAX);
-        while let Some(at) = cursor {
-            let mut by_db: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
-            cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
-                by_db.entry(one.db).or_default().push(one.key.to_vec());
-            });
-            for (db, keys) in by_db {
-                found.extend(existing(client, db, keys).await.into_iter().map(|key| (db, key)));
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-    found
+/// Asks Redis which keys exist, as long as it answers.
+struct Existence<'a> {
+    client: &'a Client,
+    is_told: bool,
 }
 
-/// Which of these keys exist, as far as Redis says so.
-async fn existing(client: &Client, db: u32, keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    match keys.is_empty() {
-        true => keys,
-        false => {
-            let fanout = &client.context.process.fanout;
-            fanout.ask(|reply| Order::Exist(db, keys, reply)).await.unwrap_or_default()
+impl Existence<'_> {
+    /// The keys of these tags, as far as the index knows; perhaps some of them twice.
+    async fn dependents(&mut self, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
+        let mut found = vec![];
+        for tag in tags {
+            let mut cursor = Some(usize::MAX);
+            while let Some(at) = cursor {
+                let mut by_db: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+                cursor = self.client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
+                    by_db.entry(one.db).or_default().push(one.key.to_vec());
+                });
+                for (db, keys) in by_db {
+                    found.extend(self.of(db, keys).await.into_iter().map(|key| (db, key)));
+                }
+                tokio::task::yield_now().await;
+            }
         }
+        found
+    }
+
+    /// Those of the keys that exist.
+    async fn of(&mut self, db: u32, keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        if keys.is_empty() || !self.is_told {
+            return keys;
+        }
+        let asked = self.client.context.process.fanout.ask(|reply| Order::Exist(db, keys.clone(), reply));
+        let told = tokio::time::timeout(TOLD, asked).await.ok().flatten();
+        self.is_told = told.is_some();
+        told.unwrap_or(keys)
     }
 }
 

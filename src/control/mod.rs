@@ -199,9 +199,11 @@ impl Engine {
             }
             Order::Exist(db, keys, reply) => {
                 tokio::task::spawn_local(async move {
-                    let entry = |key: &Vec<u8>| gc::Entry { place: None, db, key: key[..].into() };
-                    let entries = gc::Entries(keys.iter().map(entry).collect());
-                    let _ = reply.send(engine.check(entries).await.unwrap_or(keys));
+                    let entry = |key: Vec<u8>| gc::Entry { place: None, db, key: key.into() };
+                    let entries = gc::Entries(keys.into_iter().map(entry).collect());
+                    if let Ok(alive) = engine.check(entries).await {
+                        let _ = reply.send(alive);
+                    }
                 });
             }
             Order::Tags(db, key, reply) => {
