@@ -196,6 +196,21 @@ pub enum TriggerLabel {
     Again,
 }
 
+impl TriggerLabel {
+    /// What it is called, unless it is of the configuration: one of [`OTHER_TRIGGERS`](crate::rules::OTHER_TRIGGERS).
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            TriggerLabel::Rule(_) => None,
+            TriggerLabel::Publish => Some("publish"),
+            TriggerLabel::Command => Some("TAG.INVALIDATE"),
+            TriggerLabel::Http => Some("http"),
+            TriggerLabel::TakenOver => Some("taken over"),
+            TriggerLabel::Followed => Some("other rules"),
+            TriggerLabel::Again => Some("again"),
+        }
+    }
+}
+
 /// What EXEC's reply tells about one queued request.
 #[derive(Clone, Debug, Default)]
 pub struct Queued {
@@ -207,6 +222,8 @@ pub struct Queued {
     pub labels: Option<FireCondition>,
     /// What it changes in the client's session if it succeeds.
     pub effect: Option<Box<Effect>>,
+    /// Where it is counted if it fails.
+    pub metric: Option<u16>,
 }
 
 /// What to look for in one reply.
@@ -315,6 +332,8 @@ pub struct Reader {
     has_failures: bool,
     /// Some is one about rights.
     has_refusals: bool,
+    /// Where these are counted.
+    failed: SmallVec<[u16; 2]>,
     /// The elements whose effects are good, counted likewise.
     effective: SmallVec<[usize; 2]>,
 }
@@ -336,6 +355,8 @@ pub struct Verdict {
     pub has_failures: bool,
     /// Some is one about rights.
     pub has_refusals: bool,
+    /// Where these are counted.
+    pub failed: SmallVec<[u16; 2]>,
     /// What the elements of EXEC change in the client's session, in order.
     pub effects: Vec<Effect>,
 }
@@ -356,6 +377,7 @@ impl Verdict {
             labelled,
             has_failures: false,
             has_refusals: false,
+            failed: SmallVec::new(),
             effects: vec![],
         }
     }
@@ -450,9 +472,12 @@ impl Reader {
         if depth == 1 {
             self.end_of_element(queued, count);
             self.element += 1;
-            self.has_failures |= head.is_error();
             self.has_refusals |= matches!(head, Head::Error(text) if is_refusal(text));
             let entry = queued.get(self.element - 1);
+            if head.is_error() {
+                self.has_failures = true;
+                self.failed.extend(entry.and_then(|q| q.metric));
+            }
             self.tally = entry.and_then(|q| q.reading.as_ref()).map(Reading::tally);
             if entry.and_then(|q| q.firing.as_ref()).is_some_and(|f| f.condition.fired(head)) {
                 self.fired.push(self.element - 1);
@@ -509,6 +534,7 @@ impl Reader {
                 verdict.labelled = std::mem::take(&mut self.labelled);
                 verdict.has_failures = self.has_failures;
                 verdict.has_refusals = self.has_refusals;
+                verdict.failed = std::mem::take(&mut self.failed);
                 self.judge_exec(queued, &mut verdict);
             }
         }

@@ -291,7 +291,11 @@ fn open_journal(
         upstream: upstream.to_string(),
         window: config.replay_window,
     };
-    match Journal::open(options) {
+    let opened = match config.path.is_file() {
+        true => Err(format!("the journal's path {} is a file; name a directory", config.path.display())),
+        false => Journal::open(options),
+    };
+    match opened {
         Err(error) if config.path == config::Journal::default().path => {
             tracing::warn!(%error, "without a journal: an invalidation that a crash interrupts is lost");
             Ok((Journal::none(config.replay_window), Recovered::default()))

@@ -151,6 +151,13 @@ impl Context {
         }
     }
 
+    /// Counts the error of a command that was counted when it was queued.
+    pub fn command_failed(&self, metric: u16) {
+        if let Some(counter) = self.command_counters.borrow().get(usize::from(metric)) {
+            counter.failed();
+        }
+    }
+
     /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
     pub fn count_read(&self, client: &Outbox, key: ReadKey, seen: Seen) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
@@ -189,6 +196,12 @@ impl Context {
             let window = self.longest_window();
             self.process.leases.give_back(fills, client.lessee().host, self.moment(), window);
         }
+    }
+
+    /// Stale fills of keys of these families were undone.
+    pub fn undone(&self, stale: &[FamilyId]) {
+        let matcher = self.matcher.borrow();
+        stale.iter().for_each(|id| self.process.metrics.stale_fills(&matcher.rules().family(*id).name));
     }
 
     /// Whether a write may be a fill that matters.

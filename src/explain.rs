@@ -1,9 +1,8 @@
 //! What a command would label, trigger and delete, in words: `TAG.EXPLAIN` and `rescind explain`.
 
-use crate::command::{Command, Commands, KeyUse, Kind, Reads, TagCommand};
+use crate::command::{Command, Commands, EMPTY_TAG, KeyUse, Kind, Reads, TagCommand, with_parts};
 use crate::resp::Args;
-use crate::resp::request::number;
-use crate::rules::{Matcher, Tag};
+use crate::rules::{Matcher, Tag, unique};
 
 /// An explanation.
 #[derive(Debug, Default)]
@@ -14,22 +13,30 @@ pub struct Explanation {
     pub invalidated: Vec<Tag>,
 }
 
-/// Explains one request of a client in database `db`, from the rules alone.
-pub fn explain(commands: &Commands, matcher: &mut Matcher, db: u32, args: Args<'_>) -> Explanation {
+/// Explains one request of a client in database `db`, from the rules, and from what `labels` says of the explicit labels of
+/// keys.
+pub fn explain(
+    commands: &Commands,
+    matcher: &mut Matcher,
+    db: u32,
+    args: Args<'_>,
+    labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>,
+) -> Explanation {
     let mut explanation = Explanation::default();
     let Some(command) = commands.find(args) else {
-        let name = String::from_utf8_lossy(args.get(0).unwrap_or_default()).into_owned();
+        let name = shown(args.get(0).unwrap_or_default());
         explanation.lines.push(format!("{name}: unknown; it is forwarded, its keys are not known"));
         return explanation;
     };
-    explanation.lines.push(describe(command, args));
-    match command.kind {
-        Kind::Tag(tag) => explain_tag(&mut explanation, commands, matcher, db, tag, args),
-        Kind::Publish if args.get(1) == Some(crate::fanout::CHANNEL) => {
+    explanation.lines.push(describe(command));
+    match (refusal(commands, command, args), command.kind) {
+        (Some(why), _) => explanation.lines.push(format!("is refused: {why}")),
+        (None, Kind::Tag(tag)) => explain_tag(&mut explanation, commands, matcher, db, tag, args, labels),
+        (None, Kind::Publish) if args.get(1) == Some(crate::fanout::CHANNEL) => {
             let tags = crate::fanout::tags_of_message(args.get(2).unwrap_or_default());
             invalidates(&mut explanation, "the message", tags);
         }
-        _ => command.keys(args, |used| explain_key(&mut explanation, matcher, db, command, used)),
+        _ => command.keys(args, |used| explain_key(&mut explanation, matcher, db, command, used, labels)),
     }
     cascade(&mut explanation, matcher);
     if explanation.invalidated.is_empty() {
@@ -38,7 +45,31 @@ pub fn explain(commands: &Commands, matcher: &mut Matcher, db: u32, args: Args<'
     explanation
 }
 
-fn describe(command: &Command, args: Args<'_>) -> String {
+/// Why the request is not run at all, as far as its words tell.
+fn refusal(commands: &Commands, command: &Command, args: Args<'_>) -> Option<String> {
+    if !command.arity_ok(args.len()) {
+        return Some("wrong number of arguments".to_owned());
+    }
+    let text = |error: &str| error.trim_start_matches("ERR ").to_owned();
+    let empty = |skip| args.iter().skip(skip).any(<[u8]>::is_empty).then(|| text(EMPTY_TAG));
+    match command.kind {
+        Kind::Tag(TagCommand::With) => match with_parts(args) {
+            Err(error) => Some(text(error)),
+            Ok((mut tags, inner)) => {
+                if tags.any(<[u8]>::is_empty) {
+                    return Some(text(EMPTY_TAG));
+                }
+                let inner = commands.find(inner).filter(|inner| !inner.kind.may_be_labelled())?;
+                Some(format!("'{}' cannot be labelled", inner.name))
+            }
+        },
+        Kind::Tag(TagCommand::Next | TagCommand::Invalidate | TagCommand::Keys) => empty(1),
+        Kind::Tag(TagCommand::Add | TagCommand::Rem) => empty(2),
+        _ => None,
+    }
+}
+
+fn describe(command: &Command) -> String {
     let name = command.name.to_ascii_uppercase().replace('|', " ");
     let what = if command.is_script() {
         "a script; its keys count as written"
@@ -49,8 +80,7 @@ fn describe(command: &Command, args: Args<'_>) -> String {
     } else {
         "neither a write nor a counted read"
     };
-    let arity = if command.arity_ok(args.len()) { "" } else { " (wrong number of arguments)" };
-    format!("{name}: {what}{arity}")
+    format!("{name}: {what}")
 }
 
 fn explain_tag(
@@ -60,16 +90,17 @@ fn explain_tag(
     db: u32,
     command: TagCommand,
     args: Args<'_>,
+    labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>,
 ) {
     match command {
         TagCommand::Invalidate => {
             invalidates(explanation, "the command", args.iter().skip(1).map(Tag::from).collect());
         }
         TagCommand::With => {
-            let count = args.get(1).and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-            let tags: Vec<Tag> = args.iter().skip(2).take(count).map(Tag::from).collect();
+            let Ok((tags, inner)) = with_parts(args) else { return };
+            let tags: Vec<Tag> = tags.map(Tag::from).collect();
             explanation.lines.push(format!("labels what the command writes: {}", names(&tags)));
-            let inner = explain(commands, matcher, db, args.tail(count.saturating_add(2)));
+            let inner = explain(commands, matcher, db, inner, labels);
             explanation.lines.extend(inner.lines.into_iter().filter(|line| line != "invalidates nothing"));
             explanation.invalidated.extend(inner.invalidated);
         }
@@ -87,17 +118,20 @@ fn explain_key(
     db: u32,
     command: &Command,
     used: KeyUse<'_>,
+    labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>,
 ) {
     let class = matcher.classify(db, used.key);
     let family = matcher.rules().family(class.family).name.clone();
     let mut tags = vec![];
     matcher.tags(db, used.key, &mut tags);
+    tags.extend(labels(used.key));
+    unique(&mut tags);
     let use_of_it = match (used.writes, used.reads) {
         (true, true) => "read and written",
         (true, false) => "written",
         _ => "read",
     };
-    let key = String::from_utf8_lossy(used.key);
+    let key = shown(used.key);
     let tags = if tags.is_empty() { "none".to_owned() } else { names(&tags) };
     explanation.lines.push(format!("key {key}: {use_of_it}; family {family}; tags: {tags}"));
     if !matcher.rules().applies_to(db) {
@@ -126,6 +160,9 @@ fn explain_key(
 }
 
 fn invalidates(explanation: &mut Explanation, what: &str, tags: Vec<Tag>) {
+    if tags.is_empty() {
+        return;
+    }
     explanation.lines.push(format!("{what} invalidates: {}", names(&tags)));
     for tag in tags {
         if !explanation.invalidated.contains(&tag) {
@@ -144,5 +181,66 @@ fn cascade(explanation: &mut Explanation, matcher: &Matcher) {
 }
 
 fn names(tags: &[Tag]) -> String {
-    tags.iter().map(|tag| String::from_utf8_lossy(tag)).collect::<Vec<_>>().join(", ")
+    tags.iter().map(|tag| shown(tag)).collect::<Vec<_>>().join(", ")
+}
+
+/// The name of a key or tag as part of a line: nothing in it ends the line, or moves the cursor of a terminal.
+pub fn shown(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::resp::OwnedArgs;
+    use crate::rules::Rules;
+
+    fn explained(request: &[&str]) -> Vec<String> {
+        let owned: OwnedArgs = request.iter().collect();
+        let mut matcher = Arc::new(Rules::empty()).matcher();
+        let labels = &mut |key: &[u8]| if key == b"k" { vec![Tag::from(b"mine".as_slice())] } else { vec![] };
+        explain(&Commands::builtin(), &mut matcher, 0, owned.as_args(), labels).lines
+    }
+
+    #[test]
+    fn what_is_refused_is_not_explained_as_if_it_ran() {
+        for (request, why) in [
+            ("SET k", "wrong number of arguments"),
+            ("TAG.INVALIDATE", "wrong number of arguments"),
+            ("TAG.WITH 0 t SET k v", "numtags should be greater than 0"),
+            ("TAG.WITH 9 t SET k v", "Number of tags can't be greater than number of args"),
+            ("TAG.WITH 1 t TAG.ADD k u", "'tag.add' cannot be labelled"),
+            ("TAG.WITH 1 t MULTI", "'multi' cannot be labelled"),
+            ("TAG.WITH 1  SET k v", "a tag must not be empty"),
+            ("TAG.INVALIDATE t ", "a tag must not be empty"),
+            ("TAG.ADD k ", "a tag must not be empty"),
+        ] {
+            let lines = explained(&request.split(' ').collect::<Vec<_>>());
+            assert_eq!(
+                lines[1..],
+                [format!("is refused: {why}"), "invalidates nothing".to_owned()],
+                "{request}"
+            );
+        }
+        let lines = explained(&["TAG.WITH", "1", "t", "SET", "k"]);
+        assert!(lines.contains(&"is refused: wrong number of arguments".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn explicit_labels_are_tags() {
+        assert!(explained(&["GET", "k"])[1].ends_with("tags: mine"));
+        assert!(explained(&["GET", "j"])[1].ends_with("tags: none"));
+    }
+
+    #[test]
+    fn no_name_ends_a_line() {
+        for request in [["GET", "a\nb\x1b[2J"], ["TAG.INVALIDATE", "a\nb\x1b[2J"], ["a\nb\x1b[2J", ""]] {
+            let text = explained(&request).concat();
+            assert!(text.contains("a\\nb\\u{1b}[2J") && !text.contains(char::is_control), "{text}");
+        }
+    }
 }

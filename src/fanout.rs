@@ -79,6 +79,8 @@ pub enum Order {
     Together(Vec<Order>),
     /// The keys of a tag that exist: database, tag, most.
     Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
+    /// Which of these keys of a database exist; no answer if Redis does not say.
+    Exist(u32, Vec<Vec<u8>>, oneshot::Sender<Vec<Vec<u8>>>),
     /// The tags of a key, if it exists.
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Redis may have been replaced.

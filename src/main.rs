@@ -34,7 +34,8 @@ fn main() -> ExitCode {
         Some(Command::Explain { db, request }) => {
             let args: OwnedArgs = request.iter().map(|arg| arg.as_encoded_bytes()).collect();
             let rules = std::sync::Arc::new(rules);
-            let explained = explain(&Commands::builtin(), &mut rules.matcher(), *db, args.as_args());
+            let (commands, mut matcher) = (Commands::builtin(), rules.matcher());
+            let explained = explain(&commands, &mut matcher, *db, args.as_args(), &mut |_| vec![]);
             explained.lines.iter().for_each(|line| println!("{line}"));
             ExitCode::SUCCESS
         }

@@ -241,7 +241,10 @@ fn values_of_the_wrong_kind() {
             "[listen]\nmax_clients = -1",
             "2: [listen] max_clients: \"-1\" is not a whole number from 0 on; write",
         ),
-        ("[listen]\nmax_clients = 1.5", "2: [listen] max_clients: found a number with a fraction; write"),
+        (
+            "[listen]\nmax_clients = 1.5",
+            "2: [listen] max_clients: found a number with a fraction or an exponent; write",
+        ),
         (
             "[listen]\nidle_timeout = 5",
             "2: [listen] idle_timeout: found a number; write a string in quotes: ",
@@ -522,6 +525,10 @@ fn flags_override_variables() {
     let starts: Vec<&str> = errors.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(starts, ["proxy.toml:1", "--admin", "--listen", "--upstream"], "{errors}");
     assert!(!errors.contains("hunter2") && !format!("{:?}", flags.upstream).contains("hunter2"), "{errors}");
+
+    let flags = Flags { listen: vec!["127.0.0.1:1,127.0.0.1:2".into()], ..Flags::default() };
+    let told = self::errors(config::parse("proxy.toml", b"", NO_VARIABLES, &flags));
+    assert!(told.contains("give --listen once for each address"), "{told}");
 }
 
 #[test]

@@ -239,6 +239,22 @@ fn problems_of_families() {
 }
 
 #[test]
+fn no_pattern_is_for_keys_of_the_proxy_itself() {
+    let tagged = |prefix: &str, key: &str| RulesSpec {
+        prefix: prefix.to_owned(),
+        tags: vec![tag(9, "T", &[key])],
+        ..RulesSpec::default()
+    };
+    only_problem(tagged("", "rescind:tag:*"), 9, &["`rescind:tag:*`", "`rescind:`", "other keys"]);
+    only_problem(tagged("res", "cind:{x}"), 9, &["`cind:{x}`"]);
+    only_problem(tagged("rescind:", "x"), 0, &["the prefix", "another prefix"]);
+    only_problem(triggered(&["rescind:{x*}"], &[], &["{x*}"]), 8, &["`rescind:{x*}`"]);
+    // These match other keys as well.
+    rules(tagged("*:", "rescind:x"));
+    rules(tagged("rescind", "*"));
+}
+
+#[test]
 fn problems_of_triggers() {
     only_problem(triggered(&[], &[], &["x"]), 7, &["keys", "tags"]);
     only_problem(triggered(&["a"], &["b"], &["x"]), 7, &["both", "two triggers"]);
@@ -247,6 +263,13 @@ fn problems_of_triggers() {
     only_problem(triggered(&[], &["m:{a}", "n"], &["{a}"]), 9, &["`{a}`", "`n`"]);
     only_problem(triggered(&["a"], &[], &[""]), 10, &["empty"]);
     only_problem(triggered(&["a"], &[], &["{x*"]), 10, &["\\{"]);
+    only_problem(triggered(&["http"], &[], &["x"]), 8, &["`http`", "name = "]);
+    only_problem(triggered(&[], &["again"], &["x"]), 9, &["`again`"]);
+    let mut named = triggered(&["http"], &[], &["x"]);
+    named.triggers[0].name = Some(at(7, "TAG.INVALIDATE"));
+    only_problem(named.clone(), 7, &["`TAG.INVALIDATE`"]);
+    named.triggers[0].name = Some(at(7, "the key http"));
+    rules(named);
     let mut commands = triggered(&[], &["a"], &["x"]);
     commands.triggers[0].commands = list(12, &["SET"]);
     only_problem(commands, 12, &["commands", "leave it out"]);

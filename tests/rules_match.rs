@@ -309,6 +309,29 @@ fn one_trigger_with_two_matching_patterns_fires_once() {
 }
 
 #[test]
+fn no_pattern_matches_keys_of_the_proxy_itself() {
+    let spec = RulesSpec {
+        tags: vec![tag(1, "T", &["*", "{any*}:t", "resc*"])],
+        triggers: vec![trigger(2, &["*", "*:t"], &[], &["T"])],
+        ..RulesSpec::default()
+    };
+    let mut matcher = matcher(&spec);
+    for key in ["rescind:", "rescind:tag:t", "rescind:epoch:t", "rescind:recent"] {
+        let class = matcher.classify(0, key.as_bytes());
+        assert_eq!(
+            (class.family, class.has_tags, class.has_triggers),
+            (matcher.rules().other(), false, false)
+        );
+        assert!(tags(&mut matcher, 0, key.as_bytes()).is_empty(), "{key}");
+        assert!(fired(&mut matcher, 0, key.as_bytes(), None).is_empty(), "{key}");
+    }
+    for key in ["rescind", "rescind_tag", "x:rescind:t", "Rescind:t"] {
+        assert_eq!(tags(&mut matcher, 0, key.as_bytes()), ["T"], "{key}");
+        assert!(!fired(&mut matcher, 0, key.as_bytes(), Some("set")).is_empty(), "{key}");
+    }
+}
+
+#[test]
 fn thousands_of_patterns() {
     let names: Vec<String> = (0..3000).map(|n| format!("family{n}:*:{{id}}")).collect();
     let tags_of = names.iter().enumerate().map(|(n, name)| tag(n as u32, &format!("t{n}:{{id}}"), &[name]));

@@ -79,7 +79,7 @@ PY
 wait_for redis "$redis_port" "${pids[0]}" || fail "redis-server does not answer"
 
 echo "== ${binary##*/} on $proxy_port"
-"$binary" --config "$here/proxy.toml" \
+RESCIND_JOURNAL_PATH=$tmp/journal "$binary" --config "$here/proxy.toml" \
   --listen "127.0.0.1:$proxy_port" \
   --upstream "redis://127.0.0.1:$redis_port" \
   --admin "127.0.0.1:$admin_port" >"$tmp/rescind.log" 2>&1 &

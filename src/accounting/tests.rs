@@ -54,6 +54,7 @@ struct Told {
     counted: Vec<(u16, bool)>,
     fired: Vec<String>,
     idle: Vec<String>,
+    failed: Vec<u16>,
 }
 
 /// Frames `bytes` as one reply in portions of `step` and accounts for it.
@@ -78,7 +79,8 @@ fn portions(account: Account, bytes: &[u8], step: usize) -> (Told, Head<'static>
     let verdict = reader.finish(account, &mut count);
     let names = |firings: Vec<Firing>| firings.into_iter().map(|f| f.what).collect();
     let (fired, idle) = (names(verdict.fired), names(verdict.idle));
-    (Told { error: verdict.error, counted, fired, idle }, verdict.head)
+    let failed = verdict.failed.to_vec();
+    (Told { error: verdict.error, counted, fired, idle, failed }, verdict.head)
 }
 
 /// The same in every portion size must tell the same.
@@ -243,6 +245,21 @@ fn a_read_that_also_fires_inside_exec() {
     };
     let told = exec(both, b"*1\r\n$1\r\nv\r\n");
     assert_eq!((told.counted, told.fired), (vec![(1, true)], vec!["w".to_owned()]));
+}
+
+#[test]
+fn no_trigger_of_the_file_can_be_called_like_another() {
+    use TriggerLabel::{Again, Command, Followed, Http, Publish, TakenOver};
+    let names = [Publish, Command, Http, TakenOver, Followed, Again].map(|label| label.name().unwrap());
+    assert_eq!(names, crate::rules::OTHER_TRIGGERS);
+}
+
+#[test]
+fn what_fails_inside_exec_is_counted_as_what_it_is() {
+    let queued = || [Some(7), None, Some(9), Some(7)].map(|metric| Queued { metric, ..Queued::default() });
+    let failed = |bytes: &[u8]| exec(|| queued().into(), bytes).failed;
+    assert_eq!(failed(b"*4\r\n-ERR a\r\n-ERR b\r\n+OK\r\n!3\r\nERR\r\n"), [7, 7]);
+    assert!(failed(b"*-1\r\n").is_empty() && failed(b"-EXECABORT\r\n").is_empty());
 }
 
 #[test]

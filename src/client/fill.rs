@@ -67,6 +67,14 @@ pub(super) fn checks(
     checks
 }
 
+/// The families of the keys that are known to become stale.
+pub(super) fn stale(context: &Context, db: u32, checks: &[Check]) -> Vec<FamilyId> {
+    let known = checks.iter().filter(|check| check.what == What::Never);
+    let mut keys: Vec<&[u8]> = known.map(|check| &*check.key).collect();
+    keys.dedup();
+    keys.into_iter().map(|key| context.matcher.borrow_mut().classify(db, key).family).collect()
+}
+
 /// A key that a request writes, and may fill.
 struct Written<'a> {
     context: &'a Context,
@@ -139,9 +147,6 @@ impl Written<'_> {
         found.extend(clock.and_then(|clock| self.unheard(clock, Unsure::Stale)));
         if is_foreign {
             found.extend(comparison.elsewhere(context.is_strict(self.family)));
-        }
-        if found.contains(&What::Never) {
-            process.metrics.stale_fills(&context.matcher.borrow().rules().family(self.family).name);
         }
         found
     }

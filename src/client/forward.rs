@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::with::{Labels, may_be_labelled, with_of};
+use super::with::{Labels, with_of};
 use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
@@ -196,7 +196,7 @@ impl Client {
                 return Step::Again(Pause::Idle);
             }
             let next = std::mem::take(&mut self.next);
-            if command.is_some_and(Command::is_write) && may_be_labelled(kind) {
+            if command.is_some_and(Command::is_write) && kind.may_be_labelled() {
                 self.outbox.session.borrow_mut().answered_unrouted();
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
@@ -373,7 +373,7 @@ impl Client {
         let checks = command.map_or(vec![], |command| {
             fill::checks(context, &self.outbox, &mut self.fills, command, args, tags)
         });
-        let fills = self.fills_of(command, args, forward.queued, &forward.effect, before);
+        let fills = self.fills_of(command, args, &checks, forward.queued, &forward.effect, before);
         let mut settled = match context.coalesces() {
             true => self.settles(command, args, &checks, &forward.effect, forward.queued),
             false => None,
@@ -445,12 +445,16 @@ impl Client {
         &mut self,
         command: Option<&Command>,
         args: Args<'_>,
+        checks: &[Check],
         queued: bool,
         effect: &Effect,
         before: usize,
     ) -> Option<Box<Fills>> {
+        let db = self.outbox.session.borrow().current_db();
+        let mut stale = fill::stale(&self.context, db, checks);
         if queued {
             self.transaction.fills.extend(self.fills.drain(before..));
+            self.transaction.stale.extend(stale);
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
@@ -460,8 +464,9 @@ impl Client {
         };
         if matches!(effect, Effect::Exec) {
             self.fills.extend(&of);
+            stale = std::mem::take(&mut self.transaction.stale);
         }
-        (!of.is_empty()).then(|| Box::new(Fills { of, condition }))
+        (!of.is_empty() || !stale.is_empty()).then(|| Box::new(Fills { of, condition, stale }))
     }
 
     /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at
@@ -558,7 +563,7 @@ impl Client {
 }
 
 /// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
-const NO_KEY: &[u8] = b"\0rescind:none";
+pub(super) const NO_KEY: &[u8] = b"\0rescind:none";
 
 /// The request with these arguments, in order, replaced by keys that do not exist.
 fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::Args;
+use crate::rules::FamilyId;
 use crate::session::selected;
 
 /// What is queued.
@@ -20,6 +21,8 @@ use crate::session::selected;
 pub(super) struct Transaction {
     /// What it fills, with the clocks of its misses.
     pub fills: Vec<(KeyHash, Clock)>,
+    /// The families of keys that are known to become stale.
+    pub stale: Vec<FamilyId>,
     /// Keys on which it depends.
     pub depends: Vec<trust::Place>,
     /// SWAPDB is among it.

@@ -3,18 +3,19 @@
 //! Whether a client may use a tag is Redis's to judge: each command first asks something of the key
 //! `rescind:tag:<tag>` over the client's own connection, and passes an error on as it is.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::forward::encoded;
+use super::forward::{NO_KEY, encoded};
 use super::labels::{give, make_one_good};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
-use crate::command::{FireCondition, Kind, TagCommand};
+use crate::command::{EMPTY_TAG, FireCondition, Kind, TagCommand};
 use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
@@ -23,6 +24,7 @@ use crate::lease::script;
 use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
 use crate::resp::{Args, Head, OwnedArgs, encode};
+use crate::rules::spec::OnInvalidate;
 use crate::rules::{Tag, unique};
 use crate::upstream::{Key, Pending, Special};
 
@@ -60,9 +62,16 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
         answer(client, command, args.as_args()).await;
         return;
     };
-    let in_multi = client.outbox.session.borrow().in_multi();
+    let (in_multi, is_confined) = {
+        let session = client.outbox.session.borrow();
+        (session.in_multi(), session.is_confined())
+    };
     let refused = if !row.arity_ok(args.as_args().len()) {
         refuse(client, in_multi, &format!("ERR wrong number of arguments for '{}' command", row.name));
+        true
+    } else if is_confined {
+        // Redis would name what it is asked instead.
+        refuse(client, in_multi, &confined(&row.name));
         true
     } else if in_multi && !matches!(command, TagCommand::With | TagCommand::Next) {
         refuse(client, in_multi, &format!("ERR '{}' is not allowed inside MULTI", row.name));
@@ -73,6 +82,14 @@ pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArg
     // It may have waited for another thread.
     client.context.tick();
     client.context.command_done(Some(row.metric), started, refused);
+}
+
+/// What Redis says of a command, in RESP2, to a client that has subscribed.
+fn confined(name: &str) -> String {
+    format!(
+        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context"
+    )
 }
 
 /// Whether it was refused.
@@ -150,6 +167,12 @@ pub(super) async fn ask_in(client: &mut Client, db: u32, args: &[&[u8]]) -> Answ
     }
 }
 
+/// Keys that are dealt with before other clients are served.
+const CHUNK: usize = 4096;
+
+/// How long Redis may take to say which keys exist that TAG.EXPLAIN names.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// Tags that TAG.NEXT announces for one write.
 const MOST_NEXT: usize = 10_000;
 
@@ -171,7 +194,7 @@ impl Reply {
 /// May the client write these tags? Removing a member that cannot be there asks without changing anything.
 pub(super) async fn may_write(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     for tag in tags {
-        ask(client, &[b"ZREM", &label_set(tag), b""]).await?;
+        ask(client, &[b"ZREM", &label_set(tag), NO_KEY]).await?;
     }
     Ok(())
 }
@@ -192,7 +215,7 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
     let mut tags: Vec<Tag> = vec![];
     for arg in args {
         if arg.is_empty() {
-            return Err("ERR a tag must not be empty".into());
+            return Err(EMPTY_TAG.into());
         }
         tags.push(arg.into());
     }
@@ -289,6 +312,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         }
         usize::try_from(removed).unwrap_or(0)
     } else {
+        // All or none of them.
+        may_write(client, &taken.tags).await?;
         for set in &sets {
             ask(client, &[b"ZREM", set, key]).await?;
         }
@@ -363,7 +388,6 @@ fn no_permission(refusal: &Refusal) -> bool {
 
 /// Other clients are served in between; nothing comes into the array.
 async fn push_array<A: AsRef<[u8]>>(client: &Client, items: Vec<A>) {
-    const CHUNK: usize = 4096;
     let mut reply = BytesMut::new();
     encode::array(&mut reply, items.len());
     for (number, item) in items.into_iter().enumerate() {
@@ -377,46 +401,105 @@ async fn push_array<A: AsRef<[u8]>>(client: &Client, items: Vec<A>) {
 
 async fn explain(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_read(client, &[]).await?;
-    let db = client.outbox.session.borrow().current_db();
-    let commands = client.context.commands.borrow().clone();
-    let explained = explain::explain(&commands, &mut client.context.matcher.borrow_mut(), db, args.tail(1));
+    let (context, db) = (Rc::clone(&client.context), client.outbox.session.borrow().current_db());
+    let (commands, process) = (context.commands.borrow().clone(), &context.process);
+    let explain = |labels: &mut dyn FnMut(&[u8]) -> Vec<Tag>| {
+        explain::explain(&commands, &mut context.matcher.borrow_mut(), db, args.tail(1), labels)
+    };
+    // First it shows which keys there are: only those that exist have labels.
+    let mut keys = vec![];
+    explain(&mut |key| {
+        keys.push(key.to_vec());
+        vec![]
+    });
+    // What was written and labelled before is to be in the index.
+    process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
+    let mut existence = Existence { client, is_told: true };
+    if process.may_have_labels() {
+        keys = existence.of(db, keys).await;
+    }
+    let keys: HashSet<Vec<u8>> = keys.into_iter().collect();
+    let explained = explain(&mut |key| match keys.contains(key) {
+        true => process.index.explicit_of(db, key),
+        false => vec![],
+    });
     let mut lines = explained.lines;
     if !explained.invalidated.is_empty() {
-        if client.context.process.labels_used.load(Ordering::Relaxed) {
-            // What was labelled before is to be in the index.
-            client.context.process.fanout.ask(|reply| Order::Settle(vec![], reply)).await;
-        }
-        lines.extend(would_delete(client, &explained.invalidated).await);
+        lines.extend(would_go(existence, &explained.invalidated).await);
     }
     push_array(client, lines).await;
     Ok(())
 }
 
-/// How many keys a fan-out of these tags would delete, and the first few. Other clients are served in between.
-async fn would_delete(client: &Client, tags: &[Tag]) -> Vec<String> {
+/// How many keys a fan-out of these tags would delete, or whose life it would shorten, and the first few. Other clients are
+/// served in between.
+async fn would_go(mut existence: Existence<'_>, tags: &[Tag]) -> Vec<String> {
     const SHOWN: usize = 20;
-    let (mut found, mut first) = (HashSet::new(), BTreeSet::new());
-    for tag in tags {
-        let mut cursor = Some(usize::MAX);
-        while let Some(at) = cursor {
-            cursor = client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
-                let is_shown = first.len() < SHOWN
-                    || first.last().is_some_and(|(db, key): &(u32, Vec<u8>)| (one.db, one.key) < (*db, key));
-                if found.insert(one.id) && is_shown {
-                    first.insert((one.db, one.key.to_vec()));
-                    if first.len() > SHOWN {
-                        first.pop_last();
-                    }
-                }
-            });
+    let mut found = [BTreeSet::new(), BTreeSet::new()];
+    let dependents = existence.dependents(tags).await;
+    let Existence { client, is_told } = existence;
+    for (number, (db, key)) in dependents.into_iter().enumerate() {
+        if number % CHUNK == CHUNK - 1 {
             tokio::task::yield_now().await;
         }
+        let mut matcher = client.context.matcher.borrow_mut();
+        let family = matcher.classify(db, &key).family;
+        let is_soft = matcher.rules().family(family).on_invalidate == OnInvalidate::Expire;
+        found[usize::from(is_soft)].insert((db, key));
     }
-    let mut lines = vec![format!("would delete {} keys", found.len())];
-    lines.extend(
-        first.iter().map(|(db, key)| format!("would delete: db {db} {}", String::from_utf8_lossy(key))),
-    );
+    let [deleted, shortened] = found;
+    let mut lines = vec![format!("would delete {} keys", deleted.len())];
+    let named = |what: &str, (db, key): &(u32, Vec<u8>)| format!("{what}: db {db} {}", explain::shown(key));
+    lines.extend(deleted.iter().take(SHOWN).map(|one| named("would delete", one)));
+    if !shortened.is_empty() {
+        lines.push(format!("would shorten the life of {} keys", shortened.len()));
+        lines.extend(shortened.iter().take(SHOWN).map(|one| named("would shorten the life", one)));
+    }
+    if !is_told {
+        lines.push("Redis does not say which of these exist".to_owned());
+    }
+    if !client.context.process.index.is_complete() {
+        lines.push("the index is not complete: a fan-out would also look with SCAN".to_owned());
+    }
     lines
+}
+
+/// Asks Redis which keys exist, as long as it answers.
+struct Existence<'a> {
+    client: &'a Client,
+    is_told: bool,
+}
+
+impl Existence<'_> {
+    /// The keys of these tags, as far as the index knows; perhaps some of them twice.
+    async fn dependents(&mut self, tags: &[Tag]) -> Vec<(u32, Vec<u8>)> {
+        let mut found = vec![];
+        for tag in tags {
+            let mut cursor = Some(usize::MAX);
+            while let Some(at) = cursor {
+                let mut by_db: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+                cursor = self.client.context.process.index.lock().collect(tag, at, 512, &mut |one| {
+                    by_db.entry(one.db).or_default().push(one.key.to_vec());
+                });
+                for (db, keys) in by_db {
+                    found.extend(self.of(db, keys).await.into_iter().map(|key| (db, key)));
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        found
+    }
+
+    /// Those of the keys that exist.
+    async fn of(&mut self, db: u32, keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        if keys.is_empty() || !self.is_told {
+            return keys;
+        }
+        let asked = self.client.context.process.fanout.ask(|reply| Order::Exist(db, keys.clone(), reply));
+        let told = tokio::time::timeout(TOLD, asked).await.ok().flatten();
+        self.is_told = told.is_some();
+        told.unwrap_or(keys)
+    }
 }
 
 async fn log(client: &mut Client, args: Args<'_>) -> Answer<()> {

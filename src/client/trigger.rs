@@ -46,7 +46,7 @@ pub(super) fn account(
     };
     if queued {
         // Two of them: the reply `QUEUED` is checked, EXEC's element is counted.
-        let entry = Queued { reading, firing, ..Queued::default() };
+        let entry = Queued { reading, firing, metric: Some(command.metric), ..Queued::default() };
         let check =
             entry.firing.is_some().then(|| Queued { firing: entry.firing.clone(), ..Queued::default() });
         outbox.queued.borrow_mut().push(entry);

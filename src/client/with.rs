@@ -13,10 +13,9 @@ use super::forward::Extra;
 use super::labels::{self, Labelled, label_writes};
 use super::tag::{Answer, Refusal, tags_of};
 use super::{After, Client, Pause, Step, fill};
-use crate::command::{Command, Commands, Kind, TagCommand};
+use crate::command::{Command, Commands, Kind, TagCommand, with_parts};
 use crate::lease::script::{self, Labelling};
 use crate::news::{self, News, Verb};
-use crate::resp::request::number;
 use crate::resp::{Args, OwnedArgs};
 use crate::rules::{Tag, unique};
 use crate::session::Route;
@@ -57,17 +56,6 @@ pub(super) fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
     keys
 }
 
-/// The tags in a TAG.WITH, and its command.
-fn parts<'a>(args: Args<'a>) -> Answer<(impl Iterator<Item = &'a [u8]> + use<'a>, Args<'a>)> {
-    let count = args.get(1).and_then(number).ok_or("ERR value is not an integer or out of range")?;
-    let count =
-        usize::try_from(count).ok().filter(|n| *n > 0).ok_or("ERR numtags should be greater than 0")?;
-    if args.len() < count.saturating_add(3) {
-        return Err("ERR Number of tags can't be greater than number of args".into());
-    }
-    Ok((args.iter().skip(2).take(count), args.tail(2 + count)))
-}
-
 /// Whether Redis can do the request and label what it writes in one step.
 fn is_one_step(command: &Command, args: Args<'_>, tags: usize) -> bool {
     let labelled = command.kind == Kind::Plain && command.is_scripted && !command.carries;
@@ -105,12 +93,13 @@ impl Client {
     ) -> Option<(Args<'a>, Labels)> {
         let session = self.outbox.session.borrow();
         let hears = self.context.process.hears_labels.load(Ordering::Acquire);
-        if session.in_multi() || !session.has_standing() || session.is_raw() || !hears {
+        let is_apart = session.is_raw() || session.may_be_confined();
+        if session.in_multi() || !session.has_standing() || is_apart || !hears {
             return None;
         }
         let announced = self.next.iter().map(|tag| &**tag);
         let (tags, inner, command) = if is_with {
-            let (named, inner) = parts(args).ok()?;
+            let (named, inner) = with_parts(args).ok()?;
             let named: Vec<&[u8]> = named.collect();
             (tags_of(named.into_iter().chain(announced)).ok()?, inner, commands.find(inner))
         } else {
@@ -143,12 +132,12 @@ impl Client {
 
 /// Labels what a command writes, with what TAG.NEXT has announced as well; then sends it.
 pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
-    let (named, inner) = parts(args)?;
+    let (named, inner) = with_parts(args)?;
     let announced = std::mem::take(&mut client.next);
     let tags = tags_of(named.chain(announced.iter().map(|tag| &**tag)))?;
     let commands = client.context.commands.borrow().clone();
     let command = commands.find(inner);
-    if let Some(command) = command.filter(|c| !may_be_labelled(c.kind)) {
+    if let Some(command) = command.filter(|c| !c.kind.may_be_labelled()) {
         return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
     }
     client.context.process.labels_used.store(true, Ordering::Relaxed);
@@ -179,11 +168,6 @@ pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
         carried = carry::hand_on(client, command, args).await;
     }
     dispatch(client, command, args, vec![], carried, vec![]).await;
-}
-
-/// Commands that write cached values; not those that change the connection.
-pub(super) fn may_be_labelled(kind: Kind) -> bool {
-    matches!(kind, Kind::Plain | Kind::Blocking | Kind::Ping | Kind::Publish | Kind::SPublish)
 }
 
 /// What is to be looked at behind a command that gives labels to what was written before.

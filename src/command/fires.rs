@@ -9,10 +9,14 @@ pub enum Fires {
     Always,
     /// SET: its options decide.
     Set,
-    /// 0 says that nothing was done (SETNX, COPY, LPUSHX).
+    /// 0, or less, says that nothing was done (SETNX, COPY, LPUSHX, LINSERT).
     UnlessZero,
     /// The same, if there are options behind the key (DELEX).
     UnlessZeroWithOptions,
+    /// Nil says so (LMOVE, XREADGROUP).
+    UnlessNil,
+    /// The same, with NOMKSTREAM (XADD).
+    UnlessNilWithNoStream,
 }
 
 /// What the reply to one request must be for triggers to fire. Taken from the request when it is sent.
@@ -24,7 +28,7 @@ pub enum FireCondition {
     NotNil,
     /// Nil: the old value of a `SET … NX GET` that was performed.
     Nil,
-    /// Neither an error nor 0 nor nil.
+    /// Neither an error nor nil, nor 0 or less.
     NotZero,
 }
 
@@ -35,8 +39,10 @@ impl Fires {
             "setnx" | "msetnx" | "hsetnx" | "renamenx" | "copy" | "move" | "lpushx" | "rpushx" => {
                 Fires::UnlessZero
             }
-            "msetex" | "hsetex" | "delifeq" => Fires::UnlessZero,
+            "msetex" | "hsetex" | "delifeq" | "smove" | "linsert" => Fires::UnlessZero,
             "delex" => Fires::UnlessZeroWithOptions,
+            "lmove" | "blmove" | "rpoplpush" | "brpoplpush" | "zadd" | "xreadgroup" => Fires::UnlessNil,
+            "xadd" => Fires::UnlessNilWithNoStream,
             _ => Fires::Always,
         }
     }
@@ -51,6 +57,10 @@ impl Fires {
             Fires::UnlessZero => FireCondition::NotZero,
             Fires::UnlessZeroWithOptions if args.len() > 2 => FireCondition::NotZero,
             Fires::UnlessZeroWithOptions => FireCondition::NoError,
+            Fires::UnlessNil => FireCondition::NotNil,
+            // Where a field is called so nothing is lost: nil says the same of every XADD.
+            Fires::UnlessNilWithNoStream if has_no_stream(args) => FireCondition::NotNil,
+            Fires::UnlessNilWithNoStream => FireCondition::NoError,
         }
     }
 }
@@ -65,9 +75,14 @@ impl FireCondition {
             FireCondition::NoError => true,
             FireCondition::NotNil => *reply != Head::Null,
             FireCondition::Nil => *reply == Head::Null,
-            FireCondition::NotZero => !matches!(reply, Head::Int(0) | Head::Null | Head::Bool(false)),
+            FireCondition::NotZero => !matches!(reply, Head::Int(..=0) | Head::Null | Head::Bool(false)),
         }
     }
+}
+
+/// `XADD key [NOMKSTREAM] [MAXLEN [~] threshold [LIMIT count]] id …`, with its options in any order.
+fn has_no_stream(args: Args<'_>) -> bool {
+    (2..8).filter_map(|i| args.get(i)).any(|arg| arg.eq_ignore_ascii_case(b"nomkstream"))
 }
 
 /// The options of a SET, as far as they matter here.
@@ -173,5 +188,33 @@ mod tests {
         assert!(fires("DEL a", Head::Int(0)));
         assert!(fires("DELEX a", Head::Int(0)));
         assert!(fires("HSET a f v", Head::Int(0)));
+        for request in ["LINSERT a BEFORE b c", "SMOVE a b c"] {
+            assert!(!fires(request, Head::Int(0)) && !fires(request, Head::Int(-1)), "{request}");
+            assert!(fires(request, Head::Int(1)), "{request}");
+        }
+    }
+
+    #[test]
+    fn nil_says_no_where_there_was_nothing_to_take() {
+        for request in [
+            "LMOVE a b LEFT LEFT",
+            "BLMOVE a b LEFT LEFT 1",
+            "RPOPLPUSH a b",
+            "BRPOPLPUSH a b 1",
+            "XREADGROUP GROUP g c STREAMS a >",
+            "ZADD a XX INCR 1 m",
+            "XADD a MAXLEN ~ 5 LIMIT 1 nomkstream * f v",
+        ] {
+            assert!(!fires(request, Head::Null), "{request}");
+            assert!(fires(request, Head::Bulk(1)), "{request}");
+        }
+        assert!(fires("ZADD a 1 m", Head::Int(0)));
+        assert!(fires("GETSET a b", Head::Null));
+        let condition = |request: &str| {
+            let owned: OwnedArgs = request.split(' ').collect();
+            Fires::of("xadd").condition(owned.as_args())
+        };
+        // So that it is filled by a short script.
+        assert_eq!(condition("XADD a * f v"), FireCondition::NoError);
     }
 }

@@ -14,6 +14,7 @@
 //! | `fetches` | whether a read fetches a value as a whole |
 //! | `follow` | what it does to the labels of its keys |
 //! | `tally` | whether a read was a hit |
+//! | `tagged` | the arguments of the commands that the proxy adds |
 //! | `described` | commands that a server has and the table has not |
 
 mod described;
@@ -27,6 +28,7 @@ mod kind;
 mod lookup;
 mod special;
 mod table;
+mod tagged;
 mod tally;
 
 pub use described::Described;
@@ -36,6 +38,7 @@ pub use flags::{Flags, KeyFlags};
 pub use follow::Carrying;
 pub use keys::{Begin, Find, KeySpec, KeyUse};
 pub use kind::{Kind, TagCommand};
+pub use tagged::{EMPTY_TAG, with_parts};
 pub use tally::{Outcome, Reads, Tally, reads_need_elements};
 
 use crate::resp::{Args, Head};
@@ -341,6 +344,15 @@ impl Command {
     #[inline]
     pub fn fire_condition(&self, args: Args<'_>) -> FireCondition {
         self.fires.condition(args)
+    }
+
+    /// What the reply to this request must be for the keys that it names to get labels: what took nothing away, or changed no
+    /// time to live, has not written to them. Triggers fire all the same.
+    pub fn label_condition(&self, args: Args<'_>) -> FireCondition {
+        match self.fire_condition(args) {
+            FireCondition::NoError if self.fill.is_none() => FireCondition::NotZero,
+            condition => condition,
+        }
     }
 
     /// By this name it fires triggers; `None`: it is a script, which may run any command.

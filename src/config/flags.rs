@@ -1,6 +1,7 @@
 //! The command line's overrides: they win over the environment and the file.
 
 use super::addresses::Places;
+use super::secret::shown;
 use super::{Config, ConfigProblem, Endpoint, HostPort, Place, Secret, UpstreamUrl};
 
 /// Values given on the command line, as written.
@@ -22,6 +23,11 @@ impl Flags {
         for text in &self.listen {
             match Endpoint::parse(text) {
                 Ok(address) => listen.push(address),
+                Err(_) if text.contains(',') => {
+                    let message =
+                        format!("{} is no address; give --listen once for each address", shown(text));
+                    wrong("--listen", message);
+                }
                 Err(message) => wrong("--listen", message),
             }
         }

@@ -9,10 +9,7 @@ use crate::fanout::{CHANNEL, tags_of_message};
 use crate::lease::script::EPOCHS;
 use crate::news::{LABEL_SETS, NEWS};
 use crate::peers::{self, Message};
-use crate::rules::Tag;
-
-/// How the proxy's own keys begin, which are no part of the cache.
-const OWN: &[u8] = b"rescind:";
+use crate::rules::{OWN_KEYS, Tag};
 
 pub(super) fn pushed(engine: &Rc<Engine>, push: &Push<'_>) {
     match push.kind() {
@@ -51,14 +48,14 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
         b"expired" => {
             ended(engine, db, key);
             engine.gone(db, key);
-            if !key.starts_with(OWN) {
+            if !key.starts_with(OWN_KEYS) {
                 engine.process.metrics.expirations(&engine.family_of(db, key));
             }
         }
         b"evicted" => {
             ended(engine, db, key);
             engine.gone(db, key);
-            if !key.starts_with(OWN) {
+            if !key.starts_with(OWN_KEYS) {
                 engine.process.metrics.evictions(&engine.family_of(db, key));
             }
             if let Some(tag) = key.strip_prefix(LABEL_SETS) {
@@ -129,7 +126,7 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
     }
     engine.feed.made.borrow_mut().remove(key);
     let unwritten = engine.feed.ended.borrow_mut().remove(key);
-    if unwritten || key.starts_with(OWN) || engine.process.own_triggers.covers_key(key) {
+    if unwritten || key.starts_with(OWN_KEYS) || engine.process.own_triggers.covers_key(key) {
         return;
     }
     // Redis does not say in which database.

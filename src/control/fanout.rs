@@ -153,9 +153,10 @@ impl fmt::Debug for Names<'_> {
 
 fn log(entry: &LogEntry, dry_run: bool) {
     tracing::info!(
-        client = %entry.cause.client,
-        cause = %entry.cause.what,
-        trigger = %entry.trigger,
+        // Quoted: names of keys and clients hold what they like.
+        client = ?entry.cause.client,
+        cause = ?entry.cause.what,
+        trigger = ?entry.trigger,
         tags = ?Names(&entry.tags),
         keys = entry.keys,
         families = ?entry.families,
@@ -208,7 +209,7 @@ async fn attempts(
             Err(error) => {
                 if doubt.is_none() {
                     let (client, cause) = (&cause.client, &cause.what);
-                    tracing::warn!(%error, %client, %cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
+                    tracing::warn!(%error, ?client, ?cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
                     doubt = Some(engine.doubt(tags));
                     engine.failing.set(engine.failing.get() + 1);
                 } else {
@@ -343,18 +344,13 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
                 TriggerLabel::Rule(id) => {
                     label(rules.triggers().get(usize::from(id.0)).map_or("", |t| t.label.as_str()));
                 }
-                TriggerLabel::Publish => label("publish"),
-                TriggerLabel::Command => label("TAG.INVALIDATE"),
-                TriggerLabel::Http => label("http"),
-                TriggerLabel::TakenOver => label("taken over"),
-                TriggerLabel::Followed => label("other rules"),
-                TriggerLabel::Again => label("again"),
+                other => label(other.name().unwrap_or_default()),
             }
         }
     }
     let cascaded = rules.cascade(&mut tags);
     if cascaded.cut_short {
-        tracing::warn!(cause = %request.cause.what, "a cascade of tags would never end and was cut short");
+        tracing::warn!(cause = ?request.cause.what, "a cascade of tags would never end and was cut short");
     }
     for id in cascaded.triggers {
         label(&rules.triggers()[usize::from(id.0)].label);

@@ -197,6 +197,15 @@ impl Engine {
                     let _ = reply.send(engine.existing_keys(db, &tag, most).await);
                 });
             }
+            Order::Exist(db, keys, reply) => {
+                tokio::task::spawn_local(async move {
+                    let entry = |key: Vec<u8>| gc::Entry { place: None, db, key: key.into() };
+                    let entries = gc::Entries(keys.into_iter().map(entry).collect());
+                    if let Ok(alive) = engine.check(entries).await {
+                        let _ = reply.send(alive);
+                    }
+                });
+            }
             Order::Tags(db, key, reply) => {
                 tokio::task::spawn_local(async move { engine.tags_of(db, key, reply).await });
             }

@@ -82,11 +82,11 @@ macro_rules! reworded {
 /// whole text each time.
 ///
 /// `ARGV`: the client's database, or nothing if it is 0, where epochs are kept; the beginning of a message to this proxy; when
-/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` unless 0); the number of checks; three words
-/// for each (what to look at, what to find there, the key); the labels, in a script that gives some; the command. What to look
-/// at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on which somebody must listen if the
-/// epoch that stands beside it exists, or the list of what was invalidated lately: the key must have none of the labels that
-/// stand there in front of a mark (`m`, or `M` where what is not known does not count).
+/// the command counts as done (`a` unless there is an error, `n` unless nil, `i` if nil, `z` if it is a number above 0); the
+/// number of checks; three words for each (what to look at, what to find there, the key); the labels, in a script that gives
+/// some; the command. What to look at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on
+/// which somebody must listen if the epoch that stands beside it exists, or the list of what was invalidated lately: the key
+/// must have none of the labels that stand there in front of a mark (`m`, or `M` where what is not known does not count).
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it. What it could not undo it does not do.
 macro_rules! script {
@@ -109,7 +109,7 @@ return redis.error_reply(\"NOPERM this user has no permissions to run the 'unlin
 if type(r)=='table' and r.err then ",
             reworded!("r.err", "string.lower(ARGV[n+1])"),
             $failed,
-            "elseif (o=='i')~=(r and true or o=='a') and not (o=='z' and r==0) then \
+            "elseif (o=='i')~=(r and true or o=='a') and not (o=='z' and r<1) then \
 if u[1] then c('UNLINK',unpack(u)) \
 for _,k in ipairs(t) do redis.pcall('PUBLISH','rescind:proxies',ARGV[2]..#k..'\\r\\n'..k..'\\r\\n') end end ",
             $done,
@@ -265,12 +265,13 @@ const LABELLING: &str = labelling!(plain);
 const FULL_LABELLING: &str = labelling!(full);
 
 /// Takes labels away and tells of it, in one step, so that what is told of labels is told in the order in which they come and
-/// go. `ARGV`: the key, the message, the sets. Answers how many there were.
+/// go; all or none of them, so each is first asked to give up what it does not have. `ARGV`: the key, the message, the sets.
+/// Answers how many there were.
 pub const UNLABELLING: &str = concat!(
-    "local n=0 for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],ARGV[1]) \
+    "local n=0 for _,k in ipairs({'\\0rescind:none',ARGV[1]}) do for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],k) \
 if type(r)~='number' then ",
     reworded!("r.err", "'zrem'"),
-    "return r end n=n+r end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) return n"
+    "return r end n=n+r end end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) return n"
 );
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0; else it

@@ -143,6 +143,11 @@ impl CommandCounters {
         self.errors.add(u64::from(error));
     }
 
+    /// Counts the failure of one that was counted when it was queued.
+    pub fn failed(&self) {
+        self.errors.add(1);
+    }
+
     /// What was counted so far. The number of commands is the sum of the buckets.
     pub(super) fn get(&self) -> CommandSums {
         CommandSums {

@@ -7,7 +7,9 @@ use super::cascade::{Cascade, Cascades};
 use super::pattern::Pattern;
 use super::spec::{FamilySpec, Located, Problem, RulesSpec, TagSpec, TriggerSpec};
 use super::template::{TagSource, Template};
-use super::{Family, FamilyId, Firing, KeyClass, KeyPattern, Rules, Trigger, TriggerId};
+use super::{
+    Family, FamilyId, Firing, KeyClass, KeyPattern, OTHER_TRIGGERS, OWN_KEYS, Rules, Trigger, TriggerId,
+};
 
 pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     let mut compiler = Compiler::default();
@@ -16,6 +18,7 @@ pub(super) fn compile(spec: &RulesSpec) -> Result<Rules, Vec<Problem>> {
     compiler.families(&spec.families);
     spec.triggers.iter().for_each(|trigger| compiler.trigger(trigger));
     compiler.names(&spec.families);
+    compiler.own_keys();
     compiler.finish(spec)
 }
 
@@ -26,6 +29,10 @@ pub(super) fn prefix_pattern(prefix: &str) -> Result<Pattern, String> {
     }
     let pattern = Pattern::parse(prefix).map_err(|errors| errors.join("; "))?;
     match pattern.captures.first() {
+        None if pattern.literal_prefix().starts_with(OWN_KEYS) => {
+            Err("keys that begin with `rescind:` are the proxy's own and in no rule: choose another prefix"
+                .to_owned())
+        }
         None => Ok(pattern),
         Some(capture) => Err(format!(
             "it holds the capture `{{{capture}}}`, which a prefix must not: write `*`, or `\\{{` for the brace itself"
@@ -191,6 +198,20 @@ impl Compiler {
         }
     }
 
+    /// A pattern that can only match keys of the proxy itself would match nothing.
+    fn own_keys(&mut self) {
+        let whole = |draft: &Draft| self.prefix.followed_by(&draft.pattern);
+        let own = self.drafts.iter().filter(|draft| whole(draft).literal_prefix().starts_with(OWN_KEYS));
+        let own: Vec<(u32, String)> = own.map(|draft| (draft.place.0, draft.text.clone())).collect();
+        for (line, text) in own {
+            let message = format!(
+                "the pattern `{text}` is for keys that begin with `rescind:`, which are the proxy's own and in no rule: \
+                 choose other keys"
+            );
+            self.problem(line, message);
+        }
+    }
+
     fn trigger(&mut self, trigger: &TriggerSpec) {
         match (trigger.keys.is_empty(), trigger.tags.is_empty()) {
             (true, true) => self.problem(
@@ -217,7 +238,16 @@ impl Compiler {
             trigger.invalidate.iter().filter_map(|text| Some((text, self.template(text)?))).collect();
         self.key_trigger(id, trigger, &templates);
         self.tag_trigger(id, trigger, &templates);
-        self.triggers.push(described(trigger));
+        let named = trigger.name.as_ref().or(trigger.keys.first()).or(trigger.tags.first());
+        if let Some(name) = named.filter(|name| OTHER_TRIGGERS.contains(&&*name.value)) {
+            let message = format!(
+                "`{}` is what the metrics call invalidations that no `[[trigger]]` causes: give the trigger another \
+                 name, `name = \"…\"`",
+                name.value
+            );
+            self.problem(name.line, message);
+        }
+        self.triggers.push(described(trigger, named));
     }
 
     fn key_trigger(
@@ -302,11 +332,10 @@ impl Compiler {
     }
 }
 
-fn described(trigger: &TriggerSpec) -> Trigger {
+fn described(trigger: &TriggerSpec, named: Option<&Located<String>>) -> Trigger {
     let texts = |list: &[Located<String>]| list.iter().map(|text| text.value.clone()).collect::<Vec<_>>();
-    let first = trigger.name.as_ref().or(trigger.keys.first()).or(trigger.tags.first());
     Trigger {
-        label: first.map(|text| text.value.clone()).unwrap_or_default(),
+        label: named.map(|text| text.value.clone()).unwrap_or_default(),
         commands: texts(&trigger.commands),
         keys: texts(&trigger.keys),
         tags: texts(&trigger.tags),

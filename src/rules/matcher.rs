@@ -6,7 +6,7 @@ use regex_automata::hybrid::dfa::Cache;
 
 use super::capture::{self, Spans};
 use super::template::TagSource;
-use super::{FamilyId, Rules, Tag, TriggerId};
+use super::{FamilyId, OWN_KEYS, Rules, Tag, TriggerId};
 
 /// What the hot path needs to know about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,9 @@ impl Matcher {
     fn find(&mut self, key: &[u8]) {
         self.hits.clear();
         let Some(automaton) = &self.rules.automaton else { return };
+        if key.starts_with(OWN_KEYS) {
+            return;
+        }
         if automaton.search(&mut self.cache, key, &mut self.hits).is_err() {
             self.find_one_by_one(key);
         }

@@ -38,6 +38,13 @@ pub use matcher::{Fired, KeyClass, Matcher};
 pub use template::{Tag, unique};
 pub use tracking::{LeftOut, TrackingPrefixes, without_overlaps};
 
+/// How the keys of the proxy itself begin. They are no part of the cache: no rule names them, whatever its patterns match.
+pub const OWN_KEYS: &[u8] = b"rescind:";
+
+/// What invalidations by something else than a trigger of the file are counted as: no trigger can be called so.
+pub const OTHER_TRIGGERS: [&str; 6] =
+    ["publish", "TAG.INVALIDATE", "http", "taken over", "other rules", "again"];
+
 /// A family, as a place in [`Rules::families`]. The last one is `other`: the keys that no pattern names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FamilyId(pub u16);

@@ -13,6 +13,7 @@ use crate::lease::trouble::{self, Trouble};
 use crate::lease::{Clock, KeyHash};
 use crate::outbox::Outbox;
 use crate::resp::encode;
+use crate::rules::FamilyId;
 use crate::session::Effect;
 
 /// Misses that a write fills, if it takes place.
@@ -22,6 +23,8 @@ pub struct Fills {
     pub of: Vec<(KeyHash, Clock)>,
     /// When it takes place.
     pub condition: FireCondition,
+    /// The families of keys whose new values are known to be stale: they are undone then.
+    pub stale: Vec<FamilyId>,
 }
 
 /// A reply that a client is to get.

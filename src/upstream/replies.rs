@@ -401,6 +401,7 @@ impl Incoming {
             context.settled(&settled, &head);
         }
         context.command_done(pending.metric, pending.started, verdict.error);
+        verdict.failed.iter().for_each(|metric| context.command_failed(*metric));
         conn.failed.set(verdict.error);
         if verdict.has_refusals {
             // A script among them may have been refused something.
@@ -415,10 +416,11 @@ impl Incoming {
                 context.process.fanout.order(Order::Check(db, checks, reply));
             }
         }
-        if let Some(fills) = special.fills
-            && (!fills.condition.fired(&head) || verdict.has_failures)
-        {
-            context.give_back(&client, &fills.of);
+        if let Some(fills) = special.fills {
+            match fills.condition.fired(&head) && !verdict.has_failures {
+                true => context.undone(&fills.stale),
+                false => context.give_back(&client, &fills.of),
+            }
         }
         if let Some(keys) = special.retimed {
             context.process.fanout.order(Order::Retimed(*keys));

@@ -139,6 +139,17 @@ fn what_cannot_be_listened_on_is_one_line_and_an_exit_code() {
 }
 
 #[test]
+fn a_journal_that_is_a_file_is_told_so() {
+    let folder = Folder::new();
+    let path = folder.write("journal", "");
+    let file = folder.write("proxy.toml", &format!("[journal]\npath = \"{}\"", path.display()));
+    let free = || format!("127.0.0.1:{}", free_port());
+    let done = rescind(&["--config", file.to_str().unwrap(), "--listen", &free(), "--admin", &free()]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).contains("is a file; name a directory"), "{}", text(&done.stderr));
+}
+
+#[test]
 fn a_private_redis_ends_with_the_proxy() {
     for signal in ["-TERM", "-INT"] {
         let mut proxy = Proxy::launch("spawn", RULES, &[]);

@@ -126,7 +126,7 @@ fn where_redis_has_lost_everything_as_well_nobody_knows_what_another_proxy_has_i
         assert_eq!(client.call(fill), "+OK\r\n");
         assert_eq!(direct.cmd(&format!("EXISTS {KEY} page")), ":0\r\n", "{fill:?}");
     }
-    eventually("all is invalidated again", || proxy.log().contains("trigger=again").then_some(()));
+    eventually("all is invalidated again", || proxy.log().contains("trigger=\"again\"").then_some(()));
     // With a miss of its own it is no retry.
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$-1\r\n");
     client.cmd(&format!("SET {KEY} new"));

@@ -59,6 +59,39 @@ fn keys_are_bytes() {
 }
 
 #[test]
+fn no_pattern_takes_keys_of_the_proxy_itself() {
+    const RULES: &str = r#"
+        [tags]
+        Listing = ["*posts*"]
+        [[trigger]]
+        name = "any"
+        keys = ["*"]
+        commands = ["SET", "ZADD"]
+        invalidate = ["Other"]
+    "#;
+    let mut w = World::new(RULES);
+    w.client.cmd("TAG.WITH 1 posts HSET home f v");
+    w.client.cmd("HSET x:posts f v");
+    assert_eq!(w.client.list("TAG.KEYS Listing"), ["x:posts"]);
+    w.client.cmd("TAG.ADD x:posts posts");
+    assert_eq!(w.proxy.metric("rescind_invalidations_total{trigger=\"any\"}"), 0.0);
+    // The index has to look with SCAN, which finds them, too.
+    w.proxy.kill();
+    w.proxy.start_again(&[]);
+    w.client = w.proxy.client();
+    assert_eq!(w.client.cmd("TAG.INVALIDATE Listing"), ":1\r\n");
+    w.proxy.ready();
+    assert_eq!(w.client.cmd("TAG.INVALIDATE Listing"), ":0\r\n");
+    assert_eq!(w.direct.list("KEYS rescind:tag:*"), ["rescind:tag:posts"]);
+    w.client.cmd("SET rescind:x 1");
+    assert_eq!(w.proxy.metric("rescind_invalidations_total{trigger=\"any\"}"), 0.0);
+    assert_eq!(w.client.cmd("TAG.INVALIDATE posts"), ":1\r\n");
+    assert!(!w.is_there("home"));
+    w.client.cmd("SET x 1");
+    assert_eq!(w.proxy.metric("rescind_invalidations_total{trigger=\"any\"}"), 1.0);
+}
+
+#[test]
 fn a_big_fan_out_deletes_all_and_counts_them() {
     let mut w = World::new(RULES);
     let mut pipeline = vec![];

@@ -40,6 +40,7 @@ mod standing_connections;
 mod standing_races;
 mod streaming;
 mod support;
+mod tag_answers;
 mod tags;
 mod transactions;
 mod triggers;

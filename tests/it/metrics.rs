@@ -414,3 +414,35 @@ fn the_duration_of_a_command_has_the_invalidation_that_it_caused() {
         assert!(of("sum") - before.0 >= least.as_secs_f64(), "{command}: {}", of("sum"));
     }
 }
+
+#[test]
+fn what_fails_in_a_transaction_counts_as_an_error_of_its_command() {
+    let w = World::new();
+    let mut client = w.proxy.client();
+    client.cmd("SET text v");
+    for whole in [true, false] {
+        let of =
+            |what: &str, name: &str| w.proxy.metric(&format!("rescind_{what}_total{{command=\"{name}\"}}"));
+        let counts = || {
+            ["commands", "command_errors"].map(|what| (of(what, "lpush"), of(what, "get"), of(what, "exec")))
+        };
+        let before = counts();
+        let requests =
+            [&["MULTI"][..], &["LPUSH", "text", "v"], &["GET", "text"], &["LPUSH", "text", "v"], &["EXEC"]];
+        match whole {
+            true => client.send(&requests.map(encode).concat()),
+            false => requests.iter().for_each(|request| client.request(request)),
+        }
+        let replies: Vec<String> = requests.iter().map(|_| client.reply()).collect();
+        assert!(replies[4].starts_with("*3\r\n-WRONGTYPE"), "{replies:?}");
+        let after = counts();
+        assert_eq!(
+            (after[0].0 - before[0].0, after[0].1 - before[0].1, after[0].2 - before[0].2),
+            (2.0, 1.0, 1.0)
+        );
+        assert_eq!(
+            (after[1].0 - before[1].0, after[1].1 - before[1].1, after[1].2 - before[1].2),
+            (2.0, 0.0, 0.0)
+        );
+    }
+}

@@ -367,3 +367,27 @@ fn what_is_written_through_after_an_own_trigger_stays() {
     run(&mut client, &[&format!("SINTER {KEY} {OTHER}"), TRIGGER, &format!("SADD {KEY} y")]);
     assert_eq!(w.exist(KEY), ":1\r\n");
 }
+
+#[test]
+fn a_stale_fill_that_writes_nothing_is_not_counted() {
+    let w = World::new();
+    let stale = || w.proxy.metric("rescind_stale_fills_total{family=\"home\"}");
+    for fill in ["NX", "NX EX 100", "XX"].map(|how| format!("SET {KEY} old {how}")) {
+        let (mut slow, mut quick) = (w.proxy.client(), w.proxy.client());
+        slow.cmd(&format!("GET {KEY}"));
+        quick.cmd(TRIGGER);
+        if !fill.ends_with("XX") {
+            quick.cmd(&format!("GET {KEY}"));
+            quick.cmd(&format!("SET {KEY} new"));
+        }
+        assert_eq!(slow.cmd(&fill), "$-1\r\n", "{fill}");
+        assert_eq!(slow.call(&["HSET", KEY, "f"])[..4], *"-ERR");
+        assert_eq!(stale(), 0.0, "{fill}");
+        quick.cmd(&format!("DEL {KEY}"));
+    }
+    let mut slow = w.proxy.client();
+    slow.cmd(&format!("GET {KEY}"));
+    w.proxy.client().cmd(TRIGGER);
+    slow.cmd(&format!("SET {KEY} old NX"));
+    assert_eq!(stale(), 1.0);
+}
