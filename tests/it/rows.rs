@@ -1,6 +1,8 @@
 //! Guarantees 1, 3 and 4 for triggers that a client sends one behind the other without waiting: they are taken together, and
 //! must not come to less than one by one.
 
+use std::io::Write;
+
 use crate::support::{Client, Proxy, RULES, Redis, eventually};
 use crate::triggers::World;
 
@@ -17,8 +19,21 @@ fn dependent(number: usize) -> String {
 
 /// Sends the requests, a line each, in one piece.
 fn send(client: &mut Client, lines: &[String]) {
+    client.send(&encoded(lines));
+}
+
+fn encoded(lines: &[String]) -> Vec<u8> {
     let requests = lines.iter().map(|line| crate::support::encode(&line.split(' ').collect::<Vec<_>>()));
-    client.send(&requests.collect::<Vec<_>>().concat());
+    requests.collect::<Vec<_>>().concat()
+}
+
+/// Stops a thread, also if the test fails.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 fn fill(redis: &Redis, numbers: impl Iterator<Item = usize>) {
@@ -279,17 +294,17 @@ fn what_disturbs_a_row_leaves_nothing_behind() {
                 std::thread::sleep(std::time::Duration::from_millis(fastrand::u64(0..10)));
             }
         });
+        let _stop = Stop(&stop);
         let mut client = w.proxy.client();
         for round in 0..400 {
             let writes = (0..20).map(|number| format!("SET {} {round}", trigger(number)));
             let lines: Vec<String> = writes.chain(["ECHO end".to_owned()]).collect();
-            send(&mut client, &lines);
-            // All of it, or the connection is closed.
-            if !(0..lines.len()).all(|_| client.try_raw().is_some()) {
+            // All of it, or the connection is closed, perhaps before it was written.
+            let is_sent = client.stream.write_all(&encoded(&lines)).is_ok();
+            if !(is_sent && (0..lines.len()).all(|_| client.try_raw().is_some())) {
                 client = w.proxy.client();
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     w.proxy.folder.write("proxy.toml", RULES);
     w.proxy.signal("-HUP");

@@ -430,6 +430,8 @@ impl Client {
                 true
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            // Some kernels do so when a machine is suspended.
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Err(error) => panic!("no reply: {error}"),
         }
     }
