@@ -68,6 +68,11 @@ fn parts<'a>(args: Args<'a>) -> Answer<(impl Iterator<Item = &'a [u8]> + use<'a>
     Ok((args.iter().skip(2).take(count), args.tail(2 + count)))
 }
 
+/// The command in a TAG.WITH.
+pub(super) fn inner(args: Args<'_>) -> Option<Args<'_>> {
+    parts(args).ok().map(|(_, inner)| inner)
+}
+
 /// Whether Redis can do the request and label what it writes in one step.
 fn is_one_step(command: &Command, args: Args<'_>, tags: usize) -> bool {
     let labelled = command.kind == Kind::Plain && command.is_scripted && !command.carries;

@@ -36,15 +36,16 @@ fn value_of(frame: BytesFrame) -> String {
     String::from_utf8_lossy(&value).into_owned()
 }
 
-/// Adds the flags that are needed to those that are set.
-pub(super) async fn enable_events(wire: &mut Wire) -> Result<(), String> {
+/// Adds the flags that are needed to those that are set; false: there is nothing to add.
+pub(super) async fn enable_events(wire: &mut Wire) -> Result<bool, String> {
     let current = value_of(wire.call(&["CONFIG", "GET", "notify-keyspace-events"]).await?);
     let wanted = wanted_flags(&current);
-    if wanted != current {
-        wire.call(&["CONFIG", "SET", "notify-keyspace-events", &wanted]).await?;
-        tracing::info!(before = current, now = wanted, "notify-keyspace-events was extended");
+    if wanted == current {
+        return Ok(false);
     }
-    Ok(())
+    wire.call(&["CONFIG", "SET", "notify-keyspace-events", &wanted]).await?;
+    tracing::info!(before = current, now = wanted, "notify-keyspace-events was extended");
+    Ok(true)
 }
 
 /// `current` with what is missing of [`FLAGS`]; `A` stands for expired and evicted among others.
