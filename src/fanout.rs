@@ -77,8 +77,8 @@ pub enum Order {
     FanOut(Request),
     /// All these, of one turn.
     Together(Vec<Order>),
-    /// The keys of a tag that exist: database, tag, most.
-    Keys(u32, Tag, usize, oneshot::Sender<Vec<Vec<u8>>>),
+    /// The keys of a tag that exist: database, tag, most. The error is why that cannot be known.
+    Keys(u32, Tag, usize, oneshot::Sender<Result<Vec<Vec<u8>>, String>>),
     /// Which of these keys of a database exist; no answer if Redis does not say.
     Exist(u32, Vec<Vec<u8>>, oneshot::Sender<Vec<Vec<u8>>>),
     /// The tags of a key, if it exists.

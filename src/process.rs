@@ -60,6 +60,8 @@ pub struct Process {
     pub replay_window: Duration,
     /// Keys whose reads are answered as misses.
     pub doubt: Arc<Doubt>,
+    /// Tags that this proxy is invalidating: of their keys nobody knows yet which have been deleted.
+    pub invalidating: Arc<Doubt>,
     /// Whether Redis is the one that it was.
     pub trust: Trust,
     /// The other proxies, if there are any, have heard of this one.
@@ -123,6 +125,7 @@ impl Process {
             journal,
             replay_window: config::Journal::default().replay_window,
             doubt: Arc::default(),
+            invalidating: Arc::default(),
             trust: Trust::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),

@@ -63,6 +63,35 @@ pub(super) fn concerns(context: &Context, command: &Command, args: Args<'_>, db:
     }
 }
 
+/// What has to hold for the value that the request moves or copies: none of the tags that rules give it, there and here, is
+/// invalidated meanwhile. Who deletes it here need not have heard of it there.
+pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u32) -> Vec<Check> {
+    let process = &context.process;
+    let Some(Carrying { from, to, .. }) = command.carrying(args, db) else { return vec![] };
+    let (mut tags, mut there) = (vec![], vec![]);
+    if from != to && !process.dry_run {
+        let mut matcher = context.matcher.borrow_mut();
+        matcher.tags(from.0, from.1, &mut tags);
+        matcher.tags(to.0, to.1, &mut there);
+    }
+    tags.retain(|tag| there.contains(tag));
+    // First what is known of those that are over, then whether others are under way: so none is missed that ends in between.
+    let epochs = &process.epochs;
+    let expected: Vec<_> = tags.iter().map(|tag| epochs.expected(tag, epochs.clock())).collect();
+    if process.invalidating.concerns(&tags) {
+        return vec![Check { key: to.1.into(), what: What::Never }];
+    }
+    let check = |(tag, expected): (Tag, Expected)| {
+        let what = match expected {
+            Expected::Stale => What::Never,
+            Expected::Epoch(id) => What::Epoch((&*tag).into(), id),
+            Expected::NoEpoch => What::Epoch((&*tag).into(), Box::default()),
+        };
+        Check { key: to.1.into(), what }
+    };
+    tags.into_iter().zip(expected).map(check).collect()
+}
+
 /// Hands on the labels of the key that the request is about to move or copy; only then it may be sent. `None`: there
 /// are none.
 pub(super) async fn hand_on(

@@ -191,6 +191,9 @@ impl Client {
         if !stays && !self.conn().has_room(&self.outbox) {
             return Step::Again(Pause::Room);
         }
+        if !under_way && let Some(step) = self.awaits_trust_within(command, args, kind) {
+            return step;
+        }
         if !self.next.is_empty() && labels.tags.is_empty() && !is_local(kind) {
             if !idle {
                 return Step::Again(Pause::Idle);
@@ -203,8 +206,7 @@ impl Client {
         }
         if !(under_way || is_local(kind))
             && let Some(step) = self
-                .awaits_trust(command, args, kind, false)
-                .or_else(|| self.awaits_scripts(command))
+                .awaits_scripts(command)
                 .or_else(|| self.awaits_labels(&labels, args))
                 .or_else(|| self.awaits_intent(context, command, args, kind))
         {
@@ -370,9 +372,13 @@ impl Client {
         let probed = account.take_ambiguous();
         let before = self.fills.len();
         let tags = &extra.labels.tags;
-        let checks = command.map_or(vec![], |command| {
+        let mut checks = command.map_or(vec![], |command| {
             fill::checks(context, &self.outbox, &mut self.fills, command, args, tags)
         });
+        if let Some(command) = command.filter(|command| command.carries) {
+            let db = self.outbox.session.borrow().current_db();
+            checks.extend(carry::checks(context, command, args, db));
+        }
         let fills = self.fills_of(command, args, &checks, forward.queued, &forward.effect, before);
         let mut settled = match context.coalesces() {
             true => self.settles(command, args, &checks, &forward.effect, forward.queued),

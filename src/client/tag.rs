@@ -366,7 +366,9 @@ async fn keys(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let db = client.outbox.session.borrow().current_db();
     let tag = Tag::clone(&tags[0]);
     let found = client.context.process.fanout.ask(|reply| Order::Keys(db, tag, most, reply)).await;
-    push_array(client, found.unwrap_or_default()).await;
+    let found = found.unwrap_or_else(|| Ok(vec![]));
+    let cannot = |error| Refusal::from(&*format!("ERR the keys cannot be looked at: {error}"));
+    push_array(client, found.map_err(cannot)?).await;
     Ok(())
 }
 

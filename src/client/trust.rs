@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Client, FANOUT_PATIENCE, Pause, Step, fill};
-use crate::command::{Command, Fill, Flags, KeyUse, Kind};
+use super::{Client, FANOUT_PATIENCE, Pause, Step, fill, with};
+use crate::command::{Command, Fill, Flags, KeyUse, Kind, TagCommand};
 use crate::context::Context;
 use crate::resp::Args;
 
@@ -12,8 +12,14 @@ use crate::resp::Args;
 const PERIOD: Duration = Duration::from_millis(5);
 const TRY_AGAIN: &str = "TRYAGAIN the key is being invalidated, which takes long";
 
-/// A key and its database.
-pub(super) type Place = (u32, Box<[u8]>);
+/// What a request depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A key, in a database.
+    Key(u32, Box<[u8]>),
+    /// Keys that only its reply would tell.
+    Any,
+}
 
 /// Whether what the request does with a key depends on its value.
 fn depends(command: &Command, used: &KeyUse<'_>) -> bool {
@@ -31,9 +37,18 @@ fn is_hidden(context: &Context, db: u32, key: &[u8]) -> bool {
 }
 
 /// Whether it may be stale: it is hidden, or may have had a label that nobody knows any more.
-fn is_doubtful(context: &Context, db: u32, key: &[u8]) -> bool {
-    let tags = fill::tags(context, db, key);
+fn is_doubtful(context: &Context, place: &Place) -> bool {
+    let Place::Key(db, key) = place else { return context.process.doubt.any() };
+    let tags = fill::tags(context, *db, key);
     context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.doubts_untagged())
+}
+
+/// Whether it reads keys whose names are made from what it finds: SORT with `BY` or `GET` of a pattern.
+fn reads_by_pattern(command: &Command, args: Args<'_>) -> bool {
+    let is_option = |word: &[u8]| word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get");
+    let has_pattern = |at: usize| args.get(at).is_some_and(|pattern| pattern.contains(&b'*'));
+    matches!(&*command.name, "sort" | "sort_ro")
+        && (2..args.len()).any(|at| args.get(at).is_some_and(is_option) && has_pattern(at + 1))
 }
 
 /// Which arguments of a read are keys whose values must not be seen now. Only while there is doubt.
@@ -58,9 +73,10 @@ fn places(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Vec<
     command.keys(args, |used| {
         let tagged = || labels || context.matcher.borrow_mut().classify(db, used.key).has_tags;
         if (depends(command, &used) || command.is_script()) && tagged() {
-            places.push((db, used.key.into()));
+            places.push(Place::Key(db, used.key.into()));
         }
     });
+    places.extend(reads_by_pattern(command, args).then_some(Place::Any));
     places
 }
 
@@ -82,6 +98,25 @@ impl Client {
         self.distrusts(command, args, kind, partial)
     }
 
+    /// Likewise; of a TAG.WITH, what counts is the command in it. The others of the proxy show no values.
+    pub(super) fn awaits_trust_within(
+        &mut self,
+        command: Option<&Command>,
+        args: Args<'_>,
+        kind: Kind,
+    ) -> Option<Step> {
+        match kind {
+            Kind::Tag(TagCommand::With) if self.context.process.doubt.any() => {
+                let commands = self.context.commands.borrow().clone();
+                let inner = with::inner(args)?;
+                let command = commands.find(inner)?;
+                self.awaits_trust(Some(command), inner, command.kind, false)
+            }
+            Kind::Tag(_) => None,
+            _ => self.awaits_trust(command, args, kind, false),
+        }
+    }
+
     #[cold]
     fn distrusts(
         &mut self,
@@ -97,18 +132,22 @@ impl Client {
             _ if kind == Kind::Exec && in_multi => self.transaction.depends.clone(),
             _ if in_multi => vec![],
             // Tracked, it must be the key itself.
-            Some(command) if command.is_write() || partial || tracks => {
+            Some(command) if command.is_write() || partial || tracks || command.kind != Kind::Plain => {
                 places(&self.context, db, command, args)
             }
             // Others are hidden.
-            Some(command) if self.context.process.doubts_untagged() => {
+            Some(command) => {
                 let mut places = places(&self.context, db, command, args);
-                places.retain(|(db, key)| !is_hidden(&self.context, *db, key));
+                let untagged = self.context.process.doubts_untagged();
+                places.retain(|place| match place {
+                    Place::Key(db, key) => untagged && !is_hidden(&self.context, *db, key),
+                    Place::Any => true,
+                });
                 places
             }
-            _ => vec![],
+            None => vec![],
         };
-        if !places.iter().any(|(db, key)| is_doubtful(&self.context, *db, key)) {
+        if !places.iter().any(|place| is_doubtful(&self.context, place)) {
             self.doubted = None;
             return None;
         }
@@ -129,7 +168,7 @@ impl Client {
         let began = Instant::now();
         while began.elapsed() < FANOUT_PATIENCE
             && !self.outbox.is_closing()
-            && places.iter().any(|(db, key)| is_doubtful(&self.context, *db, key))
+            && places.iter().any(|place| is_doubtful(&self.context, place))
         {
             tokio::time::sleep(PERIOD).await;
         }

@@ -56,6 +56,11 @@ pub(super) fn written<'a>(command: &Command, args: Args<'a>) -> Vec<&'a [u8]> {
     keys
 }
 
+/// The command in a TAG.WITH.
+pub(super) fn inner(args: Args<'_>) -> Option<Args<'_>> {
+    with_parts(args).ok().map(|(_, inner)| inner)
+}
+
 /// Whether Redis can do the request and label what it writes in one step.
 fn is_one_step(command: &Command, args: Args<'_>, tags: usize) -> bool {
     let labelled = command.kind == Kind::Plain && command.is_scripted && !command.carries;

@@ -3,15 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
 use super::announcement::{self, Announcement, Note};
+use super::known::{self, Unseen};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::{self, Wire};
-use super::{Engine, events, known};
+use super::{Engine, events};
 use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
 use crate::lease::Moment;
@@ -50,6 +51,8 @@ enum Expected {
 #[derive(Default)]
 pub(super) struct Feed {
     connected: Cell<bool>,
+    /// Since when it is not, if it ever was.
+    lost: Cell<Option<Instant>>,
     /// Counts connections: what was true of an earlier one is not of this one.
     session: Cell<u64>,
     /// In which era it was made, or is being made.
@@ -73,8 +76,9 @@ pub(super) struct Feed {
     pub(super) made: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
-    /// How often `SWAPDB` had been called when that was last asked, and when: first ahead of the index's rebuild.
-    swaps: Cell<Option<(u64, Moment)>>,
+    /// How often that had been done that shows in no event when that was last asked, and when: first ahead of the index's
+    /// rebuild.
+    unseen: Cell<Option<(Unseen, Moment)>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -85,6 +89,11 @@ impl Feed {
     /// Whether events flow.
     pub fn is_connected(&self) -> bool {
         self.connected.get()
+    }
+
+    /// Since when events have not flowed, if they do not and ever did.
+    pub fn lost_since(&self) -> Option<Instant> {
+        self.lost.get().filter(|_| !self.connected.get())
     }
 
     /// The number of the present connection.
@@ -113,11 +122,18 @@ impl Feed {
         self.made.borrow_mut().clear();
     }
 
-    /// `SWAPDB` has been called that often by now. If that is not as before, since Redis may begin to count anew: when that
-    /// was.
-    pub fn has_swapped(&self, swaps: u64, now: Moment) -> Option<Moment> {
-        let before = self.swaps.replace(Some((swaps, now)));
-        before.filter(|(count, _)| *count != swaps).map(|(_, asked)| asked)
+    /// That had been done so often at `asked`. If that is not as before: how often it was then, and when.
+    pub fn has_counted(&self, unseen: Unseen, asked: Moment) -> Option<(Unseen, Moment)> {
+        let before = self.unseen.replace(Some((unseen, asked)));
+        before.filter(|(before, _)| *before != unseen)
+    }
+
+    /// The proxy itself has called `CONFIG SET` so often since.
+    fn expect_settings(&self, calls: u64) {
+        let more = |(unseen, asked): (Unseen, Moment)| {
+            (Unseen { settings: unseen.settings + calls, ..unseen }, asked)
+        };
+        self.unseen.set(self.unseen.get().map(more));
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -239,6 +255,7 @@ impl Feed {
 
     fn lost(&self, engine: &Engine) {
         self.connected.set(false);
+        self.lost.set(Some(Instant::now()));
         self.unsaid.borrow_mut().clear();
         for expected in std::mem::take(&mut *self.expected.borrow_mut()) {
             if let Expected::Barrier(barrier) = expected {
@@ -275,7 +292,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
         // What was asked for up to here is served by a new connection.
         engine.feed.changed.set(false);
         match connect(&engine).await {
-            Ok(wire) => {
+            Ok(Connected { wire, unseen, calls }) => {
                 (pause, complained) = (FIRST_PAUSE, None);
                 if was_connected {
                     reconnects.inc();
@@ -291,6 +308,12 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.renewed.set(None);
                 engine.others.listens();
                 engine.say_hello();
+                // A fan-out must not find that Redis takes no more connections.
+                engine.deletes.connect();
+                if let Some((unseen, asked)) = unseen {
+                    known::counted(&engine, unseen, asked);
+                    engine.feed.expect_settings(calls);
+                }
                 engine.rebuild("the feed was connected");
                 tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
                 let error = listen(&engine, wire).await;
@@ -324,7 +347,16 @@ pub(super) async fn run(engine: Rc<Engine>) {
     }
 }
 
-async fn connect(engine: &Engine) -> Result<Wire, String> {
+/// What a new connection comes with.
+struct Connected {
+    wire: Wire,
+    /// What Redis had counted, and when it was asked, ahead of all else; `None`: it may not be asked.
+    unseen: Option<(Unseen, Moment)>,
+    /// The proxy has called `CONFIG SET` since.
+    calls: u64,
+}
+
+async fn connect(engine: &Engine) -> Result<Connected, String> {
     let setting_up = async {
         let asked = engine.moment();
         let known::Dialled { mut wire, era, identity } =
@@ -337,12 +369,16 @@ async fn connect(engine: &Engine) -> Result<Wire, String> {
         let heard = subscribe(engine, &mut wire).await?;
         engine.feed.hears_events.set(heard.is_ok());
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
-        let enabled = if heard.is_ok() { enable_events(engine, &mut wire).await } else { heard };
+        let enabled = match heard {
+            Ok(()) => enable_events(engine, &mut wire).await,
+            Err(error) => Err(error),
+        };
         wire.call(&["PING"]).await?;
         super::described::learn_commands(engine).await;
-        engine.events_enabled(enabled);
-        engine.feed.swaps.set(identity.map(|identity| (identity.swaps, asked)));
-        Ok(wire)
+        let calls = enabled.clone().unwrap_or(0);
+        engine.events_enabled(enabled.map(drop));
+        let unseen = identity.map(|identity| (identity.unseen, asked));
+        Ok(Connected { wire, unseen, calls })
     };
     let patience = Duration::from_secs(10);
     let result = tokio::time::timeout(patience, setting_up).await;

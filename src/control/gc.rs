@@ -192,10 +192,12 @@ pub(super) async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), Str
     replies.into_iter().try_for_each(|reply| wire::into_result(reply).map(|_| ()))
 }
 
-/// SWAPDB shows in no event, nor does a Redis that becomes a replica; but Redis tells when it is asked.
+/// SWAPDB shows in no event, nor does a Redis that becomes a replica, nor that events were switched off for a moment; but
+/// Redis tells when it is asked.
 async fn look_at_redis(engine: &Rc<Engine>) {
+    let asked = engine.moment();
     let Ok(identity) = known::ask(engine).await else { return };
-    known::counted_swaps(engine, identity.swaps);
+    known::counted(engine, identity.unseen, asked);
     if known::is_another(engine, &identity) {
         engine.process.doubt_redis();
         // A master that became a replica has been followed by another one.

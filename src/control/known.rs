@@ -8,6 +8,7 @@ use super::Engine;
 use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
 use crate::doubt::Scope;
+use crate::lease::Moment;
 use crate::process::Process;
 use crate::rules::Tag;
 
@@ -27,10 +28,21 @@ const QUESTION: [&str; 4] = ["INFO", "server", "replication", "commandstats"];
 pub(super) struct Identity {
     /// Run id, replication id and role.
     name: String,
-    /// How often `DEBUG` was called, which may load other data: known to grow only.
+    /// The run id of a master whose data were never another's: it gives itself a new replication id when its first replica
+    /// comes.
+    origin: Option<String>,
+    /// How often `DEBUG` was called, which may load other data.
     reloads: u64,
-    /// How often `SWAPDB` was called, likewise.
+    pub unseen: Unseen,
+}
+
+/// How often something was done that shows in no event. `CONFIG RESETSTAT` begins to count anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unseen {
+    /// `SWAPDB`.
     pub swaps: u64,
+    /// `CONFIG SET`, which may have switched events off and on again.
+    pub settings: u64,
 }
 
 impl Identity {
@@ -46,13 +58,22 @@ impl Identity {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim()
         };
-        let name = format!("{} {} {}", value("run_id"), value("master_replid"), value("role"));
-        Self { name, reloads: calls(info, "debug"), swaps: calls(info, "swapdb") }
+        let (run, role) = (value("run_id"), value("role"));
+        let second = value("master_replid2");
+        let is_origin = role == "master" && !second.is_empty() && second.bytes().all(|byte| byte == b'0');
+        Self {
+            name: format!("{run} {} {role}", value("master_replid")),
+            origin: is_origin.then(|| run.to_owned()),
+            reloads: calls(info, "debug"),
+            unseen: Unseen { swaps: calls(info, "swapdb"), settings: calls(info, "config|set") },
+        }
     }
 
     /// Whether the data may have been replaced in between.
     fn is_another(&self, before: &Identity) -> bool {
-        self.name != before.name || self.reloads > before.reloads
+        let is_same = self.name == before.name || (self.origin.is_some() && self.origin == before.origin);
+        // None since they are counted anew says nothing.
+        !is_same || (self.reloads != before.reloads && self.reloads > 0)
     }
 }
 
@@ -99,7 +120,7 @@ pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
 
 /// How often `SWAPDB` was called; `None`: it may not be asked.
 pub(super) async fn swaps(engine: &Engine) -> Option<u64> {
-    ask(engine).await.ok().map(|identity| identity.swaps)
+    ask(engine).await.ok().map(|identity| identity.unseen.swaps)
 }
 
 /// Asks Redis who it is, and invalidates again if it is not the one that it was; ends when it is trusted.
@@ -125,37 +146,43 @@ pub(super) async fn compare(engine: Rc<Engine>) {
     }
 }
 
-/// `SWAPDB` shows in no event; but Redis tells how often it was called. Until that was noticed, fan-outs may have deleted in
-/// the wrong database.
-pub(super) fn counted_swaps(engine: &Rc<Engine>, swaps: u64) {
-    let Some(before) = engine.feed.has_swapped(swaps, engine.moment()) else { return };
-    engine.rebuild("SWAPDB");
-    let tags: Vec<Tag> = engine.process.epochs.since(before).into_iter().map(|(tag, _)| tag).collect();
+/// What shows in no event was done that often when that was asked for at `asked`. Until it was noticed, fan-outs may have
+/// deleted in the wrong database, or missed keys of which no event told.
+pub(super) fn counted(engine: &Rc<Engine>, unseen: Unseen, asked: Moment) {
+    let Some((before, since)) = engine.feed.has_counted(unseen, asked) else { return };
+    let why = if before.swaps == unseen.swaps { "CONFIG SET" } else { "SWAPDB" };
+    engine.rebuild(why);
+    let tags: Vec<Tag> = engine.process.epochs.since(since).into_iter().map(|(tag, _)| tag).collect();
     if !tags.is_empty() {
-        let firing = Firing::again("SWAPDB".to_owned());
+        let firing = Firing::again(why.to_owned());
         drop(engine.process.fanout.repeat(firing, Scope::Tags(tags), None));
     }
 }
 
-/// Whether this is not the Redis that was seen last.
+/// Whether this is not the Redis that was seen last. If it is, this is what it is known by from now on.
 pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
-    engine.known.borrow().as_ref().is_some_and(|known| identity.is_another(known))
+    let Some(before) = engine.known.borrow().clone() else { return false };
+    let another = identity.is_another(&before);
+    if !another {
+        engine.known.replace(Some(identity.clone()));
+        if identity.name != before.name {
+            note(engine);
+        }
+    }
+    another
 }
 
 /// Redis is this one now.
 async fn settle(engine: &Rc<Engine>, identity: Identity) {
     let before = engine.known.replace(Some(identity.clone()));
-    let changed = before.as_ref().is_some_and(|before| identity.is_another(before));
-    if changed {
+    if before.is_some_and(|before| identity.is_another(&before)) {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
         engine.process.lost_epochs(engine.moment());
         engine.rebuild("Redis is another one");
         again(engine, "Redis came back with other data").await;
     }
-    if before.is_none_or(|before| before.name != identity.name) {
-        note(engine);
-    }
+    note(engine);
 }
 
 /// The journal is to know which Redis this is, and whether there are other proxies.
@@ -192,20 +219,43 @@ mod tests {
     use super::*;
 
     const INFO: &str = "# Server\r\nrun_id:abc\r\n# Replication\r\nrole:master\r\nmaster_replid:def\r\n\
-                        # Commandstats\r\ncmdstat_swapdb:calls=2,usec=1\r\ncmdstat_debug:calls=1,usec=9\r\n";
+                        master_replid2:0000\r\n# Commandstats\r\ncmdstat_swapdb:calls=2,usec=1\r\n\
+                        cmdstat_debug:calls=1,usec=9\r\ncmdstat_config|set:calls=7,usec=9\r\n";
 
     #[test]
     fn another_run_or_other_data_is_another_redis() {
         let first = Identity::of(INFO);
-        assert_eq!((first.name.as_str(), first.reloads, first.swaps), ("abc def master", 1, 2));
-        for (from, to) in [("abc", "xyz"), ("def", "xyz"), ("master", "slave"), ("calls=1", "calls=3")] {
+        assert_eq!((first.name.as_str(), first.reloads), ("abc def master", 1));
+        assert_eq!(first.unseen, Unseen { swaps: 2, settings: 7 });
+        for (from, to) in [("abc", "xyz"), ("master\r", "slave\r"), ("calls=1", "calls=3")] {
             assert!(Identity::of(&INFO.replace(from, to)).is_another(&first), "{from}");
         }
         assert!(!Identity::of(&INFO.replace("calls=2", "calls=5")).is_another(&first));
-        assert!(
-            !Identity::of(&INFO.replace("calls=1", "calls=0")).is_another(&first),
-            "statistics were reset"
-        );
         assert!(!first.is_another(&Identity::of(INFO)));
+    }
+
+    #[test]
+    fn counts_that_begin_anew_say_nothing_until_they_grow() {
+        let first = Identity::of(&INFO.replace("calls=1", "calls=3"));
+        assert!(!Identity::of(&INFO.replace("cmdstat_debug:calls=1,usec=9\r\n", "")).is_another(&first));
+        assert!(Identity::of(INFO).is_another(&first), "reset and called since");
+    }
+
+    #[test]
+    fn a_master_that_gets_its_first_replica_is_the_same() {
+        let first = Identity::of(INFO);
+        let other_id = INFO.replace("def", "xyz");
+        assert!(!Identity::of(&other_id).is_another(&first));
+        assert!(
+            Identity::of(&other_id.replace("0000", "00d0")).is_another(&first),
+            "it was a replica in between"
+        );
+        assert!(Identity::of(&other_id).is_another(&Identity::of(&INFO.replace("0000", "00d0"))));
+        assert!(
+            Identity::of(&other_id).is_another(&Identity::named(&first.name)),
+            "nobody has looked in between"
+        );
+        let silent = other_id.replace("master_replid2:0000\r\n", "");
+        assert!(Identity::of(&silent).is_another(&first));
     }
 }

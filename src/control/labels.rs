@@ -4,18 +4,16 @@
 //! Once that is answered the label is made sure of, and told to the other proxies, before the client hears of it. So
 //! whoever takes a label out of Redis need not know of such writes that are under way: they put theirs back.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use super::Engine;
 use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::wire::{int_of, into_result};
+use crate::doubt::{Reason, Scope};
 use crate::news::{Labels, NEWS, News, Verb, label_set};
 use crate::rules::Tag;
 
@@ -25,7 +23,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// How long somebody waits until the labels in Redis have been read. Where that takes longer, as where it is not
 /// allowed, nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// And how long until the feed is back.
+/// And how long until the feed is back. Whoever comes when it has been away for as long does not wait.
 const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
@@ -44,7 +42,7 @@ const FORGET: &str = "local n = 0 \
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
 pub(super) async fn learn(engine: &Engine) {
     let began = Instant::now();
-    let mut unread_since = began;
+    let (mut unread_since, waits_since) = (began, engine.feed.lost_since().unwrap_or(began));
     loop {
         let known = engine.process.labels_known.load(Ordering::Acquire);
         if known {
@@ -60,7 +58,7 @@ pub(super) async fn learn(engine: &Engine) {
         if unread_since.elapsed() >= PATIENCE && !engine.labels_given_up.replace(true) {
             tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
         }
-        if began.elapsed() >= LOST_PATIENCE {
+        if waits_since.elapsed() >= LOST_PATIENCE {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -79,41 +77,24 @@ pub(super) async fn forget_dead(engine: &Engine, keys: Vec<(u32, Box<[u8]>)>) {
     }
 }
 
-/// Tags that are being invalidated, and how often.
-#[derive(Default)]
-pub(super) struct Busy {
-    tags: RefCell<HashMap<Tag, u32>>,
-    ended: Notify,
-}
-
 /// The invalidation of some tags, until it is dropped.
 pub(super) struct Invalidating<'a> {
     engine: &'a Engine,
-    tags: &'a [Tag],
+    reason: Option<Reason>,
 }
 
 impl<'a> Invalidating<'a> {
     /// It begins.
-    pub fn begin(engine: &'a Engine, tags: &'a [Tag]) -> Self {
-        let mut busy = engine.invalidating.tags.borrow_mut();
-        tags.iter().for_each(|tag| *busy.entry(Tag::clone(tag)).or_default() += 1);
-        Self { engine, tags }
+    pub fn begin(engine: &'a Engine, tags: &[Tag]) -> Self {
+        let reason = engine.process.invalidating.enter(Scope::Tags(tags.to_vec()));
+        Self { engine, reason: Some(reason) }
     }
 }
 
 impl Drop for Invalidating<'_> {
     fn drop(&mut self) {
-        let busy = &self.engine.invalidating;
-        for tag in self.tags {
-            let mut tags = busy.tags.borrow_mut();
-            if let Some(count) = tags.get_mut(tag) {
-                *count -= 1;
-                if *count == 0 {
-                    tags.remove(tag);
-                }
-            }
-        }
-        busy.ended.notify_waiters();
+        self.reason = None;
+        self.engine.invalidated.notify_waiters();
     }
 }
 
@@ -121,8 +102,8 @@ impl Drop for Invalidating<'_> {
 /// get from a key that is still to be deleted to one that has been looked at.
 pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     loop {
-        let ended = engine.invalidating.ended.notified();
-        if !labels.tags.iter().any(|tag| engine.invalidating.tags.borrow().contains_key(tag)) {
+        let ended = engine.invalidated.notified();
+        if !engine.process.invalidating.concerns(&labels.tags) {
             return give(engine, labels).await;
         }
         ended.await;

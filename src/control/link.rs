@@ -74,7 +74,7 @@ struct Inner {
 }
 
 impl Link {
-    /// A link to Redis; it connects with its first call.
+    /// A link to Redis; it connects with its first call, if it is not [asked to](Link::connect) before.
     pub fn new(process: Arc<Process>, credentials: Credentials, connections: prometheus::IntGauge) -> Self {
         let link = Self(Rc::new(Inner {
             process,
@@ -87,6 +87,13 @@ impl Link {
         }));
         tokio::task::spawn_local(link.clone().run());
         link
+    }
+
+    /// Has the connection made now, if there is none.
+    pub fn connect(&self) {
+        let mut ping = Batch::default();
+        ping.push(["PING"]);
+        drop(self.call(0, ping));
     }
 
     /// Makes the connection anew if new ones lead to another Redis.

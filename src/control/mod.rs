@@ -42,7 +42,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::command::Commands;
 use crate::fanout::Order;
@@ -113,8 +113,8 @@ struct Engine {
     answers: fanout::Answers,
     /// Fan-outs that have failed and are tried again.
     failing: Cell<usize>,
-    /// Tags that are being invalidated.
-    invalidating: labels::Busy,
+    /// Tells whenever tags have been invalidated.
+    invalidated: Notify,
     /// Those who asked for all labels have waited for them in vain.
     labels_given_up: Cell<bool>,
     /// The rebuild that counts: an older one must not declare the index complete.
@@ -147,7 +147,7 @@ pub async fn run(parts: Parts) {
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
         failing: Cell::new(0),
-        invalidating: labels::Busy::default(),
+        invalidated: Notify::new(),
         labels_given_up: Cell::new(false),
         rebuild: Cell::new(0),
         process: Arc::clone(&process),
@@ -336,8 +336,8 @@ impl Engine {
         Ok(text.lines().filter_map(number).collect())
     }
 
-    /// The keys of a tag that exist; those that do not are dropped from the index.
-    async fn existing_keys(&self, db: u32, tag: &Tag, most: usize) -> Vec<Vec<u8>> {
+    /// The keys of a tag that exist; those that do not are dropped from the index. The error is why that cannot be known.
+    async fn existing_keys(&self, db: u32, tag: &Tag, most: usize) -> Result<Vec<Vec<u8>>, String> {
         labels::learn(self).await;
         let mut found = vec![];
         let mut cursor = Some(usize::MAX);
@@ -350,25 +350,32 @@ impl Engine {
                     entries.push(one);
                 }
             });
-            let Ok(alive) = self.check(entries).await else { return found };
-            found.extend(alive);
+            found.extend(self.check(entries).await?);
         }
         if found.len() < most {
-            found.extend(self.labelled_elsewhere(db, tag, &found).await);
+            found.extend(self.labelled_elsewhere(db, tag, &found).await?);
+        }
+        if found.is_empty() {
+            // Perhaps nothing was asked.
+            self.scans.one(0, ["PING"]).await?;
         }
         found.truncate(most);
-        found
+        Ok(found)
     }
 
     /// Keys with this label that exist, that the index does not know, and that are not among those found already.
-    async fn labelled_elsewhere(&self, db: u32, tag: &Tag, found: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let tags = std::slice::from_ref(tag);
-        let Ok(all) = label_sets::labelled_elsewhere(self, tags, false).await else { return vec![] };
+    async fn labelled_elsewhere(
+        &self,
+        db: u32,
+        tag: &Tag,
+        found: &[Vec<u8>],
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let all = label_sets::labelled_elsewhere(self, std::slice::from_ref(tag), false).await?;
         let here = all.into_iter().filter(|(other, _)| *other == db);
         let unknown = here.map(|(db, key)| gc::Entry { place: None, db, key: key[..].into() });
-        let alive = self.check(gc::Entries(unknown.collect())).await.unwrap_or_default();
+        let alive = self.check(gc::Entries(unknown.collect())).await?;
         let known: HashSet<&Vec<u8>> = found.iter().collect();
-        alive.into_iter().filter(|key| !known.contains(key)).collect()
+        Ok(alive.into_iter().filter(|key| !known.contains(key)).collect())
     }
 
     async fn tags_of(&self, db: u32, key: Vec<u8>, reply: oneshot::Sender<Vec<Tag>>) {

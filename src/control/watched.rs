@@ -36,27 +36,30 @@ fn value_of(frame: BytesFrame) -> String {
     String::from_utf8_lossy(&value).into_owned()
 }
 
-/// Adds the flags that are needed to those that are set.
-pub(super) async fn enable_events(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
+/// Adds the flags that are needed to those that are set. Given back: how often it has called `CONFIG SET`.
+pub(super) async fn enable_events(engine: &Engine, wire: &mut Wire) -> Result<u64, String> {
     let current = value_of(wire.call(&["CONFIG", "GET", "notify-keyspace-events"]).await?);
     let is_there = match is_enough(&current) {
         Some(enough) => enough,
         None => sings(engine, wire).await?,
     };
     if is_there {
-        return Ok(());
+        return Ok(0);
     }
     let mut wanted = wanted_flags(&current);
     // What of these is set Redis 8.2 does not show beside `A` either; older ones do not know them.
     let kept = format!("{wanted}oc");
     let set = ["CONFIG", "SET", "notify-keyspace-events"];
-    if current.contains('A') && wire.call(&[set.as_slice(), &[&kept]].concat()).await.is_ok() {
+    let hides = current.contains('A');
+    let mut calls = 1;
+    if hides && wire.call(&[set.as_slice(), &[&kept]].concat()).await.is_ok() {
         wanted = kept;
     } else {
+        calls += u64::from(hides);
         wire.call(&[set.as_slice(), &[&wanted]].concat()).await?;
     }
     tracing::info!(before = current, now = wanted, "notify-keyspace-events was extended");
-    Ok(())
+    Ok(calls)
 }
 
 /// Whether the event of a key that is made for this comes on the feed that is being set up.

@@ -45,12 +45,23 @@ impl LogFile {
         self.distrusted
     }
 
+    /// Looks whether it is still where others would find it: somebody may have removed or moved it, or its folder.
+    pub fn look(&mut self) {
+        self.distrusted |= std::fs::symlink_metadata(&self.path).is_err();
+    }
+
     pub fn mark(&self) -> u64 {
         self.mark
     }
 
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// As if so many bytes had been written.
+    #[cfg(test)]
+    pub fn pretend(&mut self, length: u64) {
+        self.length = length;
     }
 
     pub fn path(&self) -> &PathBuf {

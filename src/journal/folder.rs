@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::decode::{Unreadable, decode};
+use super::decode::{Decoded, Unreadable, decode};
 use super::file::LogFile;
 use super::state::{Now, State};
 
@@ -40,6 +40,8 @@ pub(super) struct Taken {
     pub unclean: bool,
     /// What was wrong.
     pub damage: Vec<String>,
+    /// What files of other upstreams say.
+    others: Vec<Decoded>,
 }
 
 impl Folder {
@@ -85,6 +87,16 @@ impl Folder {
         // A file vanishes when its process has rewritten it into another, or somebody else has taken it over. The
         // process may have died since, and this listing be older than the other file.
         while self.pass(state, now, &mut taken)? {}
+        for other in std::mem::take(&mut taken.others) {
+            let upstream = other.upstream.clone();
+            if state.overhear(other, now) {
+                tracing::warn!(
+                    %upstream,
+                    "the journal of another upstream has invalidations that this one's has not: they are done here as well, \
+                     since the data may have moved"
+                );
+            }
+        }
         Ok(taken)
     }
 
@@ -102,10 +114,11 @@ impl Folder {
         // Names begin with the time.
         files.sort_unstable();
         let mut vanished = false;
+        taken.others.clear();
         for path in files {
             match self.ours(&path) {
                 Ok(Some(file)) => self.read(file, path, state, now, taken),
-                Ok(None) => {}
+                Ok(None) => taken.others.extend(self.of_another(&path)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => vanished = true,
                 Err(error) => {
                     return Err(format!(
@@ -151,6 +164,13 @@ impl Folder {
         Ok(Some(file))
     }
 
+    /// What the file of another upstream says, whether its process lives or not.
+    fn of_another(&self, path: &Path) -> Option<Decoded> {
+        let is_log = path.extension().is_some_and(|extension| extension == LOG);
+        Name::parse(path).filter(|name| is_log && !name.is_for(&self.upstream))?;
+        decode(&contents(&File::open(path).ok()?).ok()?).ok()
+    }
+
     fn read(&self, file: File, path: PathBuf, state: &mut State, now: Now, taken: &mut Taken) {
         let shown = path.display();
         let mut suspect = |taken: &mut Taken, why: String| {
@@ -161,7 +181,7 @@ impl Folder {
         match contents(&file) {
             Err(error) => suspect(taken, format!("cannot be read: {}", plain(&error))),
             Ok(bytes) => match decode(&bytes) {
-                Ok(decoded) if decoded.upstream != self.upstream => return,
+                Ok(decoded) if decoded.upstream != self.upstream => return taken.others.push(decoded),
                 Ok(decoded) => {
                     if let Some(at) = decoded.damage.first() {
                         suspect(taken, format!("is damaged at byte {at}"));

@@ -42,6 +42,19 @@ pub(super) enum Record {
     Closed,
 }
 
+impl Record {
+    /// When what it says happened, if it tells.
+    pub fn unix_ms(&self) -> Option<u64> {
+        match self {
+            Record::Intent(Intent { unix_ms, .. })
+            | Record::Done { unix_ms, .. }
+            | Record::Redis { unix_ms, .. }
+            | Record::Recent { unix_ms, .. } => Some(*unix_ms),
+            Record::Closed => None,
+        }
+    }
+}
+
 const INTENT: u8 = 1;
 const DONE: u8 = 2;
 const REDIS: u8 = 3;

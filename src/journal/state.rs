@@ -50,12 +50,15 @@ pub(super) struct State {
     /// What other proxies have invalidated; no file has it.
     heard: Recent,
     redis: Option<(u64, String)>,
+    window: Duration,
+    /// The latest time in the files that were taken over, in milliseconds since 1970.
+    latest: u64,
 }
 
 impl State {
     pub fn new(window: Duration) -> Self {
         let (pending, recent, heard) = (BTreeMap::new(), Recent::new(window), Recent::new(window));
-        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis: None }
+        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis: None, window, latest: 0 }
     }
 
     /// An id that no intent has had.
@@ -73,8 +76,14 @@ impl State {
     pub fn done(&mut self, id: IntentId, now: Now) -> bool {
         let Some(intent) = self.pending.remove(&id) else { return false };
         self.pending_bytes -= bytes(&intent);
-        self.recent.add(&intent.scope, now.steady, now.steady);
+        self.completed(&intent, now.steady, now);
         true
+    }
+
+    /// What happened under another upstream is only heard of, so that two upstreams do not tell each other of it for ever.
+    fn completed(&mut self, intent: &Intent, at: i64, now: Now) {
+        let recent = if is_from_elsewhere(intent) { &mut self.heard } else { &mut self.recent };
+        recent.add(&intent.scope, at, now.steady);
     }
 
     /// Another proxy has invalidated this, so many milliseconds ago.
@@ -150,6 +159,7 @@ impl State {
         let clean = decoded.damage.is_empty() && decoded.records.last() == Some(&Record::Closed);
         let mut pending: BTreeMap<IntentId, Intent> = BTreeMap::new();
         for (position, record) in decoded.records.into_iter().enumerate() {
+            self.latest = self.latest.max(record.unix_ms().unwrap_or(0).min(now.wall));
             match record {
                 Record::Intent(intent) => {
                     // No file has an id twice; in one that does, both are pending.
@@ -158,7 +168,7 @@ impl State {
                 }
                 Record::Done { id, unix_ms } if position < decoded.certain => {
                     if let Some(intent) = pending.remove(&id) {
-                        self.recent.add(&intent.scope, now.steady_of(unix_ms), now.steady);
+                        self.completed(&intent, now.steady_of(unix_ms), now);
                     }
                 }
                 Record::Done { .. } | Record::Closed => {}
@@ -177,6 +187,26 @@ impl State {
         clean
     }
 
+    /// The file of another upstream says this, which may have been another name of the same data. What happened since the
+    /// latest that is known here, and within the window, is begun here as well. Whether there is any.
+    pub fn overhear(&mut self, mut decoded: Decoded, now: Now) -> bool {
+        let unknown = Duration::from_millis(now.wall.saturating_sub(self.latest)).min(self.window);
+        let since = now.wall.saturating_sub(u64::try_from(unknown.as_millis()).unwrap_or(u64::MAX));
+        let what = format!("{ELSEWHERE}{}", decoded.upstream);
+        decoded
+            .records
+            .retain(|record| !matches!(record, Record::Intent(intent) if is_from_elsewhere(intent)));
+        let mut other = State::new(unknown);
+        other.take_over(decoded, now);
+        other.pending.retain(|_, intent| intent.unix_ms >= since);
+        let scope = super::bounded(other.recent(now));
+        let is_news = !scope.is_empty();
+        if is_news {
+            self.adopt(Intent { id: IntentId(0), scope, what, unix_ms: now.wall });
+        }
+        is_news
+    }
+
     fn adopt(&mut self, intent: Intent) {
         let id = self.next_id();
         self.begin(Intent { id, ..intent });
@@ -187,6 +217,13 @@ impl State {
         let id = self.next_id();
         self.begin(Intent { id, scope: Scope::Everything, what, unix_ms: now.wall });
     }
+}
+
+/// How what is told of an invalidation under another upstream begins.
+const ELSEWHERE: &str = "invalidated at ";
+
+fn is_from_elsewhere(intent: &Intent) -> bool {
+    intent.what.starts_with(ELSEWHERE)
 }
 
 /// Bytes that an intent takes in a file, about.

@@ -20,10 +20,10 @@ use super::{Intent, IntentId, Scope, Shared};
 use crate::config::Fsync;
 use crate::relay;
 
-/// A file beyond this is rewritten if less than half of it is needed.
-const COMPACT: u64 = 4 << 20;
-/// By so much it grows before that is asked again.
-const COMPACT_STEP: u64 = 1 << 20;
+/// A file beyond this is rewritten if less than half of it is needed; otherwise it is asked again when it has grown by as much.
+const COMPACT: u64 = 512 << 10;
+/// How often it is looked whether the file is still in its place and the clock has not been set, if nothing is written.
+const LOOK: Duration = Duration::from_secs(60);
 /// What gathers is written at once up to about so many bytes.
 const MOST_BATCH: usize = 32 << 20;
 /// A buffer beyond this is given back.
@@ -152,10 +152,7 @@ impl Writer {
     /// Waits for the next message, and takes all that are there.
     fn gather(&mut self, messages: &Receiver<Message>) -> ControlFlow<(), Batch> {
         let mut batch = Batch::default();
-        let first = match self.patience() {
-            Some(patience) => messages.recv_timeout(patience),
-            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
+        let first = messages.recv_timeout(self.patience());
         self.lull = if first.is_ok() { SOON } else { (2 * self.lull).min(LATER) };
         match first {
             Ok(first) => self.take(first, &mut batch),
@@ -197,13 +194,13 @@ impl Writer {
     }
 
     /// How long nothing has to be done if nobody says anything.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&self) -> Duration {
         let sync = self.unsynced.map(|since| SECOND.saturating_sub(since.elapsed()));
         // What failed is tried again.
         let again = (self.file.is_distrusted() || !self.notes.is_empty()).then_some(SECOND);
         // Whoever is done with an intent does not wake this thread for that.
         let finished = (self.state().pending().len() > 0).then_some(self.lull);
-        [sync, again, finished].into_iter().flatten().min()
+        [sync, again, finished].into_iter().flatten().fold(LOOK, Duration::min)
     }
 
     fn take(&mut self, message: Message, batch: &mut Batch) {
@@ -238,7 +235,11 @@ impl Writer {
     /// Writes what has gathered and answers.
     fn turn(&mut self, batch: Batch) -> Option<(bool, SyncSender<()>)> {
         let (intents, answers): (Vec<_>, Vec<_>) = self.number(batch.asked);
-        match self.write(&intents).and_then(|()| self.sync_if_due()) {
+        let mut written = self.write(&intents);
+        if written.as_ref().is_err_and(is_full) && self.is_mostly_dead() {
+            written = self.rewrite().and_then(|()| self.write(&intents));
+        }
+        match written.and_then(|()| self.sync_if_due()) {
             Ok(()) => self.accept(intents, answers),
             Err(error) => {
                 self.complain(&error);
@@ -259,9 +260,6 @@ impl Writer {
     }
 
     fn accept(&mut self, intents: Vec<Record>, answers: Vec<oneshot::Sender<Result<IntentId, String>>>) {
-        if self.shared.counts.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!("the journal can be written again");
-        }
         let ids: Vec<IntentId> = {
             let mut state = self.state();
             let begin = |record| match record {
@@ -282,6 +280,7 @@ impl Writer {
 
     /// Writes the notes and the intents, to the disk if they must be there.
     fn write(&mut self, intents: &[Record]) -> io::Result<()> {
+        self.file.look();
         if self.file.is_distrusted() || self.clock_was_set() {
             self.rewrite()?;
         }
@@ -308,7 +307,14 @@ impl Writer {
             Fsync::EverySec => drop(self.unsynced.get_or_insert_with(Instant::now)),
             Fsync::Always | Fsync::Never => {}
         }
+        self.has_written();
         Ok(())
+    }
+
+    fn has_written(&self) {
+        if self.shared.counts.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the journal can be written again");
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -334,7 +340,9 @@ impl Writer {
         let snapshot = |mark| self.state().snapshot(mark, self.folder.upstream(), now);
         let file = self.folder.begin(now, snapshot)?;
         let old = std::mem::replace(&mut self.file, file);
-        if let Err(error) = std::fs::remove_file(old.path()) {
+        if let Err(error) = std::fs::remove_file(old.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, file = %old.path().display(), "an old journal cannot be removed");
         }
         self.notes.clear();
@@ -343,6 +351,7 @@ impl Writer {
         self.compact_at = COMPACT;
         count(&self.shared.counts.rewrites);
         self.tell_size();
+        self.has_written();
         Ok(())
     }
 
@@ -352,11 +361,16 @@ impl Writer {
         if length <= self.compact_at || self.file.is_distrusted() {
             return;
         }
-        self.compact_at = length + COMPACT_STEP;
-        let live = self.state().live_bytes(self.shared.now());
-        if length / 2 >= live as u64 {
+        self.compact_at = length + COMPACT;
+        if self.is_mostly_dead() {
             self.rewrite().unwrap_or_else(|error| self.complain(&error));
         }
+    }
+
+    /// Whether a new file would be less than half as long.
+    fn is_mostly_dead(&self) -> bool {
+        let live = self.state().live_bytes(self.shared.now());
+        self.file.length() / 2 >= live as u64
     }
 
     fn close(&mut self, clean: bool) {
@@ -386,6 +400,12 @@ impl Writer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state()
     }
+}
+
+/// Whether there is no room for more.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
 }
 
 fn count(counter: &AtomicU64) {

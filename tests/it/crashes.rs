@@ -306,6 +306,48 @@ fn nor_if_the_proxy_was_restarted_as_well() {
     }
 }
 
+/// Whose replication id changes by that.
+#[test]
+fn a_master_that_gets_its_first_replica_keeps_what_is_fresh() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    assert_eq!(client.cmd(TRIGGER), "+OK\r\n");
+    client.cmd(&format!("SET {KEY} fresh"));
+    let id = |direct: &mut Client| {
+        let info = direct.cmd("INFO replication");
+        info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
+    };
+    let before = id(&mut direct);
+    let _replica = Redis::with(&["--replicaof", "127.0.0.1", &redis.port.to_string()]);
+    eventually("its id has changed", || (id(&mut direct) != before).then_some(()));
+    let after = id(&mut direct);
+    let journal = || {
+        let files = std::fs::read_dir(proxy.folder.0.join("data/journal")).unwrap();
+        let bytes: Vec<u8> = files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        String::from_utf8_lossy(&bytes).contains(&after)
+    };
+    eventually("the proxy knows it by that", || journal().then_some(()));
+    assert!(is_there(&mut direct, KEY));
+    assert!(!proxy.log().contains("not the one that it was"), "{}", proxy.log());
+}
+
+#[test]
+fn data_loaded_anew_are_noticed_also_after_the_statistics_were_reset() {
+    let redis = Redis::with(&["--enable-debug-command", "yes"]);
+    let mut direct = redis.client();
+    (0..3).for_each(|_| drop(direct.cmd("DEBUG SLEEP 0")));
+    let proxy = Proxy::start(&redis, RULES);
+    let mut client = proxy.client();
+    client.cmd(&format!("SET {KEY} old"));
+    assert_eq!(direct.cmd("SAVE"), "+OK\r\n");
+    assert_eq!(client.cmd(TRIGGER), "+OK\r\n");
+    assert_eq!(direct.cmd("CONFIG RESETSTAT"), "+OK\r\n");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(direct.cmd("DEBUG RELOAD NOSAVE"), "+OK\r\n");
+    eventually("it is gone", || (!is_there(&mut direct, KEY)).then_some(()));
+}
+
 #[test]
 fn a_replica_in_its_place_gets_what_was_invalidated() {
     let mut master = Redis::start();
@@ -350,7 +392,9 @@ fn while_a_deletion_cannot_be_done_reads_are_misses_and_the_writer_is_answered_i
     proxy.wait();
     let proxy = Proxy::launch(&format!("redis://own:pw@127.0.0.1:{}", redis.port), RULES, &[]);
     proxy.ready();
-    fill(&redis, &[KEY]);
+    fill(&redis, &[KEY, "app:1:home_page_data_2", "app:1:home_page_data_3", "app:1:home_page_data_4"]);
+    direct.cmd("XADD app:1:home_page_data_stream 1-1 f cached");
+    direct.cmd("RPUSH list 4");
     direct.cmd("ACL SETUSER own -unlink");
     let mut writer = proxy.client();
     let mut reader = proxy.client();
@@ -384,6 +428,11 @@ fn while_a_deletion_cannot_be_done_reads_are_misses_and_the_writer_is_answered_i
         format!("GETSET {KEY} new"),
         format!("EVAL return(redis.call('GET',KEYS[1])) 1 {KEY}"),
         format!("COPY {KEY} plain"),
+        "SORT list BY nosort GET app:1:home_page_data_*".to_owned(),
+        "XREAD STREAMS app:1:home_page_data_stream 0".to_owned(),
+        "XREAD BLOCK 10 STREAMS app:1:home_page_data_stream 0".to_owned(),
+        "TAG.WITH 1 other GETSET app:1:home_page_data_2 new".to_owned(),
+        "TAG.WITH 1 other COPY app:1:home_page_data_3 plain".to_owned(),
     ];
     let mut waiting: Vec<Client> = dependent.iter().map(|_| proxy.client()).collect();
     for (client, request) in waiting.iter_mut().zip(&dependent) {

@@ -1,6 +1,6 @@
 //! Guarantee 6: whatever is missing, invalidation is slower and never wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
@@ -76,20 +76,81 @@ fn settings_are_extended_and_watched() {
     works(&mut client, &mut direct, "repaired");
 }
 
+const OFF: &str = "CONFIG SET notify-keyspace-events ";
+const ON: &str = "CONFIG SET notify-keyspace-events Enxe";
+
+/// How often the index was rebuilt because of that.
+fn rebuilt(proxy: &Proxy, why: &str) -> usize {
+    let why = format!("why=\"{why}\"");
+    proxy.log().lines().filter(|line| line.contains("index rebuilt") && line.contains(&why)).count()
+}
+
+/// How often the settings have been asked for: once a second by each proxy, which then looks at Redis.
+fn asked(direct: &mut Client) -> u64 {
+    let stats = direct.cmd("INFO commandstats");
+    let count = |line: &str| line.strip_prefix("cmdstat_config|get:calls=")?.split(',').next()?.parse().ok();
+    stats.lines().find_map(count).unwrap_or(0)
+}
+
+/// So many times it has been looked at Redis since.
+fn looked_at(direct: &mut Client, times: u64) {
+    let before = asked(direct);
+    eventually("it has been looked", || (asked(direct) > before + times).then_some(()));
+}
+
+#[test]
+fn events_that_were_off_for_a_moment_are_a_gap_for_every_proxy() {
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, RULES)];
+    let mut direct = redis.client();
+    looked_at(&mut direct, 4);
+    for (round, proxy) in proxies.iter().enumerate() {
+        direct.call(&OFF.split(' ').collect::<Vec<_>>());
+        direct.cmd(&format!("SET {DEPENDENT} old"));
+        direct.cmd(ON);
+        for proxy in &proxies {
+            let settings = || rebuilt(proxy, "CONFIG SET") > round;
+            eventually("every proxy has noticed", || settings().then_some(()));
+            proxy.ready();
+        }
+        assert_eq!(proxy.client().cmd("SET app:1:model:Post:1 v"), "+OK\r\n");
+        assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n", "{round}");
+    }
+    // What proxies themselves set to hear of events is no reason for each other to do that for ever.
+    direct.call(&OFF.split(' ').collect::<Vec<_>>());
+    let flags = |direct: &mut Client| direct.list("CONFIG GET notify-keyspace-events")[1].clone();
+    eventually("one has switched them on again", || (flags(&mut direct).len() == 4).then_some(()));
+    looked_at(&mut direct, 8);
+    let before = proxies.iter().map(|proxy| rebuilt(proxy, "CONFIG SET")).sum::<usize>();
+    looked_at(&mut direct, 8);
+    assert_eq!(proxies.iter().map(|proxy| rebuilt(proxy, "CONFIG SET")).sum::<usize>(), before);
+}
+
+#[test]
+fn what_was_invalidated_without_events_is_invalidated_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for on in [Some(ON), None] {
+        proxy.ready();
+        looked_at(&mut direct, 2);
+        direct.call(&OFF.split(' ').collect::<Vec<_>>());
+        direct.cmd(&format!("SET {DEPENDENT} old"));
+        assert_eq!(client.cmd("SET app:1:model:Post:1 v"), "+OK\r\n");
+        // Or the proxy does that itself, a second later.
+        on.into_iter().for_each(|on| drop(direct.cmd(on)));
+        let gone = |direct: &mut Client| direct.cmd(&format!("EXISTS {DEPENDENT}")) == ":0\r\n";
+        eventually("it is gone", || gone(&mut direct).then_some(()));
+    }
+}
+
 #[test]
 fn settings_of_which_redis_does_not_show_all_are_left_alone() {
     for flags in ["KEA", "A", "AKEn"] {
         let redis = Redis::with(&["--notify-keyspace-events", flags]);
         let proxy = Proxy::start(&redis, RULES);
         let (mut client, mut direct) = (proxy.client(), redis.client());
-        let looked = |direct: &mut Client| {
-            let stats = direct.cmd("INFO commandstats");
-            let asked =
-                |line: &str| line.strip_prefix("cmdstat_config|get:calls=")?.split(',').next()?.parse().ok();
-            stats.lines().find_map(asked).unwrap_or(0)
-        };
-        let before: u32 = looked(&mut direct);
-        eventually("it has been looked at", || (looked(&mut direct) >= before + 3).then_some(()));
+        looked_at(&mut direct, 2);
         works(&mut client, &mut direct, flags);
         assert_eq!(gaps(&proxy, &redis), 0.0, "{flags}");
         // And if they do not come any more, that is noticed.
@@ -436,5 +497,49 @@ fn a_fan_out_that_fails_again_and_again_is_told_of_once() {
     }
     direct.cmd("ACL SETUSER own +unlink");
     assert_eq!(client.reply(), "+OK\r\n");
+    assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n");
+}
+
+#[test]
+fn where_the_feed_is_away_for_long_nobody_waits_for_labels() {
+    let (redis, url) = restricted("+@all");
+    let proxy = Proxy::launch(&url, RULES, &[]);
+    proxy.ready();
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    direct.cmd("MSET a v b v app:1:blog_posts_1 v");
+    direct.cmd("ACL SETUSER own off");
+    direct.cmd("CLIENT KILL USER own");
+    // It may be back in a moment.
+    client.cmd("RENAME a c");
+    let began = Instant::now();
+    assert_eq!(client.cmd("RENAME b d"), "+OK\r\n");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // And what cannot be asked is not answered as if there was nothing.
+    let reply = client.cmd("TAG.KEYS Post");
+    assert!(reply.starts_with("-ERR the keys cannot be looked at: WRONGPASS"), "{reply}");
+}
+
+#[test]
+fn a_redis_that_takes_no_more_connections_does_not_hold_up_the_first_fan_out() {
+    let redis = Redis::with(&["--maxclients", "30"]);
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    direct.cmd(&format!("SET {DEPENDENT} v"));
+    client.cmd("GET k");
+    let mut others = vec![];
+    while let Some(reply) = {
+        let mut other = redis.client();
+        other.request(&["PING"]);
+        let reply = other.try_raw();
+        others.push(other);
+        reply
+    } {
+        if reply != b"+PONG\r\n" {
+            break;
+        }
+    }
+    let began = Instant::now();
+    assert_eq!(client.cmd("SET app:1:model:Post:1 v"), "+OK\r\n");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n");
 }

@@ -191,8 +191,10 @@ fn a_journal_that_cannot_be_written_shows() {
     let mut writer = Client::connect(starting.port);
     eventually("it is ready", || starting.get("/readyz").ends_with("ready").then_some(()));
     assert!(starting.get("/metrics").contains("\nrescind_journal_failures_total 0\n"));
-    let trigger = format!("SET app:1:tag:{} v", "x".repeat(1000));
-    eventually("it is full", || writer.cmd(&trigger).starts_with("-ERR the journal").then_some(()));
+    // Each is remembered; of one and the same nothing would be left when the file is written anew.
+    let mut tags = 0..;
+    let mut trigger = || format!("SET app:1:tag:{}{} v", tags.next().unwrap_or(0), "x".repeat(1000));
+    eventually("it is full", || writer.cmd(&trigger()).starts_with("-ERR the journal").then_some(()));
     let (status, metrics) = (starting.get("/readyz"), starting.get("/metrics"));
     assert!(
         status.starts_with("HTTP/1.1 200") && status.contains("the journal cannot be written"),

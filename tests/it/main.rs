@@ -5,6 +5,7 @@
 mod bad_input;
 mod big_values;
 mod busy;
+mod carried;
 mod cli;
 mod coalesce;
 mod crashes;

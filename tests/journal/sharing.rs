@@ -75,13 +75,45 @@ fn files_of_others_are_left_alone() {
     foreign.iter().for_each(|name| std::fs::write(folder.path().join(name), "mine").unwrap());
     std::fs::create_dir(folder.path().join("folder.log")).unwrap();
     let (journal, recovered) = open(folder.path());
-    assert!(recovered.pending.is_empty() && !recovered.unclean && recovered.damage.is_empty());
+    assert!(!recovered.unclean && recovered.damage.is_empty());
     journal.close(true);
     for name in foreign {
         assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap(), "mine", "{name}");
     }
     let (_, recovered) = Journal::open(other).unwrap();
     assert_eq!(pending(&recovered), ["a"]);
+}
+
+/// The data may be the same, under another name: a replica that was promoted.
+#[test]
+fn what_another_upstream_had_later_is_done_here_as_well() {
+    let folder = folder();
+    let mut other = options(folder.path(), Fsync::Always);
+    other.upstream = "127.0.0.1:6380".to_owned();
+    // Its process may live or not.
+    for lives in [true, false] {
+        let (journal, _) = Journal::open(other.clone()).unwrap();
+        let done = intend(&journal, &["done"]).unwrap();
+        journal.done(done);
+        intend(&journal, &["begun"]).unwrap();
+        let kept = Some(journal).filter(|_| lives);
+        let (journal, recovered) = open(folder.path());
+        assert_eq!(pending(&recovered), ["begun done"], "{lives}");
+        assert_eq!(recovered.redis, None);
+        let done = recovered.pending[0].id;
+        journal.done(done);
+        assert_eq!(names(&journal.recent()), ["begun", "done"]);
+        // Only once, and they do not tell each other for ever.
+        journal.close(true);
+        let (journal, recovered) = open(folder.path());
+        assert!(recovered.pending.is_empty(), "{:?}", recovered.pending);
+        journal.close(true);
+        kept.into_iter().for_each(|journal| journal.close(true));
+        let (journal, recovered) = Journal::open(other.clone()).unwrap();
+        assert_eq!(pending(&recovered), ["begun"]);
+        journal.close(true);
+        files(folder.path(), "log").into_iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    }
 }
 
 #[test]

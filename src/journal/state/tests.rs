@@ -64,6 +64,47 @@ fn what_others_have_invalidated_is_recent_and_not_written() {
     assert_eq!(state.recent(later(600_001)), Scope::Everything, "too many to be told apart");
 }
 
+#[test]
+fn what_another_upstream_had_later_is_begun_here_as_well() {
+    let ago = |ms: u64| NOW.wall - ms;
+    let recent = |name: &str, ms| Record::Recent { scope: Scope::Tags(vec![tag(name)]), unix_ms: ago(ms) };
+    let begun = |id, name: &str, ms| {
+        let scope = Scope::Tags(vec![tag(name)]);
+        Record::Intent(Intent { id: IntentId(id), scope, what: String::new(), unix_ms: ago(ms) })
+    };
+    let records = [
+        recent("early", 9000),
+        begun(1, "begun early", 8000),
+        begun(2, "done", 7000),
+        recent("late", 3000),
+        Record::Done { id: IntentId(2), unix_ms: ago(2000) },
+        begun(3, "begun late", 1000),
+    ];
+    let other = || decode(&file(&records).0).unwrap();
+    let overheard = |own: &[Record]| {
+        let mut state = State::new(HOUR);
+        state.take_over(decode(&file(own).0).unwrap(), NOW);
+        let is_news = state.overhear(other(), NOW);
+        let scopes: Vec<_> = state.pending().map(|intent| intent.scope.clone()).collect();
+        assert_eq!(is_news, !scopes.is_empty());
+        let mut names = match scopes.into_iter().next() {
+            Some(Scope::Tags(tags)) => tags,
+            scope => return assert_eq!(scope, None),
+        };
+        names.sort_unstable();
+        let expected = ["begun early", "begun late", "done", "early", "late"].map(tag);
+        match own {
+            [] => assert_eq!(names, expected),
+            _ => assert_eq!(names, ["begun late", "done", "late"].map(tag)),
+        }
+    };
+    overheard(&[]);
+    overheard(&[recent("early", 5000)]);
+    overheard(&[recent("early", 500)]);
+    let mut state = State::new(Duration::from_millis(500));
+    assert!(!state.overhear(other(), NOW), "too long ago");
+}
+
 /// What a process makes of a file: whether its predecessor stopped in order, and the state.
 fn taken_over(bytes: &[u8]) -> Option<(bool, State)> {
     let decoded = decode(bytes).ok()?;

@@ -205,6 +205,43 @@ fn nothing_is_accepted_before_the_new_file_is_there() {
 }
 
 #[test]
+fn a_file_that_is_not_in_its_place_any_more_is_written_anew() {
+    for fsync in [Fsync::Always, Fsync::Never] {
+        let mut bench = Bench::new(fsync);
+        bench.accepted("a");
+        std::fs::remove_file(bench.writer.file.path()).unwrap();
+        bench.accepted("b");
+        assert_eq!(bench.pending(), ["a", "b"], "{fsync:?}");
+        // Also if nothing is to be written.
+        std::fs::remove_file(bench.writer.file.path()).unwrap();
+        bench.writer.turn(Batch::default());
+        assert_eq!(bench.pending(), ["a", "b"], "{fsync:?}");
+        std::fs::remove_dir_all(bench.folder.path()).unwrap();
+        assert_eq!(bench.refused("c"), "the journal cannot be written: No such file or directory");
+        std::fs::create_dir(bench.folder.path()).unwrap();
+        bench.accepted("d");
+        assert_eq!(bench.pending(), ["a", "b", "d"], "{fsync:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_given_room_where_most_of_the_file_is_not_needed() {
+    let mut bench = Bench::new(Fsync::Always);
+    for n in 0..100 {
+        let id = bench.accepted("a");
+        bench.done(id);
+        assert!(n < 50 || bench.writer.is_mostly_dead());
+    }
+    bench.turn();
+    let length = bench.writer.file.length();
+    bench.replace("/dev/full");
+    bench.writer.file.pretend(length);
+    bench.accepted("b");
+    assert_eq!(bench.pending(), ["b"]);
+    assert!(bench.writer.file.length() < length / 2);
+}
+
+#[test]
 fn a_full_disk_refuses_all_that_gathered() {
     let mut bench = Bench::new(Fsync::Always);
     let done = bench.accepted("done");
@@ -233,13 +270,17 @@ fn a_clock_that_is_set_makes_a_new_file() {
     let before = bench.writer.file.path().clone();
     bench.accepted("c");
     assert_eq!(&before, bench.writer.file.path());
+    // Also if nothing is to be written.
+    bench.writer.difference -= 100_000;
+    bench.writer.turn(Batch::default());
+    assert_ne!(&before, bench.writer.file.path());
 }
 
 #[test]
 fn a_file_is_rewritten_when_most_of_it_is_not_needed() {
     let mut bench = Bench::new(Fsync::Never);
     let rewrites = |bench: &Bench| bench.writer.shared.counts.rewrites.load(Ordering::Relaxed);
-    let long = "x".repeat(100_000);
+    let long = "x".repeat(10_000);
     let mut ids = vec![];
     // All of it is needed.
     while bench.writer.file.length() < 2 * COMPACT {
@@ -251,7 +292,7 @@ fn a_file_is_rewritten_when_most_of_it_is_not_needed() {
     while rewrites(&bench) == 0 {
         let id = bench.accepted(&format!("0{long}"));
         bench.done(id);
-        assert!(bench.writer.file.length() < 5 * COMPACT);
+        assert!(bench.writer.file.length() < 6 * COMPACT);
     }
     assert!(bench.writer.file.length() < 3 * COMPACT);
     assert_eq!(names(bench.folder.path()).len(), 1);
