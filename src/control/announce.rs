@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::announcement::{Announcement, epoch_named, number_of};
+use super::announcement::{Announcement, epoch_anew, epoch_named, number_of};
 use super::link::Batch;
 use super::wire::{Wire, array_of, bytes_of, int_of};
 use crate::accounting::{Firing, TriggerLabel};
@@ -158,8 +158,17 @@ impl Engine {
 
     /// A name for a fan-out, or a mark, that none ever had.
     pub(super) fn next_name(&self) -> Box<[u8]> {
+        epoch_named(&self.process.id, self.next_number())
+    }
+
+    /// Likewise, for the next attempt of the fan-out with that name.
+    pub(super) fn next_attempt(&self, epoch: &[u8]) -> Box<[u8]> {
+        epoch_anew(epoch, self.next_number())
+    }
+
+    fn next_number(&self) -> u64 {
         self.named.set(self.named.get() + 1);
-        epoch_named(&self.process.id, self.named.get())
+        self.named.get()
     }
 
     /// Another proxy, or this one, has said something.

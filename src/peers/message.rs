@@ -20,7 +20,7 @@ pub enum Message {
     Begun {
         /// Whose it is.
         proxy: ProxyId,
-        /// Unique among all fan-outs of all proxies.
+        /// Unique among all attempts of all fan-outs of all proxies.
         epoch: Box<[u8]>,
         /// The tags, cascades included.
         tags: Vec<Tag>,
@@ -31,7 +31,7 @@ pub enum Message {
     Done {
         /// Whose it was.
         proxy: ProxyId,
-        /// Which one.
+        /// That of its last attempt.
         epoch: Box<[u8]>,
     },
     /// What was begun in the same message stands in Redis behind this mark, see [`RECENT`](crate::lease::script::RECENT).
@@ -136,6 +136,11 @@ pub fn encode_begun(out: &mut BytesMut, proxy: &[u8], epoch: &[u8], tags: &[Tag]
     encode::header(out, b'*', 3 + tags.len() as i64);
     [verb, proxy, epoch].into_iter().for_each(|word| encode::bulk(out, word));
     tags.iter().for_each(|tag| encode::bulk(out, tag));
+}
+
+/// The fan-out whose epoch that is: each attempt has one of its own.
+pub fn fan_out_of(epoch: &[u8]) -> &[u8] {
+    memchr::memchr(b'.', epoch).map_or(epoch, |end| &epoch[..end])
 }
 
 /// The channel on which that proxy listens as long as it lives.

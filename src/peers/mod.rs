@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashSet;
 
-pub use message::{CHANNEL, Message, ProxyId, encode_begun, lifeline};
+pub use message::{CHANNEL, Message, ProxyId, encode_begun, fan_out_of, lifeline};
 
 use crate::lease::Moment;
 use crate::rules::Tag;
@@ -56,7 +56,7 @@ pub struct Peers<T> {
     others: BTreeMap<ProxyId, Option<u32>>,
     /// What nobody is known to do, by the first of its tags: who does it announces that, too.
     standby: BTreeMap<Tag, Vec<Standby<T>>>,
-    /// Announced and not done, by epoch; of this proxy's own, those that cover something.
+    /// Announced and not done, by fan-out; of this proxy's own, those that cover something.
     begun: BTreeMap<Box<[u8]>, Begun<T>>,
     announced: u64,
 }
@@ -152,7 +152,8 @@ impl<T> Peers<T> {
             self.begun.retain(|_, begun| begun.number > recent);
         }
         // In several messages if it has many tags, and again if it is tried again.
-        match self.begun.get_mut(epoch) {
+        let fan_out = fan_out_of(epoch);
+        match self.begun.get_mut(fan_out) {
             Some(begun) => {
                 let new: Vec<Tag> = {
                     let known: HashSet<&Tag> = begun.tags.iter().collect();
@@ -164,7 +165,7 @@ impl<T> Peers<T> {
             }
             None => {
                 let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
-                self.begun.insert(epoch.into(), Begun { number, proxy, tags: tags.clone(), covers });
+                self.begun.insert(fan_out.into(), Begun { number, proxy, tags: tags.clone(), covers });
                 tags
             }
         }
@@ -172,7 +173,7 @@ impl<T> Peers<T> {
 
     /// That fan-out is done.
     pub fn done(&mut self, epoch: &[u8]) {
-        self.begun.remove(epoch);
+        self.begun.remove(fan_out_of(epoch));
     }
 
     /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.
@@ -320,9 +321,16 @@ mod tests {
         for part in ["x", "y", "z"] {
             a.begun(&id("b"), b"e1", &tags(part));
         }
+        assert_eq!(a.begun(&id("b"), b"e1.2", &tags("x z")), [], "another attempt");
         assert_eq!(a.next_due(), None);
         a.gone(&id("b"), 0, |_| "taken over");
         assert_eq!(a.due(0), [Duty { tags: tags("x y z"), what: "taken over" }]);
+        a.heard(&id("b"));
+        a.begun(&id("b"), b"e2", &tags("x"));
+        a.begun(&id("b"), b"e2.3", &tags("x"));
+        a.done(b"e2.3");
+        a.gone(&id("b"), 0, |_| "taken over");
+        assert_eq!(a.due(0), []);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Proxy {
 
     /// Whether something is due that the passing of time brings.
     pub fn is_due(&self, now: u64) -> bool {
-        self.next_tick <= now || self.peers.next_due().is_some_and(|due| due <= now)
+        self.next_tick <= now || self.peers.next_due().is_some_and(|due| due <= now) || self.can_retry()
     }
 
     pub fn tick(&mut self, around: &mut Around<'_>) {
