@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_invalidated_is_noted_before_it_is_told() {
         let many = vec!["t"; 3 * MOST_RECENT];
-        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into(), 0));
+        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into(), 0, 0));
         for (announcements, expected) in [
             (vec![begun("p-1", &["a", "b"]), begun("p-2", &["c"])], 3),
             (vec![begun("p-1", &many)], MOST_RECENT),

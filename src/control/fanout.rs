@@ -287,7 +287,7 @@ impl Engine {
     fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], follows: bool) -> Announcement {
         // A dry run invalidates nothing.
         let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
-        let (proxy, lifetime) = (self.process.id.clone(), 2 * self.longest_window());
+        let (proxy, lifetime) = (self.process.id.clone(), self.epoch_lifetime());
         Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime, follows }
     }
 
@@ -295,7 +295,7 @@ impl Engine {
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let (begun, mut batch) = (std::slice::from_ref(begun), Batch::default());
         if announcement::is_noted(begun) {
-            let note = Note { mark: &self.next_name(), lifetime: Some(2 * self.longest_window()) };
+            let note = Note { mark: &self.next_name(), lifetime: Some(self.epoch_lifetime()) };
             announcement::queue(begun, Some(&note), |words| batch.push(words));
             self.deletes.call(0, batch).await?;
         }

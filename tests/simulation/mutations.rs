@@ -17,7 +17,7 @@ pub struct Protections {
     pub journal: bool,
     /// Recent invalidations are repeated on a Redis with another identity.
     pub replay: bool,
-    /// What a dead proxy has begun is done by another one.
+    /// What a dead proxy has begun is done by another one, and what one has left undone that says nothing more.
     pub takeover: bool,
     /// What is written past the proxies is fanned out.
     pub direct: bool,
