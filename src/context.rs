@@ -299,7 +299,7 @@ impl Context {
         self.moment.set(moment);
         let shortest = self.shortest_window.get();
         if self.process.leases.stood_still(moment, shortest) {
-            self.process.leases.runs(moment, shortest, self.longest_window.get());
+            self.process.runs(moment, shortest, self.longest_window.get());
         }
     }
 

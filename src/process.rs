@@ -64,7 +64,7 @@ pub struct Process {
     pub invalidating: Arc<Doubt>,
     /// Whether Redis is the one that it was.
     pub trust: Trust,
-    /// The other proxies, if there are any, have heard of this one.
+    /// The other proxies, if there are any, have heard of this one, and have told it what they know.
     pub is_known: AtomicBool,
     /// Clients give explicit labels: every miss may be that of a key to be labelled.
     pub labels_used: AtomicBool,
@@ -171,6 +171,16 @@ impl Process {
     /// The time, in milliseconds since the start.
     pub fn moment_of(&self, time: Instant) -> Moment {
         time.saturating_duration_since(self.born).as_millis() as Moment
+    }
+
+    /// The process runs. If it stood still for longer than fills are watched, fills of misses from before may come now, and Redis
+    /// may tell no more of what was invalidated meanwhile, nor the feed yet.
+    #[inline]
+    pub fn runs(&self, now: Moment, shortest: Moment, longest: Moment) {
+        if self.leases.stood_still(now, 2 * longest) {
+            self.lost_epochs(now);
+        }
+        self.leases.runs(now, shortest, longest);
     }
 
     /// Whether a write without an open miss may be a fill: its client may come from another proxy, or its key may have

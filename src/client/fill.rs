@@ -7,7 +7,7 @@ use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, Unsure, What};
-use crate::lease::{BEFORE_ALL, Clock, Expected, KeyHash};
+use crate::lease::{BEFORE_ALL, Clock, Expected, KeyHash, Moment};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{FamilyId, KeyClass, Tag};
@@ -136,11 +136,17 @@ impl Written<'_> {
         let mut tags = tags(context, self.db, self.key);
         let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
         tags.extend(new.into_iter().cloned());
-        let lacks = clock.is_none_or(|clock| clock == BEFORE_ALL) && process.may_lack_epochs(now, window);
+        let lacks =
+            clock.is_none_or(|clock| clock == BEFORE_ALL) && lacks_epochs(context, self.outbox, window);
+        let knows = match hit {
+            // Another task of the connection may be the one that was told.
+            Some(_) => !process.leases.may_share(self.outbox.lessee().host, now),
+            None => is_lone,
+        };
         let comparison = Comparison {
             context,
             tags: &tags,
-            told: ((is_lone || hit.is_some()) && !is_late).then_some(self.outbox.id),
+            told: (knows && !is_late).then_some(self.outbox.id),
             unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
         };
         let mut found = clock.map_or(vec![], |clock| comparison.since(clock));
@@ -170,6 +176,13 @@ impl Written<'_> {
     }
 }
 
+/// Whether Redis may tell no more, or not yet, of an invalidation since the miss that the client's request fills, of which this
+/// proxy need not have heard. It tells of each for twice the time for which fills are watched.
+fn lacks_epochs(context: &Context, outbox: &Outbox, window: Moment) -> bool {
+    let now = context.moment();
+    outbox.has_waited(now) > window || context.process.may_lack_epochs(now, window)
+}
+
 /// A key gets labels behind its fill: what has to hold for it not to be stale.
 pub(super) fn checks_of_labels(
     context: &Context,
@@ -180,8 +193,18 @@ pub(super) fn checks_of_labels(
 ) -> Vec<Check> {
     let (process, now) = (&context.process, context.moment());
     let hash = process.leases.hash(db, key);
-    let Some(clock) = process.leases.labelled(hash, outbox.lessee(), now) else { return vec![] };
-    let lacks = clock == BEFORE_ALL && process.may_lack_epochs(now, context.longest_window());
+    let window = match context.may_fill_late(outbox) {
+        true => context.fill_window(context.matcher.borrow_mut().classify(db, key).family),
+        false => context.longest_window(),
+    };
+    // The fill may be forgotten.
+    let is_late = window > 0 && outbox.has_waited(now) > window / 2;
+    let found = match is_late {
+        true => Some(BEFORE_ALL),
+        false => process.leases.labelled(hash, outbox.lessee(), now),
+    };
+    let Some(clock) = found else { return vec![] };
+    let lacks = clock == BEFORE_ALL && lacks_epochs(context, outbox, window);
     let unsure = if lacks { Unsure::Stale } else { Unsure::Fresh };
     let found = Comparison { context, tags: labels, told: None, unsure }.since(clock);
     found.into_iter().map(|what| Check { key: key.into(), what }).collect()

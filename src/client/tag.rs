@@ -277,6 +277,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let (labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
         added = new;
         make_one_good(&Rc::clone(&client.context), labelled).await;
+        client.context.tick();
         // It may have been filled with a value from before the label's last invalidation.
         let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
         if !checks.is_empty() {

@@ -80,6 +80,8 @@ impl Client {
         }
         self.context.mark_dirty(&self.outbox);
         self.context.flush_dirty();
+        // It may have waited for another thread.
+        self.context.tick();
         self.input.look_again();
         !self.outbox.is_closing()
     }

@@ -203,6 +203,8 @@ async fn dispatch(
         }
         return;
     }
+    // It may have waited for another thread.
+    context.tick();
     let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
     let Route::Forward(mut forward) = route else { return };
     forward.silent |= client.outbox.is_muted();

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::announcement::{Announcement, epoch_named, number_of};
+use super::announcement::{Announcement, epoch_anew, epoch_named, number_of};
 use super::link::Batch;
 use super::wire::{Wire, array_of, bytes_of, int_of};
 use crate::accounting::{Firing, TriggerLabel};
@@ -40,13 +40,17 @@ pub(super) struct Others {
     listens: Cell<Instant>,
     /// The last fan-out of this proxy that the feed has shown.
     echo: Cell<u64>,
+    /// The longest time for which any of them has watched fills.
+    window: Cell<Moment>,
+    /// There were others when this one began to listen: one of them will tell what a newcomer has to know.
+    expected: Cell<bool>,
 }
 
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, company, silent, echo) = Default::default();
-        Self { peers, wake, company, silent, listens: Cell::new(Instant::now()), echo }
+        let (wake, company, silent, echo, window, expected) = Default::default();
+        Self { peers, wake, company, silent, listens: Cell::new(Instant::now()), echo, window, expected }
     }
 
     /// From now on the feed shows all that they say.
@@ -61,10 +65,21 @@ impl Others {
         }
     }
 
+    /// One of them, or this one, watches fills for so long: those of its clients may come as late, even if it is gone by then.
+    fn watches(&self, window: Moment) {
+        self.window.set(self.window.get().max(window));
+    }
+
     /// Whether the feed has shown this fan-out of this proxy.
     pub fn has_echoed(&self, epoch: &[u8]) -> bool {
         number_of(epoch).is_some_and(|number| number <= self.echo.get())
     }
+}
+
+/// Whether others listen to what proxies say.
+async fn has_company(wire: &mut Wire) -> bool {
+    let counted = wire.call(&[b"PUBSUB".as_slice(), b"NUMSUB", peers::CHANNEL]).await.map(array_of);
+    counted.is_ok_and(|counted| counted.get(1).and_then(int_of).is_some_and(|listeners| listeners > 1))
 }
 
 /// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
@@ -76,6 +91,7 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
             "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"
         );
     }
+    engine.others.expected.set(has_company(wire).await);
     Ok(())
 }
 
@@ -140,6 +156,11 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     }
 }
 
+/// Milliseconds, as they are told.
+fn in_message(time: Moment) -> u32 {
+    u32::try_from(time).unwrap_or(u32::MAX)
+}
+
 impl Engine {
     /// Milliseconds since the start.
     pub(super) fn moment(&self) -> Moment {
@@ -156,10 +177,24 @@ impl Engine {
         self.rules.borrow().shortest_window().as_millis() as Moment
     }
 
+    /// How long Redis is to tell of an invalidation: twice as long as any proxy watches fills.
+    pub(super) fn epoch_lifetime(&self) -> Moment {
+        2 * self.longest_window().max(self.others.window.get())
+    }
+
     /// A name for a fan-out, or a mark, that none ever had.
     pub(super) fn next_name(&self) -> Box<[u8]> {
+        epoch_named(&self.process.id, self.next_number())
+    }
+
+    /// Likewise, for the next attempt of the fan-out with that name.
+    pub(super) fn next_attempt(&self, epoch: &[u8]) -> Box<[u8]> {
+        epoch_anew(epoch, self.next_number())
+    }
+
+    fn next_number(&self) -> u64 {
         self.named.set(self.named.get() + 1);
-        epoch_named(&self.process.id, self.named.get())
+        self.named.get()
     }
 
     /// Another proxy, or this one, has said something.
@@ -172,7 +207,7 @@ impl Engine {
                 // One that fails is announced again each time that it is tried.
                 let new = match follows {
                     true => vec![],
-                    false => self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags),
+                    false => self.others.peers.borrow_mut().begun(&proxy, &epoch, &tags, now),
                 };
                 if proxy == self.process.id {
                     self.others.echo(&epoch);
@@ -188,21 +223,26 @@ impl Engine {
                 self.heard(&proxy);
                 self.others.peers.borrow_mut().done(&epoch);
             }
-            Message::Hello(proxy, rules) => {
-                if proxy == self.process.id {
-                    self.process.is_known.store(true, Ordering::Release);
-                } else {
+            Message::Hello(proxy, rules, window) => {
+                self.others.watches(window.into());
+                if proxy != self.process.id {
                     self.heard(&proxy);
                     self.compare_rules(&proxy, rules);
                     self.say_here();
+                } else if !self.others.expected.get() {
+                    self.process.is_known.store(true, Ordering::Release);
                 }
             }
-            Message::Here(proxy, shared, rules) => {
-                if shared && proxy != self.process.id {
-                    self.process.leases.assume_sharing(now);
-                }
+            Message::Here { proxy, shared, rules, window, suspects, others } => {
+                self.others.watches(window.into());
                 self.heard(&proxy);
                 self.compare_rules(&proxy, rules);
+                if proxy != self.process.id {
+                    if shared {
+                        self.process.leases.assume_sharing(now);
+                    }
+                    self.learn_from_others(now + Moment::from(suspects), &others);
+                }
             }
             Message::Busy(proxy, host) => {
                 if proxy != self.process.id {
@@ -261,9 +301,33 @@ impl Engine {
 
     /// Tells the others that this proxy is there, and by what rules.
     pub(super) fn say_here(&self) {
-        let shared = self.process.leases.knows_sharing(self.moment());
-        let here = Message::Here(self.process.id.clone(), shared, self.fingerprint());
+        let (leases, now) = (&self.process.leases, self.moment());
+        let here = Message::Here {
+            proxy: self.process.id.clone(),
+            shared: leases.knows_sharing(now),
+            rules: self.fingerprint(),
+            window: in_message(self.longest_window()),
+            suspects: in_message(leases.suspects_for(now)),
+            others: self.others.peers.borrow().others().cloned().collect(),
+        };
         self.feed.say(Announcement::Message(here));
+    }
+
+    /// What a newcomer has to know: clients may come here with what a proxy has shown them that went right before, or is about to
+    /// be found dead.
+    fn learn_from_others(&self, suspected_until: Moment, others: &[peers::ProxyId]) {
+        if !self.process.is_known.load(Ordering::Acquire) {
+            self.process.leases.suspect_fills(suspected_until);
+            others.iter().for_each(|other| self.heard(other));
+            self.process.is_known.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells the others that this proxy has come, and wants to know what they know.
+    pub(super) fn say_hello(&self) {
+        let window = in_message(self.longest_window());
+        let hello = Message::Hello(self.process.id.clone(), self.fingerprint(), window);
+        self.feed.say(Announcement::Message(hello));
     }
 
     fn compare_rules(&self, proxy: &peers::ProxyId, rules: u32) {

@@ -133,9 +133,14 @@ pub(super) fn epoch_named(proxy: &[u8], number: u64) -> Box<[u8]> {
     [proxy, b"-", number.to_string().as_bytes()].concat().into()
 }
 
-/// The number in such a name.
+/// The name of another attempt of a fan-out: who has seen an earlier one must not take it for that.
+pub(super) fn epoch_anew(epoch: &[u8], number: u64) -> Box<[u8]> {
+    [peers::fan_out_of(epoch), b".", number.to_string().as_bytes()].concat().into()
+}
+
+/// The number in such a name: of the attempt.
 pub(super) fn number_of(epoch: &[u8]) -> Option<u64> {
-    let start = memchr::memrchr(b'-', epoch)? + 1;
+    let start = memchr::memrchr2(b'-', b'.', epoch)? + 1;
     std::str::from_utf8(&epoch[start..]).ok()?.parse().ok()
 }
 
@@ -180,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_invalidated_is_noted_before_it_is_told() {
         let many = vec!["t"; 3 * MOST_RECENT];
-        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into(), 0));
+        let hello = Announcement::Message(Message::Hello(b"p".as_slice().into(), 0, 0));
         for (announcements, expected) in [
             (vec![begun("p-1", &["a", "b"]), begun("p-2", &["c"])], 3),
             (vec![begun("p-1", &many)], MOST_RECENT),
@@ -233,7 +238,11 @@ mod tests {
 
     #[test]
     fn epochs_have_numbers() {
-        assert_eq!(number_of(&epoch_named(b"1-2-x", 17)), Some(17));
+        let first = epoch_named(b"1-2-x", 17);
+        assert_eq!(number_of(&first), Some(17));
+        let third = epoch_anew(&epoch_anew(&first, 18), 19);
+        assert_eq!(number_of(&third), Some(19));
+        assert_eq!(peers::fan_out_of(&third), &*first);
         assert_eq!(number_of(b"x"), None);
     }
 }

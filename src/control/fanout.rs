@@ -89,13 +89,15 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let mut deletion = Deletion::new(&engine, &tags);
     {
         let own = std::mem::take(&mut request.fired);
-        let epoch = engine.next_name();
-        let work = attempts(&engine, &request.cause, &tags, &epoch, own, &mut deletion, &mut phases);
+        let work = attempts(&engine, &request.cause, &tags, own, &mut deletion, &mut phases);
         let mut work = std::pin::pin!(work);
-        if tokio::time::timeout(DOUBTFUL, &mut work).await.is_err() {
-            let _doubt = engine.doubt(&tags);
-            work.await;
-        }
+        let epoch = match tokio::time::timeout(DOUBTFUL, &mut work).await {
+            Ok(epoch) => epoch,
+            Err(_) => {
+                let _doubt = engine.doubt(&tags);
+                work.await
+            }
+        };
         if let Some(connection) = request.cause.connection {
             engine.process.epochs.tell(&tags, &epoch, connection);
         }
@@ -169,26 +171,29 @@ fn log(entry: &LogEntry, dry_run: bool) {
     );
 }
 
-/// Tries until everything is deleted. After a failure reads of the keys are answered as misses.
+/// Tries until everything is deleted; the epoch of the last attempt. Each has one of its own: set again, an earlier one would
+/// take the place of another proxy's later one, and stale fills would pass that have seen it. After a failure reads of the
+/// keys are answered as misses.
 async fn attempts(
     engine: &Rc<Engine>,
     cause: &Cause,
     tags: &Arc<[Tag]>,
-    epoch: &[u8],
     mut own: Vec<Firing>,
     deletion: &mut Deletion<'_>,
     phases: &mut Phases,
-) {
+) -> Box<[u8]> {
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut doubt = None;
-    let begun = engine.begun(tags, epoch, &own);
+    let follows = own.iter().any(|firing| firing.triggers.contains(&TriggerLabel::Followed));
+    let mut epoch = engine.next_name();
     loop {
+        let begun = engine.begun(tags, &epoch, follows);
         engine.feed.say(begun.clone());
         // Nothing written before the trigger is missing in the index behind the barrier.
         let passed = engine.feed.barrier(std::mem::take(&mut own), engine).await;
         let told = if passed { Ok(()) } else { engine.tell_without_feed(&begun).await };
-        if !passed || !engine.others.has_echoed(epoch) {
+        if !passed || !engine.others.has_echoed(&epoch) {
             engine.heard_itself(&begun);
         }
         if phases.barrier.is_zero() {
@@ -219,14 +224,16 @@ async fn attempts(
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+        epoch = engine.next_attempt(&epoch);
     }
     if doubt.is_some() {
         engine.failing.set(engine.failing.get() - 1);
     }
     if !engine.process.is_alone() {
-        let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.into() };
+        let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.clone() };
         engine.feed.say_soon(Announcement::Message(done), engine);
     }
+    epoch
 }
 
 /// What a deletion has come to.
@@ -278,11 +285,10 @@ impl Engine {
     }
 
     /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.
-    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], fired: &[Firing]) -> Announcement {
+    fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], follows: bool) -> Announcement {
         // A dry run invalidates nothing.
         let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
-        let (proxy, lifetime) = (self.process.id.clone(), 2 * self.longest_window());
-        let follows = fired.iter().any(|firing| firing.triggers.contains(&TriggerLabel::Followed));
+        let (proxy, lifetime) = (self.process.id.clone(), self.epoch_lifetime());
         Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime, follows }
     }
 
@@ -290,7 +296,7 @@ impl Engine {
     async fn tell_without_feed(&self, begun: &Announcement) -> Result<(), String> {
         let (begun, mut batch) = (std::slice::from_ref(begun), Batch::default());
         if announcement::is_noted(begun) {
-            let note = Note { mark: &self.next_name(), lifetime: Some(2 * self.longest_window()) };
+            let note = Note { mark: &self.next_name(), lifetime: Some(self.epoch_lifetime()) };
             announcement::queue(begun, Some(&note), |words| batch.push(words));
             self.deletes.call(0, batch).await?;
         }

@@ -17,7 +17,6 @@ use crate::accounting::Firing;
 use crate::fanout::CHANNEL;
 use crate::lease::Moment;
 use crate::metrics::ConnectionMode;
-use crate::peers::Message;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -230,7 +229,7 @@ impl Feed {
         }
         self.renewed.set(Some(now));
         // Until it is renewed again it must not end too early for what comes to it.
-        Some(2 * engine.longest_window() + RENEWAL)
+        Some(engine.epoch_lifetime() + RENEWAL)
     }
 
     /// Takes a reply. The error is why the connection cannot go on.
@@ -493,9 +492,5 @@ impl Engine {
         for firing in own {
             self.process.own_triggers.leave(firing);
         }
-    }
-
-    fn say_hello(&self) {
-        self.feed.say(Announcement::Message(Message::Hello(self.process.id.clone(), self.fingerprint())));
     }
 }

@@ -104,7 +104,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
         let now = engine.moment();
         engine.process.computations.expire(now);
         engine.process.leases.expire(now);
-        engine.process.epochs.forget_before(now.saturating_sub(3 * engine.longest_window()));
+        engine.process.epochs.forget_before(now.saturating_sub(engine.epoch_lifetime() * 3 / 2));
         if engine.failing.get() > 0 && tick.is_multiple_of(REMIND) {
             tracing::warn!(
                 fan_outs = engine.failing.get(),
@@ -242,7 +242,7 @@ fn sample(engine: &Engine) -> Entries {
 
 /// A flush takes the epochs along by which Redis tells stale fills: they are set again.
 async fn restore_epochs(engine: &Engine) {
-    let lifetime = 2 * engine.longest_window();
+    let lifetime = engine.epoch_lifetime();
     let epochs = engine.process.epochs.since(engine.moment().saturating_sub(lifetime));
     if epochs.is_empty() || engine.dry_run {
         return;

@@ -46,6 +46,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::command::Commands;
 use crate::fanout::Order;
+use crate::lease;
 use crate::metrics::ConnectionMode;
 use crate::process::Process;
 use crate::rules::{Matcher, Rules, Tag};
@@ -172,15 +173,12 @@ pub async fn run(parts: Parts) {
     }
 }
 
-/// How often it is said that the process runs.
-const PULSE: Duration = Duration::from_millis(250);
-
 /// Says that the process runs, or finds that it stood still; runs for ever.
 async fn pulse(engine: Rc<Engine>) {
     loop {
         let (shortest, longest) = (engine.shortest_window(), engine.longest_window());
-        engine.process.leases.runs(engine.moment(), shortest, longest);
-        tokio::time::sleep(PULSE).await;
+        engine.process.runs(engine.moment(), shortest, longest);
+        tokio::time::sleep(Duration::from_millis(lease::pulse(shortest))).await;
     }
 }
 

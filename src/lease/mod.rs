@@ -54,10 +54,21 @@ const CHANCE: usize = 4;
 /// Where tasks share connections, parts of a fill over the same one that are further apart count as fills of their own if
 /// somebody has missed the key.
 const PAUSE: Moment = 500;
-/// Shorter than this no process is said to have stood still: it is said several times as often that it runs.
-const SHORTEST_STILL: Moment = 750;
+/// How often it is said that the process runs, where fills are watched for a second and a half or longer.
+const PULSE: Moment = 250;
+/// However short that time is, not more often than this.
+const SHORTEST_PULSE: Moment = 25;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
+
+/// How often it is to be said that the process runs, if that is the shortest time that fills are watched: often enough to notice
+/// when it stood still for half of it.
+pub fn pulse(shortest: Moment) -> Moment {
+    match shortest {
+        0 => PULSE,
+        _ => (shortest / 6).clamp(SHORTEST_PULSE, PULSE),
+    }
+}
 
 /// Whose miss or fill it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,6 +397,11 @@ impl Leases {
         self.suspect_until.load(Ordering::Relaxed) > now
     }
 
+    /// For how long that is so.
+    pub fn suspects_for(&self, now: Moment) -> Moment {
+        self.suspect_until.load(Ordering::Relaxed).saturating_sub(now)
+    }
+
     /// Whether that is so, or cannot be told at the moment.
     pub fn is_feared(&self, now: Moment) -> bool {
         self.is_suspect(now) || self.feared_until.load(Ordering::Relaxed) > now
@@ -468,6 +484,11 @@ impl Leases {
         })
     }
 
+    /// Whether tasks of that host are known to share connections, or that is to be presumed.
+    pub fn may_share(&self, host: u64, now: Moment) -> bool {
+        self.sharing.is_presumed(host, now)
+    }
+
     /// A client from there has connected.
     pub fn connected(&self, host: u64) {
         self.sharing.connected(host);
@@ -514,14 +535,15 @@ impl Leases {
         if self.stood_still(now, shortest) {
             self.suspect_fills(now + longest);
         }
-        self.ran_at.store(now, Ordering::Relaxed);
+        // Who sees this sees what follows from it.
+        self.ran_at.store(now, Ordering::Release);
     }
 
     /// Whether it did, and nobody has noticed.
     #[inline]
     pub fn stood_still(&self, now: Moment, shortest: Moment) -> bool {
-        let still = now.saturating_sub(self.ran_at.load(Ordering::Relaxed));
-        shortest > 0 && still > (shortest / 2).max(SHORTEST_STILL)
+        let still = now.saturating_sub(self.ran_at.load(Ordering::Acquire));
+        shortest > 0 && still > (shortest / 2).max(3 * pulse(shortest))
     }
 
     fn lose(&self, until: Moment) {

@@ -473,6 +473,14 @@ fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
 }
 
 #[test]
+fn where_fills_are_watched_for_a_short_time_shorter_stops_are_noticed() {
+    assert_eq!([0, 60_000, 1500, 600, 60].map(pulse), [250, 250, 250, 100, 25]);
+    let leases = Leases::new();
+    assert!(leases.stood_still(301, 600) && !leases.stood_still(300, 600));
+    assert!(leases.stood_still(2501, 5000) && !leases.stood_still(2500, 5000));
+}
+
+#[test]
 fn a_process_that_stood_still_suspects_fills_once() {
     let leases = Leases::new();
     leases.runs(0, WINDOW, WINDOW);

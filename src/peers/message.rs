@@ -20,7 +20,7 @@ pub enum Message {
     Begun {
         /// Whose it is.
         proxy: ProxyId,
-        /// Unique among all fan-outs of all proxies.
+        /// Unique among all attempts of all fan-outs of all proxies.
         epoch: Box<[u8]>,
         /// The tags, cascades included.
         tags: Vec<Tag>,
@@ -31,15 +31,29 @@ pub enum Message {
     Done {
         /// Whose it was.
         proxy: ProxyId,
-        /// Which one.
+        /// That of its last attempt.
         epoch: Box<[u8]>,
     },
     /// What was begun in the same message stands in Redis behind this mark, see [`RECENT`](crate::lease::script::RECENT).
     Mark(Box<[u8]>),
-    /// A proxy has come, with rules of this fingerprint, and wants to know who is there.
-    Hello(ProxyId, u32),
-    /// The answer, and what is said when the rules change. Whether it knows that tasks of clients share connections; its rules.
-    Here(ProxyId, bool, u32),
+    /// A proxy has come, with rules of this fingerprint, which watches fills for so many milliseconds at most, and wants to
+    /// know who is there.
+    Hello(ProxyId, u32, u32),
+    /// The answer, and what is said when the rules change.
+    Here {
+        /// Who says so.
+        proxy: ProxyId,
+        /// Whether it knows that tasks of clients share connections.
+        shared: bool,
+        /// The fingerprint of its rules.
+        rules: u32,
+        /// For how long it watches fills at most, in milliseconds.
+        window: u32,
+        /// For how long it still takes writes without a miss for late fills, in milliseconds.
+        suspects: u32,
+        /// Those that it knows.
+        others: Vec<ProxyId>,
+    },
     /// Requests of several connections of a host are under way at once: it is presumed that tasks share them.
     Busy(ProxyId, u64),
     /// A proxy goes in order. Whether clients may still fill what they missed there.
@@ -62,12 +76,17 @@ impl Message {
             Message::Begun { proxy, epoch, tags, follows } => encode_begun(out, proxy, epoch, tags, *follows),
             Message::Done { proxy, epoch } => encode::request(out, [b"done".as_slice(), proxy, epoch]),
             Message::Mark(mark) => encode::request(out, [b"mark".as_slice(), mark]),
-            Message::Hello(proxy, rules) => {
-                encode::request(out, [b"hello".as_slice(), proxy, rules.to_string().as_bytes()]);
+            Message::Hello(proxy, rules, window) => {
+                let (rules, window) = (rules.to_string(), window.to_string());
+                encode::request(out, [b"hello".as_slice(), proxy, rules.as_bytes(), window.as_bytes()]);
             }
-            Message::Here(proxy, shared, rules) => {
-                let (shared, rules): (&[u8], _) = (if *shared { b"shared" } else { b"" }, rules.to_string());
-                encode::request(out, [b"here".as_slice(), proxy, shared, rules.as_bytes()]);
+            Message::Here { proxy, shared, rules, window, suspects, others } => {
+                let shared: &[u8] = if *shared { b"shared" } else { b"" };
+                let numbers = [rules, window, suspects].map(|number| number.to_string());
+                encode::header(out, b'*', 6 + others.len() as i64);
+                [b"here", &**proxy, shared].into_iter().for_each(|word| encode::bulk(out, word));
+                numbers.iter().for_each(|number| encode::bulk(out, number.as_bytes()));
+                others.iter().for_each(|other| encode::bulk(out, other));
             }
             Message::Busy(proxy, host) => {
                 encode::request(out, [b"busy".as_slice(), proxy, host.to_string().as_bytes()]);
@@ -110,8 +129,15 @@ impl Message {
             },
             (b"done", 3) => Message::Done { proxy, epoch: args.get(2)?.into() },
             (b"mark", 2) => Message::Mark(proxy),
-            (b"hello", 3) => Message::Hello(proxy, number(args.get(2)?)?),
-            (b"here", 4) => Message::Here(proxy, !args.get(2)?.is_empty(), number(args.get(3)?)?),
+            (b"hello", 4) => Message::Hello(proxy, number(args.get(2)?)?, number(args.get(3)?)?),
+            (b"here", 6..) => Message::Here {
+                proxy,
+                shared: !args.get(2)?.is_empty(),
+                rules: number(args.get(3)?)?,
+                window: number(args.get(4)?)?,
+                suspects: number(args.get(5)?)?,
+                others: args.iter().skip(6).map(ProxyId::from).collect(),
+            },
             (b"busy", 3) => Message::Busy(proxy, number(args.get(2)?)?),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
@@ -138,6 +164,11 @@ pub fn encode_begun(out: &mut BytesMut, proxy: &[u8], epoch: &[u8], tags: &[Tag]
     tags.iter().for_each(|tag| encode::bulk(out, tag));
 }
 
+/// The fan-out whose epoch that is: each attempt has one of its own.
+pub fn fan_out_of(epoch: &[u8]) -> &[u8] {
+    memchr::memchr(b'.', epoch).map_or(epoch, |end| &epoch[..end])
+}
+
 /// The channel on which that proxy listens as long as it lives.
 pub fn lifeline(proxy: &[u8]) -> Vec<u8> {
     [LIFELINE, proxy].concat()
@@ -157,9 +188,23 @@ mod tests {
             Message::Begun { proxy: proxy.clone(), epoch: epoch.clone(), tags, follows: true },
             Message::Done { proxy: proxy.clone(), epoch },
             Message::Mark(b"p1.7".as_slice().into()),
-            Message::Hello(proxy.clone(), 0),
-            Message::Here(proxy.clone(), true, u32::MAX),
-            Message::Here(proxy.clone(), false, 7),
+            Message::Hello(proxy.clone(), 0, 5000),
+            Message::Here {
+                proxy: proxy.clone(),
+                shared: true,
+                rules: u32::MAX,
+                window: 0,
+                suspects: 7,
+                others: vec![],
+            },
+            Message::Here {
+                proxy: proxy.clone(),
+                shared: false,
+                rules: 7,
+                window: u32::MAX,
+                suspects: 0,
+                others: vec![proxy.clone(), b"p2".as_slice().into()],
+            },
             Message::Busy(proxy.clone(), u64::MAX),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),

@@ -3,7 +3,7 @@
 //! Proxies share nothing but Redis. Each announces its fan-outs, so that the others know which fills are stale. What the
 //! feed shows of a trigger that none of a proxy's own clients wrote, all others see as well: one of them is to fan it out.
 //! If somebody's announcement covers it, that is done; else the first of the proxies does it after a moment, and the
-//! others stand by in case it dies. A fan-out whose proxy dies is taken over in the same way.
+//! others stand by in case it dies, or stands still. A fan-out whose proxy dies is taken over in the same way.
 //!
 //! It knows no sockets and no clock: moments are told.
 
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashSet;
 
-pub use message::{CHANNEL, Message, ProxyId, encode_begun, lifeline};
+pub use message::{CHANNEL, Message, ProxyId, encode_begun, fan_out_of, lifeline};
 
 use crate::lease::Moment;
 use crate::rules::Tag;
@@ -22,6 +22,9 @@ use crate::rules::Tag;
 const HESITATION: Moment = 10;
 /// How long each of the others waits for the one before it.
 const TURN: Moment = 1000;
+/// How long a fan-out of another proxy may say neither that it is done nor that it is tried again, before what it covers is due
+/// again: that proxy may stand still.
+const PATIENCE: Moment = 5000;
 
 /// Something that one of the proxies has to fan out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,15 @@ struct Begun<T> {
     tags: Vec<Tag>,
     /// What was to be done and is done by it.
     covers: Vec<Duty<T>>,
+    /// When it was last announced.
+    at: Moment,
+}
+
+impl<T> Begun<T> {
+    /// When what it covers is due again.
+    fn due(&self, me: &ProxyId) -> Option<Moment> {
+        (!self.covers.is_empty() && self.proxy != *me).then_some(self.at + PATIENCE)
+    }
 }
 
 /// The other proxies, and what is to be done if they do not.
@@ -56,7 +68,7 @@ pub struct Peers<T> {
     others: BTreeMap<ProxyId, Option<u32>>,
     /// What nobody is known to do, by the first of its tags: who does it announces that, too.
     standby: BTreeMap<Tag, Vec<Standby<T>>>,
-    /// Announced and not done, by epoch; of this proxy's own, those that cover something.
+    /// Announced and not done, by fan-out; of this proxy's own, those that cover something.
     begun: BTreeMap<Box<[u8]>, Begun<T>>,
     announced: u64,
 }
@@ -138,7 +150,7 @@ impl<T> Peers<T> {
 
     /// A fan-out was announced. What was seen before, and needs no tag besides, is covered by it: its barrier comes later. Gives
     /// back those of the tags that had not been announced with it, if it is another proxy's.
-    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag]) -> Vec<Tag> {
+    pub fn begun(&mut self, proxy: &ProxyId, epoch: &[u8], tags: &[Tag], now: Moment) -> Vec<Tag> {
         let covers = self.take_covered(tags);
         let own = *proxy == self.me;
         if !own {
@@ -152,7 +164,8 @@ impl<T> Peers<T> {
             self.begun.retain(|_, begun| begun.number > recent);
         }
         // In several messages if it has many tags, and again if it is tried again.
-        match self.begun.get_mut(epoch) {
+        let fan_out = fan_out_of(epoch);
+        match self.begun.get_mut(fan_out) {
             Some(begun) => {
                 let new: Vec<Tag> = {
                     let known: HashSet<&Tag> = begun.tags.iter().collect();
@@ -160,11 +173,13 @@ impl<T> Peers<T> {
                 };
                 begun.tags.extend(new.iter().cloned());
                 begun.covers.extend(covers);
+                begun.at = now;
                 new
             }
             None => {
                 let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
-                self.begun.insert(epoch.into(), Begun { number, proxy, tags: tags.clone(), covers });
+                let begun = Begun { number, proxy, tags: tags.clone(), covers, at: now };
+                self.begun.insert(fan_out.into(), begun);
                 tags
             }
         }
@@ -172,7 +187,7 @@ impl<T> Peers<T> {
 
     /// That fan-out is done.
     pub fn done(&mut self, epoch: &[u8]) {
-        self.begun.remove(epoch);
+        self.begun.remove(fan_out_of(epoch));
     }
 
     /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.
@@ -189,6 +204,10 @@ impl<T> Peers<T> {
 
     /// What this proxy has to do now. If it is alone, that is all that is left.
     pub fn due(&mut self, now: Moment) -> Vec<Duty<T>> {
+        let (me, late) = (&self.me, now.saturating_sub(self.rank() * TURN));
+        let silent = self.begun.values_mut().filter(|begun| begun.due(me).is_some_and(|due| due <= late));
+        let left: Vec<_> = silent.flat_map(|begun| std::mem::take(&mut begun.covers)).collect();
+        left.into_iter().for_each(|duty| self.stand_by(duty, now));
         let alone = self.others.is_empty();
         let mut due = vec![];
         self.standby.retain(|_, waiting| {
@@ -200,7 +219,10 @@ impl<T> Peers<T> {
 
     /// When [`Peers::due`] has something next.
     pub fn next_due(&self) -> Option<Moment> {
-        self.standby.values().flatten().map(|waiting| waiting.due).min()
+        let standing_by = self.standby.values().flatten().map(|waiting| waiting.due);
+        let wait = self.rank() * TURN;
+        let begun = self.begun.values().filter_map(|begun| begun.due(&self.me)).map(|due| due + wait);
+        standing_by.chain(begun).min()
     }
 
     /// The feed was lost: what others have announced and done since is not known, so all that is left is done here.
@@ -258,25 +280,48 @@ mod tests {
         assert_eq!(b.seen(duty("x"), 0), None);
         assert_eq!(a.due(HESITATION), [duty("x")]);
         assert_eq!(b.due(HESITATION), []);
-        b.begun(&id("a"), b"e1", &tags("x y"));
-        assert_eq!(b.due(TURN * 10), []);
+        b.begun(&id("a"), b"e1", &tags("x y"), 0);
+        assert_eq!(b.due(PATIENCE), []);
         b.done(b"e1");
         b.gone(&id("a"), 0, |_| "taken over");
         assert_eq!(b.due(TURN * 10), []);
     }
 
     #[test]
+    fn what_is_announced_and_not_done_for_long_is_due_again() {
+        let (mut a, mut b) = (peers("a", &["b", "c"]), peers("b", &["a", "c"]));
+        for proxy in [&mut a, &mut b] {
+            proxy.seen(duty("x"), 0);
+            proxy.begun(&id("c"), b"e1", &tags("x"), 1);
+            assert_eq!(proxy.due(PATIENCE), []);
+            // It is tried again.
+            proxy.begun(&id("c"), b"e1.2", &tags("x"), 3);
+        }
+        assert_eq!((a.next_due(), b.next_due()), (Some(3 + PATIENCE), Some(3 + PATIENCE + TURN)));
+        assert_eq!((a.due(3 + PATIENCE), b.due(3 + PATIENCE)), (vec![duty("x")], vec![]));
+        assert_eq!((a.next_due(), a.due(Moment::MAX)), (None, vec![]));
+        // It is done all the same; or by the one whose turn it was.
+        b.begun(&id("a"), b"e2", &tags("x"), 4 + PATIENCE);
+        b.done(b"e1.2");
+        assert_eq!((b.next_due(), b.due(Moment::MAX)), (None, vec![]));
+        // Its own goes on.
+        a.seen(duty("x"), 0);
+        a.begun(&id("a"), b"e3", &tags("x"), 0);
+        assert_eq!(a.next_due(), None);
+    }
+
+    #[test]
     fn the_next_does_it_if_the_first_says_nothing() {
         let mut b = peers("b", &["a"]);
         b.seen(duty("x"), 0);
-        b.begun(&id("a"), b"e1", &tags("y"));
+        b.begun(&id("a"), b"e1", &tags("y"), 0);
         assert_eq!(b.due(HESITATION + TURN), [duty("x")], "another tag covers nothing");
     }
 
     #[test]
     fn an_announcement_covers_what_was_seen_before_it_only() {
         let mut a = peers("a", &["b"]);
-        a.begun(&id("b"), b"e1", &tags("x"));
+        a.begun(&id("b"), b"e1", &tags("x"), 0);
         a.seen(duty("x"), 0);
         assert_eq!(a.due(HESITATION), [duty("x")]);
     }
@@ -286,15 +331,15 @@ mod tests {
         let (mut a, mut b) = (peers("a", &["b", "c"]), peers("b", &["a", "c"]));
         for proxy in [&mut a, &mut b] {
             proxy.seen(duty("x"), 0);
-            proxy.begun(&id("c"), b"e1", &tags("x"));
-            proxy.begun(&id("c"), b"e2", &tags("z"));
+            proxy.begun(&id("c"), b"e1", &tags("x"), 0);
+            proxy.begun(&id("c"), b"e2", &tags("z"), 0);
             proxy.done(b"e2");
             proxy.gone(&id("c"), 5, |_| "taken over");
         }
         assert_eq!(a.due(5 + HESITATION), [Duty { tags: tags("x"), what: "taken over" }]);
         assert_eq!(b.due(5 + HESITATION), []);
-        a.begun(&id("a"), b"e3", &tags("x"));
-        b.begun(&id("a"), b"e3", &tags("x"));
+        a.begun(&id("a"), b"e3", &tags("x"), 0);
+        b.begun(&id("a"), b"e3", &tags("x"), 0);
         // And again, should that one die, too.
         b.gone(&id("a"), 7, |_| "taken over");
         assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
@@ -304,7 +349,7 @@ mod tests {
     fn announcements_that_are_never_done_are_forgotten_the_oldest_first() {
         let mut a = peers("a", &["b"]);
         for n in 0..MOST_BEGUN + 1 {
-            a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()));
+            a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()), 0);
         }
         a.gone(&id("b"), 0, |_| "taken over");
         let left: Vec<_> = a.due(Moment::MAX).into_iter().flat_map(|duty| duty.tags).collect();
@@ -318,18 +363,25 @@ mod tests {
         a.seen(duty("x"), 0);
         a.seen(duty("y"), 0);
         for part in ["x", "y", "z"] {
-            a.begun(&id("b"), b"e1", &tags(part));
+            a.begun(&id("b"), b"e1", &tags(part), 0);
         }
-        assert_eq!(a.next_due(), None);
+        assert_eq!(a.begun(&id("b"), b"e1.2", &tags("x z"), 0), [], "another attempt");
+        assert_eq!(a.next_due(), Some(PATIENCE));
         a.gone(&id("b"), 0, |_| "taken over");
         assert_eq!(a.due(0), [Duty { tags: tags("x y z"), what: "taken over" }]);
+        a.heard(&id("b"));
+        a.begun(&id("b"), b"e2", &tags("x"), 0);
+        a.begun(&id("b"), b"e2.3", &tags("x"), 0);
+        a.done(b"e2.3");
+        a.gone(&id("b"), 0, |_| "taken over");
+        assert_eq!(a.due(0), []);
     }
 
     #[test]
     fn after_a_gap_nothing_is_left_to_others() {
         let mut b = peers("b", &["a"]);
         b.seen(duty("x"), 0);
-        b.begun(&id("a"), b"e1", &tags("x"));
+        b.begun(&id("a"), b"e1", &tags("x"), 0);
         b.lost_track(3);
         assert_eq!(b.due(3), [duty("x")]);
     }

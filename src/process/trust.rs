@@ -16,7 +16,7 @@ use crate::lease::Moment;
 #[derive(Debug, Default)]
 pub struct Trust {
     doubted: Mutex<Doubted>,
-    /// Since then Redis may not know what was invalidated before it came. 0: never.
+    /// Since then Redis may not know what was invalidated before. 0: never.
     epochs_lost: AtomicU64,
     /// Until it is known, also keys without tags may be stale: they may have had labels. Others are no cached values at
     /// all, so they are not hidden: their readers wait.
@@ -191,13 +191,14 @@ impl Process {
         holds
     }
 
-    /// Redis is another one: what the one before it knew of invalidations it need not know.
+    /// Redis need not tell of all invalidations that this proxy has not heard of: it is another one, or has told them for long
+    /// enough.
     pub fn lost_epochs(&self, now: Moment) {
         self.trust.epochs_lost.store(now + 1, Ordering::Release);
     }
 
-    /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: it was replaced within
-    /// `window`, or that is being found out.
+    /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: that was so within `window`, or
+    /// it is being found out who Redis is.
     pub fn may_lack_epochs(&self, now: Moment, window: Moment) -> bool {
         let comparing = self.trust.doubted().comparing;
         let lost = self.trust.epochs_lost.load(Ordering::Acquire);

@@ -26,6 +26,7 @@ mod limits;
 mod metrics;
 mod names;
 mod no_database;
+mod out_of_touch;
 mod pinned;
 mod proxies;
 mod races;

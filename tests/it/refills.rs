@@ -209,6 +209,21 @@ fn what_is_computed_anew_although_it_was_there_is_as_old_as_its_read() {
 }
 
 #[test]
+fn that_another_task_of_the_connection_was_told_of_the_invalidation_does_not_make_it_newer() {
+    let mut w = World::new();
+    let (mut one, mut other) = (w.client(), w.client());
+    for n in 10..22 {
+        run(&mut one, &[&format!("GET app:1:home_page_data_{n}")]);
+        run(&mut other, &[&format!("SET app:1:home_page_data_{n} v")]);
+    }
+    w.direct.cmd(&format!("SET {KEY} old"));
+    // One of them has found the key, and computes it anew; another one invalidates it.
+    let mut shared = w.client();
+    run(&mut shared, &[&format!("GET {KEY}"), TRIGGER, &format!("SET {KEY} old")]);
+    assert_eq!(w.exist(KEY), ":0\r\n");
+}
+
+#[test]
 fn rules_that_come_between_miss_and_fill_count() {
     let mut w = World::new();
     let late = RULES.replace("[tags]", "[tags]\nLate = [\"late_*\"]");

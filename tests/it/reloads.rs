@@ -3,7 +3,9 @@
 use crate::differential::Wire;
 use crate::support::{Proxy, Redis, client_list, encode, eventually};
 
-const BEFORE: &str = "[listen]\nworkers = 1\n[tags]\nPage = [\"page:*\"]\n";
+/// However slow the machine is, a write does not wait here for longer than fills are watched.
+const BEFORE: &str = "[listen]\nworkers = 1\n[tags]\nPage = [\"page:*\"]\n\
+    [[family]]\nname = \"late\"\nkeys = [\"late:*\"]\nfill_window = \"60s\"\n";
 const AFTER: &str = "[[trigger]]\nkeys = [\"late:{x}\"]\ninvalidate = [\"{x}\"]\n";
 
 /// The rules change while the label is given: then the write fires.

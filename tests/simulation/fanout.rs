@@ -112,7 +112,7 @@ impl Proxy {
             cause: None,
             phase: Phase::Waiting,
             attempt: 0,
-            epoch: id,
+            epoch: (id, 0),
             open: 0,
             gone: vec![],
         });
@@ -155,6 +155,12 @@ impl Proxy {
         }
     }
 
+    /// Whether something that has failed can begin again.
+    pub fn can_retry(&self) -> bool {
+        let can = |fanout: &FanOut| fanout.waits() && (self.complete || !fanout.everything);
+        self.deletes.is_some() && self.scans.is_some() && self.fanouts.iter().any(can)
+    }
+
     /// What has failed begins again.
     pub fn start_waiting(&mut self, around: &mut Around<'_>) {
         let waiting: Vec<FanOutId> = self.fanouts.iter().filter(|f| f.waits()).map(|f| f.id).collect();
@@ -189,6 +195,9 @@ impl Proxy {
         }
         let fanout = self.find(id);
         fanout.attempt += 1;
+        if around.protect.anew {
+            fanout.epoch.1 = fanout.attempt;
+        }
         (fanout.phase, fanout.open) = (Phase::Barrier, 0);
         fanout.gone.clear();
         let (attempt, barrier) = (fanout.attempt, Wait::Barrier(id, fanout.attempt));

@@ -1,5 +1,6 @@
 //! What a simulated proxy makes of its feed: the index, announcements, other proxies, gaps.
 
+use rescind::lease::Moment;
 use rescind::peers::{Duty, Message, ProxyId};
 
 use crate::names::{TAGS, names};
@@ -13,7 +14,7 @@ impl Proxy {
         if std::mem::replace(&mut self.was_connected, true) && around.protect.gap {
             self.epochs.gap();
         }
-        self.publish(Message::Hello(self.name.clone(), 0), around);
+        self.publish(Message::Hello(self.name.clone(), 0, 0), around);
         self.rebuild(around);
     }
 
@@ -124,21 +125,30 @@ impl Proxy {
         match message {
             Message::Begun { proxy, epoch, tags, .. } => {
                 self.epochs.announced(&tags, &epoch, now);
-                self.peers.begun(&proxy, &epoch, &tags);
+                let at = if around.protect.takeover { now } else { Moment::MAX / 2 };
+                self.peers.begun(&proxy, &epoch, &tags, at);
                 if proxy != self.name {
                     self.recent_of_others.extend(tags.iter().map(|tag| names().tag(tag)));
                 }
             }
             Message::Done { epoch, .. } => self.peers.done(&epoch),
-            Message::Hello(proxy, _) => {
+            Message::Hello(proxy, ..) => {
                 if proxy == self.name {
                     self.introduced = true;
                 } else {
                     self.peers.heard(&proxy);
-                    self.publish(Message::Here(self.name.clone(), false, 0), around);
+                    let here = Message::Here {
+                        proxy: self.name.clone(),
+                        shared: false,
+                        rules: 0,
+                        window: 0,
+                        suspects: 0,
+                        others: vec![],
+                    };
+                    self.publish(here, around);
                 }
             }
-            Message::Here(proxy, ..) | Message::Busy(proxy, _) => {
+            Message::Here { proxy, .. } | Message::Busy(proxy, _) => {
                 self.peers.heard(&proxy);
             }
             Message::Bye(proxy, open) => self.gone(&proxy, open, around),
@@ -166,7 +176,7 @@ impl Proxy {
 
     /// Whether something is due that the passing of time brings.
     pub fn is_due(&self, now: u64) -> bool {
-        self.next_tick <= now || self.peers.next_due().is_some_and(|due| due <= now)
+        self.next_tick <= now || self.peers.next_due().is_some_and(|due| due <= now) || self.can_retry()
     }
 
     pub fn tick(&mut self, around: &mut Around<'_>) {

@@ -10,12 +10,14 @@ pub struct Protections {
     pub order: bool,
     /// Fills are compared within Redis.
     pub fill_check: bool,
+    /// Each attempt of a fan-out has an epoch of its own.
+    pub anew: bool,
     /// An entry is dropped only if nothing has happened to it.
     pub generation: bool,
     pub journal: bool,
     /// Recent invalidations are repeated on a Redis with another identity.
     pub replay: bool,
-    /// What a dead proxy has begun is done by another one.
+    /// What a dead proxy has begun is done by another one, and what one has left undone that says nothing more.
     pub takeover: bool,
     /// What is written past the proxies is fanned out.
     pub direct: bool,
@@ -57,6 +59,7 @@ impl Protections {
         barrier: true,
         order: true,
         fill_check: true,
+        anew: true,
         generation: true,
         journal: true,
         replay: true,
@@ -90,6 +93,7 @@ impl Protections {
             "barrier" => &mut all.barrier,
             "order" => &mut all.order,
             "fill check" => &mut all.fill_check,
+            "anew" => &mut all.anew,
             "generation" => &mut all.generation,
             "journal" => &mut all.journal,
             "replay" => &mut all.replay,
@@ -132,10 +136,11 @@ const fn mutation(protection: &'static str, schedules: u64, options: fn() -> Opt
 const CALM: Options = Options::CALM;
 
 /// Without `news`, `start` or `told` something is found once in tens of thousands of schedules; `gap` has a test of its own.
-pub const MUTATIONS: [Mutation; 20] = [
+pub const MUTATIONS: [Mutation; 21] = [
     mutation("barrier", 1000, || CALM),
     mutation("order", 3000, || Options { proxies: 3, ..CALM }),
     mutation("fill check", 1000, || CALM),
+    mutation("anew", 8000, || Options { errors: true, faults: 6, ..CALM }),
     mutation("generation", 2000, || Options { losses: true, direct: true, ..CALM }),
     mutation("journal", 1000, || Options { proxies: 1, proxy_crashes: true, ..CALM }),
     mutation("replay", 1000, || Options { proxies: 1, redis_crashes: true, ..CALM }),

@@ -9,7 +9,8 @@ use crate::proxy::Wait;
 use crate::redis::Cached;
 
 pub type ConnId = usize;
-pub type Epoch = u64;
+/// A fan-out, and which attempt of it.
+pub type Epoch = (u64, u64);
 
 /// What a proxy, or a client that goes past the proxies, asks of Redis.
 #[derive(Clone, Debug)]

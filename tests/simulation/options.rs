@@ -15,7 +15,7 @@ pub struct Options {
     pub evicted_epochs: bool,
     /// FLUSHALL.
     pub flushes: bool,
-    /// Redis answers writes with errors now and then.
+    /// Redis answers writes and deletions with errors now and then.
     pub errors: bool,
     /// Writes by clients that have not read.
     pub blind_writes: bool,

@@ -239,6 +239,7 @@ impl Proxy {
             (Wait::Greeting(number), Reply::Identity(identity)) => self.greeted(number, identity, around),
             (Wait::Barrier(id, attempt), _) => self.barrier_passed(id, attempt, around),
             (Wait::EpochsSet(id, attempt), _) => self.epochs_set(id, attempt, around),
+            (Wait::Unlinked(id, _), Reply::Refused) => self.failed(id, around),
             (Wait::Unlinked(id, attempt), _) => self.unlinked(id, attempt, around),
             (Wait::Scanned(id, attempt), Reply::Keys(keys)) => self.found_by_scan(id, attempt, &keys, around),
             (Wait::Rebuilt(part, session), Reply::Keys(keys)) => self.rebuilt(part, session, &keys, around),

@@ -41,20 +41,20 @@ pub struct Redis {
     pub turn_open: bool,
     /// Fills that it undid.
     pub undone: u64,
-    /// So many of the next writes of clients get an error.
+    /// So many of the next writes and deletions get an error.
     pub refuses: u32,
 }
 
-/// The name of an epoch, as bytes.
-pub fn epoch_name(epoch: Epoch) -> Box<[u8]> {
-    epoch.to_be_bytes().into()
+/// The name of an epoch, as proxies write it.
+pub fn epoch_name((fan_out, attempt): Epoch) -> Box<[u8]> {
+    format!("{fan_out}.{attempt}").into_bytes().into()
 }
 
 /// Whether a fill is stale, or may be.
 fn differs(expected: &Expected, found: Option<Epoch>) -> bool {
     match expected {
         Expected::Stale => true,
-        Expected::Epoch(id) => found.is_some_and(|found| **id != found.to_be_bytes()),
+        Expected::Epoch(id) => found.is_some_and(|found| *id != epoch_name(found)),
         Expected::NoEpoch => found.is_some(),
     }
 }
@@ -118,7 +118,7 @@ impl Redis {
             Request::Subscribe => net.conns[conn].subscribed = true,
             Request::Ping => {}
             Request::Get(key) => return Reply::Value(self.data.keys.get(&key).copied()),
-            Request::Set(..) | Request::Fill { .. } if self.refuses > 0 => {
+            Request::Set(..) | Request::Fill { .. } | Request::Unlink(..) if self.refuses > 0 => {
                 self.refuses -= 1;
                 return Reply::Refused;
             }
