@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::{Client, Proxy, RULES, Redis, complete, encode, texts};
+use crate::support::{Client, Proxy, RULES, Redis, complete, encode, eventually, texts};
 
 /// What becomes of a request on its way to Redis.
 enum Way {
@@ -122,6 +122,9 @@ fn a_client_whose_library_names_itself_gets_new_connections() {
         assert!(!clients[0].cmd(line).starts_with('-'), "{line}");
     }
     redis.kill();
+    // What is between passes on the end of one connection after the other.
+    let shared = || proxy.metric("rescind_upstream_connections{mode=\"shared\"}");
+    eventually("the proxy has noticed it", || (shared() == 0.0).then_some(()));
     redis.restart();
     proxy.ready();
     let mut direct = redis.client();
@@ -176,7 +179,7 @@ fn what_was_sent_before_rights_were_asked_for_may_have_run() {
     cuts.store(true, Ordering::SeqCst);
     counter.request(&["INCR", "n"]);
     let mut direct = redis.client();
-    crate::support::eventually("it has run", || (direct.cmd("GET n") == "$1\r\n1\r\n").then_some(()));
+    eventually("it has run", || (direct.cmd("GET n") == "$1\r\n1\r\n").then_some(()));
     filler.request(&["SET", "app:1:tools_1", "v"]);
     let answer = counter.rest();
     assert!(answer.is_empty(), "told that it did not run: {}", String::from_utf8_lossy(&answer));
