@@ -64,6 +64,8 @@ pub struct Outbox {
     answered: Cell<u32>,
     /// Since when its task may not have looked at what has come.
     waiting_since: Cell<Option<Moment>>,
+    /// Since when its task deals with one request that it cannot just send on.
+    resting_since: Cell<Option<Moment>>,
     muted: Cell<bool>,
     /// Replies that may be on their way at once: grows as replies arrive.
     window: Cell<u32>,
@@ -99,6 +101,7 @@ impl Outbox {
             hits: RefCell::default(),
             answered: Cell::new(0),
             waiting_since: Cell::new(None),
+            resting_since: Cell::new(None),
             muted: Cell::new(false),
             window: Cell::new(FIRST_WINDOW),
             paused: Cell::new(None),
@@ -110,9 +113,15 @@ impl Outbox {
         Client { id: self.id, host: self.host }
     }
 
-    /// Its task begins to wait for something else than requests.
+    /// Its task begins to wait for something else than requests, or to deal with one that it cannot just send on.
     pub fn waits(&self, now: Moment) {
         self.waiting_since.set(self.waiting_since.get().or(Some(now)));
+        self.resting_since.set(Some(now));
+    }
+
+    /// It has ended that.
+    pub fn goes_on(&self) {
+        self.resting_since.set(None);
     }
 
     /// Its task has looked at all that has come.
@@ -125,6 +134,11 @@ impl Outbox {
     #[inline]
     pub fn has_waited(&self, now: Moment) -> Moment {
         self.waiting_since.get().map_or(0, |since| now.saturating_sub(since))
+    }
+
+    /// How long its present request has been dealt with, in milliseconds, if it cannot just be sent on.
+    pub fn has_rested(&self, now: Moment) -> Moment {
+        self.resting_since.get().map_or(0, |since| now.saturating_sub(since))
     }
 
     /// Whether the client is to get nothing until further notice: it wants no reply to what is being done.

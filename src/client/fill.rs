@@ -180,7 +180,7 @@ impl Written<'_> {
 /// proxy need not have heard. It tells of each for twice the time for which fills are watched.
 fn lacks_epochs(context: &Context, outbox: &Outbox, window: Moment) -> bool {
     let now = context.moment();
-    outbox.has_waited(now) > window || context.process.may_lack_epochs(now, window)
+    outbox.has_rested(now) > window || context.process.may_lack_epochs(now, window)
 }
 
 /// A key gets labels behind its fill: what has to hold for it not to be stale.
@@ -199,11 +199,7 @@ pub(super) fn checks_of_labels(
     };
     // The fill may be forgotten.
     let is_late = window > 0 && outbox.has_waited(now) > window / 2;
-    let found = match is_late {
-        true => Some(BEFORE_ALL),
-        false => process.leases.labelled(hash, outbox.lessee(), now),
-    };
-    let Some(clock) = found else { return vec![] };
+    let Some(clock) = process.leases.labelled(hash, outbox.lessee(), is_late, now) else { return vec![] };
     let lacks = clock == BEFORE_ALL && lacks_epochs(context, outbox, window);
     let unsure = if lacks { Unsure::Stale } else { Unsure::Fresh };
     let found = Comparison { context, tags: labels, told: None, unsure }.since(clock);

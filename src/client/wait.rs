@@ -82,6 +82,7 @@ impl Client {
         self.context.flush_dirty();
         // It may have waited for another thread.
         self.context.tick();
+        self.outbox.goes_on();
         self.input.look_again();
         !self.outbox.is_closing()
     }

@@ -422,8 +422,8 @@ impl Leases {
     }
 
     /// When the miss was that decides about labels which the client gives to a key: as old is what the key has been filled with.
-    /// Closes none, since that is what fills do, unless nobody is known to have filled it.
-    pub fn labelled(&self, key: KeyHash, client: Client, now: Moment) -> Option<Clock> {
+    /// Closes none, since that is what fills do, unless nobody is known to have filled it. `is_late`: that may be forgotten.
+    pub fn labelled(&self, key: KeyHash, client: Client, is_late: bool, now: Moment) -> Option<Clock> {
         let last = self
             .open
             .get(&key)
@@ -431,7 +431,7 @@ impl Leases {
         let shared = self.sharing.is_presumed(client.host, now);
         match last {
             Some(last) if last.is_own(client) && !shared => Some(last.clock),
-            _ if self.is_suspect(now) => Some(BEFORE_ALL),
+            _ if is_late || self.is_suspect(now) => Some(BEFORE_ALL),
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
             // As far as is known nobody has filled it.
             None => {

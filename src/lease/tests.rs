@@ -457,18 +457,19 @@ fn where_tasks_share_connections_the_parts_of_a_fill_take_one_miss_together() {
 #[test]
 fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
     let leases = Leases::new();
-    assert_eq!(leases.labelled(1, client(1), 0), None);
+    assert_eq!(leases.labelled(1, client(1), false, 0), None);
     leases.missed(1, client(1), 10, 0, WINDOW);
     assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, 1)), Some(10));
-    assert_eq!([1, 1].map(|key| leases.labelled(key, client(1), 2)), [Some(10), Some(10)]);
+    assert_eq!([1, 1].map(|key| leases.labelled(key, client(1), false, 2)), [Some(10), Some(10)]);
     // What another one has filled since is what the key has.
     leases.missed(1, client(2), 20, 2, WINDOW);
     leases.filled(1, client(2), Fill::Whole, 2);
-    assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), 3)), [Some(20), Some(20)]);
-    assert_eq!(leases.labelled(1, client(2), 2 + WINDOW), None);
+    assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), false, 3)), [Some(20), Some(20)]);
+    assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), true, 3)), [Some(BEFORE_ALL), Some(20)]);
+    assert_eq!(leases.labelled(1, client(2), false, 2 + WINDOW), None);
     // Of a key that nobody is known to have filled, it is the fill.
     leases.missed(3, client(1), 10, 0, WINDOW);
-    assert_eq!([3, 3].map(|key| leases.labelled(key, client(1), 1)), [Some(10), Some(10)]);
+    assert_eq!([3, 3].map(|key| leases.labelled(key, client(1), false, 1)), [Some(10), Some(10)]);
     assert_eq!(clock(leases.filled(3, client(1), Fill::Whole, 1)), None);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+use crate::support::{Client, Proxy, RULES, Redis, eventually};
 
 const KEY: &str = "app:1:home_page_data_1";
 const TRIGGER: &str = "SET app:1:model:Post:7 1";
@@ -32,11 +32,6 @@ fn name_of_other(proxy: &Proxy) -> Option<String> {
     let log = proxy.log();
     let line = log.lines().find(|line| line.contains("another proxy is there"))?;
     line.split("proxy=").nth(1)?.split_whitespace().next().map(str::to_owned)
-}
-
-/// Two requests, the other one behind the first.
-fn send(client: &mut Client, lines: [&str; 2]) {
-    client.send(&lines.map(|line| encode(&line.split(' ').collect::<Vec<_>>())).concat());
 }
 
 fn value(client: &mut Client) -> String {
@@ -104,12 +99,13 @@ fn a_fill_that_has_waited_here_until_redis_has_forgotten_the_invalidation_is_und
     let redis = Redis::start();
     let [slow, other] = two(&redis);
     let mut client = slow.client();
+    assert_eq!(client.cmd("TAG.WITH 1 first SET old old"), "+OK\r\n");
     assert_eq!(value(&mut client), "$-1\r\n");
     // Not by a trigger: that both see, and during the pause it cannot be told that it is done.
     assert_eq!(other.client().cmd("TAG.INVALIDATE Post"), ":0\r\n");
     redis.client().cmd("CLIENT PAUSE 10500 WRITE");
-    send(&mut client, ["SET app:1:tag:none 1", &format!("SET {KEY} old")]);
-    assert_eq!([client.reply(), client.reply()], ["+OK\r\n", "+OK\r\n"]);
+    // The labels go along first.
+    assert_eq!(client.cmd(&format!("COPY old {KEY}")), ":1\r\n");
     assert_eq!(redis.client().cmd("EXISTS rescind:epoch:Post"), ":0\r\n");
     assert_eq!(value(&mut other.client()), "$-1\r\n");
 }
