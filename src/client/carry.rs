@@ -81,14 +81,8 @@ pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u
     if process.invalidating.concerns(&tags) {
         return vec![Check { key: to.1.into(), what: What::Never }];
     }
-    let check = |(tag, expected): (Tag, Expected)| {
-        let what = match expected {
-            Expected::Stale => What::Never,
-            Expected::Epoch(id) => What::Epoch((&*tag).into(), id),
-            Expected::NoEpoch => What::Epoch((&*tag).into(), Box::default()),
-        };
-        Check { key: to.1.into(), what }
-    };
+    let check =
+        |(tag, expected): (Tag, Expected)| Check { key: to.1.into(), what: What::expected(&tag, expected) };
     tags.into_iter().zip(expected).map(check).collect()
 }
 

@@ -234,10 +234,9 @@ impl Comparison<'_> {
                 None => self.context.process.epochs.expected(tag, clock),
                 Some(epoch) => Expected::Epoch(epoch),
             };
-            match expected {
-                Expected::Stale => return vec![What::Never],
-                Expected::Epoch(id) => checks.push(What::Epoch((&**tag).into(), id)),
-                Expected::NoEpoch => checks.push(What::Epoch((&**tag).into(), Box::default())),
+            match What::expected(tag, expected) {
+                What::Never => return vec![What::Never],
+                what => checks.push(what),
             }
         }
         checks

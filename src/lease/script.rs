@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
+use super::Expected;
 use crate::command::FireCondition;
 use crate::news::label_set;
 use crate::resp::{Args, encode};
@@ -315,6 +316,17 @@ pub enum What {
         /// What counts if Redis does not know it any more.
         unsure: Unsure,
     },
+}
+
+impl What {
+    /// That the tag has not been invalidated since then.
+    pub fn expected(tag: &[u8], expected: Expected) -> Self {
+        match expected {
+            Expected::Stale => What::Never,
+            Expected::Epoch(id) => What::Epoch(tag.into(), id),
+            Expected::NoEpoch => What::Epoch(tag.into(), Box::default()),
+        }
+    }
 }
 
 /// What counts where nobody knows better.
