@@ -233,12 +233,8 @@ impl App {
         if self.dry_run {
             tracing::warn!("dry run: nothing is deleted");
         }
-        for left_out in self.rules.tracking_prefixes().left_out {
-            let trigger = &self.rules.triggers()[usize::from(left_out.trigger.0)].label;
-            tracing::info!(
-                "trigger \"{trigger}\": its keys cannot be told from cached keys by a prefix; writes of them \
-                 past the proxy are not seen"
-            );
+        for note in self.rules.notes() {
+            tracing::warn!("{note}");
         }
     }
 }

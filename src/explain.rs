@@ -11,6 +11,8 @@ pub struct Explanation {
     pub lines: Vec<String>,
     /// The tags that would be invalidated, cascades included.
     pub invalidated: Vec<Tag>,
+    /// The keys that would be written, with their tags.
+    written: Vec<(String, Vec<Tag>)>,
 }
 
 /// Explains one request of a client in database `db`, from the rules, and from what `labels` says of the explicit labels of
@@ -39,6 +41,7 @@ pub fn explain(
         _ => command.keys(args, |used| explain_key(&mut explanation, matcher, db, command, used, labels)),
     }
     cascade(&mut explanation, matcher);
+    gone_at_once(&mut explanation);
     if explanation.invalidated.is_empty() {
         explanation.lines.push("invalidates nothing".to_owned());
     }
@@ -132,8 +135,11 @@ fn explain_key(
         _ => "read",
     };
     let key = shown(used.key);
-    let tags = if tags.is_empty() { "none".to_owned() } else { names(&tags) };
-    explanation.lines.push(format!("key {key}: {use_of_it}; family {family}; tags: {tags}"));
+    let shown_tags = if tags.is_empty() { "none".to_owned() } else { names(&tags) };
+    explanation.lines.push(format!("key {key}: {use_of_it}; family {family}; tags: {shown_tags}"));
+    if used.writes {
+        explanation.written.push((key, tags));
+    }
     if !matcher.rules().applies_to(db) {
         let why = format!("the rules do not apply to database {db} ([keys] databases)");
         if !explanation.lines.contains(&why) {
@@ -180,6 +186,16 @@ fn cascade(explanation: &mut Explanation, matcher: &Matcher) {
     }
 }
 
+/// What the command writes may depend on what it invalidates.
+fn gone_at_once(explanation: &mut Explanation) {
+    let invalidated = &explanation.invalidated;
+    let goes = |(_, tags): &&(String, Vec<Tag>)| tags.iter().any(|tag| invalidated.contains(tag));
+    let gone = explanation.written.iter().filter(goes);
+    explanation.lines.extend(
+        gone.map(|(key, _)| format!("key {key} depends on that itself: what is written goes at once")),
+    );
+}
+
 fn names(tags: &[Tag]) -> String {
     tags.iter().map(|tag| shown(tag)).collect::<Vec<_>>().join(", ")
 }
@@ -198,6 +214,7 @@ mod tests {
     use super::*;
     use crate::resp::OwnedArgs;
     use crate::rules::Rules;
+    use crate::rules::spec::{RulesSpec, TagSpec, TriggerSpec};
 
     fn explained(request: &[&str]) -> Vec<String> {
         let owned: OwnedArgs = request.iter().collect();
@@ -234,6 +251,31 @@ mod tests {
     fn explicit_labels_are_tags() {
         assert!(explained(&["GET", "k"])[1].ends_with("tags: mine"));
         assert!(explained(&["GET", "j"])[1].ends_with("tags: none"));
+    }
+
+    #[test]
+    fn what_is_written_may_depend_on_what_it_invalidates() {
+        let at = |value: &str| crate::rules::spec::Located { value: value.to_owned(), line: 1 };
+        let spec = RulesSpec {
+            tags: vec![TagSpec { name: at("user:{id}"), keys: vec![at("user:{id}")] }],
+            triggers: vec![TriggerSpec {
+                line: 1,
+                name: None,
+                keys: vec![at("user:{id}")],
+                commands: vec![],
+                tags: vec![],
+                invalidate: vec![at("user:{id}")],
+            }],
+            ..RulesSpec::default()
+        };
+        let mut matcher = Arc::new(Rules::compile(&spec).unwrap()).matcher();
+        for request in ["SET user:1 v", "TAG.WITH 1 t SET user:1 v"] {
+            let owned: OwnedArgs = request.split(' ').collect();
+            let lines =
+                explain(&Commands::builtin(), &mut matcher, 0, owned.as_args(), &mut |_| vec![]).lines;
+            let gone = lines.iter().filter(|line| line.contains("goes at once")).count();
+            assert_eq!(gone, 1, "{lines:#?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rescind::app::{App, Signals};
 use rescind::cli::{Cli, Command, EXIT_USAGE};
@@ -30,10 +31,10 @@ fn main() -> ExitCode {
         }
     };
     match &cli.command {
-        Some(Command::Check { .. }) => check(&cli, &rules),
+        Some(Command::Check { .. }) => check(&cli, &Arc::new(rules)),
         Some(Command::Explain { db, request }) => {
             let args: OwnedArgs = request.iter().map(|arg| arg.as_encoded_bytes()).collect();
-            let rules = std::sync::Arc::new(rules);
+            let rules = Arc::new(rules);
             let (commands, mut matcher) = (Commands::builtin(), rules.matcher());
             let explained = explain(&commands, &mut matcher, *db, args.as_args(), &mut |_| vec![]);
             explained.lines.iter().for_each(|line| println!("{line}"));
@@ -66,15 +67,10 @@ fn load(cli: &Cli, tell: impl Fn(String)) -> Result<(Config, Rules), String> {
     Ok((config, rules))
 }
 
-fn check(cli: &Cli, rules: &Rules) -> ExitCode {
+fn check(cli: &Cli, rules: &Arc<Rules>) -> ExitCode {
     let name = cli.config_file().display();
-    for left_out in rules.tracking_prefixes().left_out {
-        let trigger = &rules.triggers()[usize::from(left_out.trigger.0)].label;
-        println!(
-            "{name}: note: trigger \"{trigger}\": the prefix \"{}\" of its keys also begins cached keys, so writes \
-             made past the proxy are not seen; give trigger keys a prefix of their own",
-            String::from_utf8_lossy(&left_out.prefix)
-        );
+    for note in rules.notes() {
+        println!("{name}: note: {note}");
     }
     let (families, triggers) = (rules.families().len() - 1, rules.triggers().len());
     println!("{name}: ok ({families} families, {triggers} triggers)");

@@ -313,3 +313,34 @@ fn rules_that_name_the_same_dependents_have_the_same_fingerprint() {
     }
     assert_eq!(of(&RulesSpec::default()), Rules::empty().fingerprint());
 }
+
+#[test]
+fn what_is_probably_not_meant_is_noted() {
+    let mut plain = family(30, "plain", &["list:*"]);
+    (plain.on_invalidate, plain.grace) = (OnInvalidate::Delete, Duration::ZERO);
+    (plain.stale_fill, plain.fill_window) = (StaleFill::Protect, Duration::from_secs(5));
+    plain.coalesce = Duration::ZERO;
+    let spec = RulesSpec {
+        prefix: "app:*:".to_owned(),
+        tags: vec![tag(1, "post:{id}", &["post:{id}:*", "list:{id}"]), tag(2, "All", &["all_*"])],
+        families: vec![family(10, "all", &["all_*"]), family(20, "posts", &["post:*"]), plain],
+        triggers: vec![
+            trigger(40, &["model:{id}"], &[], &["post:{id}"]),
+            trigger(50, &["list:{id}"], &[], &["post:{id}"]),
+            trigger(60, &["all_{n}"], &[], &["Any"]),
+            trigger(70, &[], &["Any"], &["All"]),
+        ],
+        ..RulesSpec::default()
+    };
+    let expected = [
+        "family \"posts\": keys of the pattern `post:{id}:*`",
+        "trigger \"all_{n}\": a key of its own such as \"app:1:all_1\" depends on the tag All",
+        "trigger \"all_{n}\": the prefix \"app:\" of its keys also begins cached keys",
+        "trigger \"list:{id}\": a key of its own such as \"app:1:list:1\" depends on the tag post:1",
+        "trigger \"list:{id}\": the prefix",
+        "trigger \"model:{id}\": the prefix",
+    ];
+    let notes = rules(spec).notes();
+    assert_eq!(notes.len(), expected.len(), "{notes:#?}");
+    notes.iter().zip(expected).for_each(|(note, begin)| assert!(note.starts_with(begin), "{notes:#?}"));
+}

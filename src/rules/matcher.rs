@@ -125,6 +125,12 @@ impl Matcher {
         self.rules.cascade(tags)
     }
 
+    /// The numbers of the patterns that match the key.
+    pub(super) fn matching(&mut self, key: &[u8]) -> &[u32] {
+        self.find(key);
+        &self.hits
+    }
+
     /// Leaves the numbers of the patterns that match the key in `hits`.
     #[inline]
     fn find(&mut self, key: &[u8]) {

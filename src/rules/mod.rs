@@ -9,6 +9,7 @@
 //! - `compile`: from text to rules, with every problem reported; `automaton`: all patterns at once; `fingerprint`: whether
 //!   two say the same
 //! - `matcher`: the questions asked per command; `cascade`: tags that invalidate other tags
+//! - `notes`: what is right and probably not meant
 //! - `tracking`: what the feed asks Redis to watch, and globs for `SCAN`
 //!
 //! The rules know no sockets, no clock and no index.
@@ -19,6 +20,7 @@ mod cascade;
 mod compile;
 mod fingerprint;
 mod matcher;
+mod notes;
 mod pattern;
 pub mod spec;
 mod template;

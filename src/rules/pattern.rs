@@ -96,6 +96,19 @@ impl Pattern {
         }
     }
 
+    /// A key that it matches, unless one of its classes accepts nothing.
+    pub(super) fn example(&self) -> Vec<u8> {
+        let mut key = vec![];
+        for token in &self.tokens {
+            match token {
+                Token::Literal(bytes) => key.extend_from_slice(bytes),
+                Token::Class(set, _) => key.extend((0..=255).find(|&byte| set.contains(byte))),
+                Token::AnyByte | Token::Star | Token::Segment(_) | Token::Rest(_) => key.push(b'1'),
+            }
+        }
+        key
+    }
+
     /// A glob for Redis that matches all that the pattern matches (and, for `{name}`, a little more).
     pub(super) fn to_glob(&self) -> Vec<u8> {
         let mut glob = Vec::new();
@@ -307,6 +320,7 @@ mod tests {
         assert_eq!(pattern.to_glob(), b"p\\[:?*[^a-c]??*");
         assert!(pattern.to_regex(0).starts_with("\\x70\\x5B\\x3A[^:]+[\\x00"));
         assert!(pattern.to_regex(2).starts_with("\\x3A[^:]+"));
+        assert_eq!(pattern.example(), b"p[:1\x0011");
         assert_eq!(parse("a\\{b}").as_literal(), Some(&b"a{b}"[..]));
         assert_eq!(parse("a\\").as_literal(), Some(&b"a\\"[..]));
     }
