@@ -52,6 +52,8 @@ pub struct Outbox {
     taken_back: RefCell<Option<BytesMut>>,
     pending: Cell<u32>,
     closing: Cell<bool>,
+    /// It takes nothing any more. What it has sent still runs, as it would at Redis.
+    gone: Cell<bool>,
     /// It has been given something since [`Outbox::shrink`] was last called.
     used: Cell<bool>,
     /// The kernel has taken something since [`Outbox::has_sent`] was last called.
@@ -94,6 +96,7 @@ impl Outbox {
             taken_back: RefCell::default(),
             pending: Cell::new(0),
             closing: Cell::new(false),
+            gone: Cell::new(false),
             used: Cell::new(false),
             sent: Cell::new(false),
             waker: RefCell::default(),
@@ -176,7 +179,7 @@ impl Outbox {
     /// Writes bytes of a reply at once, if nothing has to go before them and the kernel takes them; returns how many. The
     /// others are to be pushed.
     pub fn write_past(&self, bytes: &[u8]) -> usize {
-        let is_free = self.free.get().is_none() && !self.closing.get() && !self.muted.get();
+        let is_free = self.free.get().is_none() && self.is_given();
         if !is_free || !self.out.borrow().is_empty() {
             return 0;
         }
@@ -188,10 +191,15 @@ impl Outbox {
 
     /// Lets `write` append to what the client is to get.
     pub fn with_buffer(&self, write: impl FnOnce(&mut BytesMut)) {
-        if !self.closing.get() && !self.muted.get() {
+        if self.is_given() {
             self.used.set(true);
             self.out.borrow_mut().append(write);
         }
+    }
+
+    /// Whether it gets what is written for it.
+    fn is_given(&self) -> bool {
+        !self.closing.get() && !self.gone.get() && !self.muted.get()
     }
 
     /// From here on replies are kept back until [`Outbox::release`].
@@ -259,7 +267,7 @@ impl Outbox {
                 }
                 Err(_) => {
                     drop(out);
-                    self.close();
+                    self.lose();
                     return written;
                 }
             }
@@ -293,8 +301,8 @@ impl Outbox {
         match self.writer.poll_write_ready(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(_)) => {
-                self.close();
-                Poll::Ready(())
+                self.lose();
+                Poll::Pending
             }
             Poll::Pending => Poll::Pending,
         }
@@ -354,6 +362,19 @@ impl Outbox {
     pub fn has_room(&self, own: bool) -> bool {
         let most = if own { MOST_PENDING } else { self.most_pending() };
         self.pending.get() < most && self.out.borrow().len() < self.limit / 2
+    }
+
+    /// It cannot be written to. Its task ends once it has dealt with what can still be read.
+    fn lose(&self) {
+        self.gone.set(true);
+        self.out.borrow_mut().clear();
+        self.free.set(None);
+        self.wake();
+    }
+
+    /// Whether it may not have got all replies that were written.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
     }
 
     /// The connection is to be closed; its task does it.

@@ -487,7 +487,7 @@ impl Client {
 
     /// The client has gone, or must go: what it left upstream is cleaned up.
     async fn leave(&mut self) {
-        if self.broken || self.outbox.pending() > 0 || self.outbox.is_closing() {
+        if self.broken || self.outbox.pending() > 0 || self.outbox.is_closing() || self.outbox.is_gone() {
             self.give_back_fills();
         }
         let blocked = self.outbox.session.borrow().is_blocked();

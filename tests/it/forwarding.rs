@@ -350,6 +350,29 @@ fn a_client_that_hangs_up_after_its_last_command_is_answered() {
     assert_eq!(wire.rest().unwrap(), b"+OK\r\n$1\r\nv\r\n");
 }
 
+/// Redis runs what it has read before it notices that nobody is left to take the replies.
+#[test]
+fn what_a_client_has_sent_runs_although_it_does_not_stay_for_the_replies() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut direct = redis.client();
+    for (round, before) in
+        ["", "SELECT 0\r\n", "CLIENT SETNAME me\r\n", "SET model:Post:1 v\r\n", "MULTI\r\nEXEC\r\n"]
+            .iter()
+            .enumerate()
+    {
+        for times in [100, 1000] {
+            let key = format!("n:{round}:{times}");
+            let mut wire = Wire::connect(proxy.port);
+            wire.send(format!("{before}{}", format!("INCR {key}\r\n").repeat(times)).as_bytes());
+            drop(wire);
+            let expected = format!("${}\r\n{times}\r\n", times.to_string().len());
+            eventually(&key, || (direct.cmd(&format!("GET {key}")) == expected).then_some(()));
+        }
+    }
+    eventually("they are gone", || (proxy.metric("rescind_clients") == 0.0).then_some(()));
+}
+
 #[test]
 fn nothing_is_read_behind_the_quit_of_a_subscriber() {
     let redis = Redis::start();

@@ -238,12 +238,12 @@ impl World {
         let expected = format!(":{}\r\n", before - self.model.len());
         self.history.push(format!("TAG.INVALIDATE {tag}"));
         let reply = self.user().client.cmd(&format!("TAG.INVALIDATE {tag}"));
-        assert_eq!(reply, expected, "after\n{}", self.recent());
         for place in (0..DBS).flat_map(|db| (0..KEYS).map(move |k| (db, k))) {
             self.direct.cmd(&format!("SELECT {}", place.0));
             let there = self.direct.cmd(&format!("EXISTS k{}", place.1)) == ":1\r\n";
             assert_eq!(there, self.model.contains_key(&place), "{place:?} after\n{}", self.recent());
         }
+        assert_eq!(reply, expected, "after\n{}", self.recent());
     }
 
     /// The sets in Redis come to hold exactly the labels, with the expiry of their keys.
