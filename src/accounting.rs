@@ -145,7 +145,7 @@ pub struct Firing {
     pub keys: Vec<(u32, Box<[u8]>)>,
     /// Another command would fire more of these keys' triggers.
     pub partial: bool,
-    /// The command and its first key, for the log.
+    /// The command and the keys that made them fire, for the log.
     pub what: String,
     /// The journal has noted that it may fire.
     pub intents: SmallVec<[IntentId; 1]>,

@@ -34,16 +34,23 @@ pub fn tags_of_message(payload: &[u8]) -> Vec<Tag> {
 pub struct Cause {
     /// The client: address, and name if it has one; or where else it came from.
     pub client: String,
-    /// The command and its key.
+    /// The commands and the keys that made them fire.
     pub what: String,
     /// The number of the client's connection, if it is one of this proxy's.
     pub connection: Option<u64>,
 }
 
+/// Of so many commands, and of so many keys of each, the names are told.
+pub const MOST_NAMED: usize = 8;
+
 impl Cause {
     /// What `fired` says about it.
     pub fn of(client: &str, fired: &[Firing]) -> Self {
-        let what = fired.first().map(|f| f.what.clone()).unwrap_or_default();
+        let mut named: Vec<&str> = fired.iter().map(|fired| &*fired.what).collect();
+        named.dedup();
+        let more = if named.len() > MOST_NAMED { "; …" } else { "" };
+        named.truncate(MOST_NAMED);
+        let what = named.join("; ") + more;
         Self { client: client.to_owned(), what, connection: None }
     }
 

@@ -10,7 +10,7 @@ use super::{Client, Deleted, trust};
 use crate::accounting::{Account, Firing, Queued, ReadKey, ReadKeys, Reading, TriggerLabel, Watch};
 use crate::command::{Command, FireCondition, KeyUse, Kind, Reads};
 use crate::context::Context;
-use crate::fanout::{CHANNEL, Cause};
+use crate::fanout::{CHANNEL, Cause, MOST_NAMED};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{Fired, Matcher, Tag, unique};
@@ -242,8 +242,14 @@ fn firing(
     keys: Vec<(u32, Box<[u8]>)>,
 ) -> Firing {
     let (triggers, tags) = merged(fired);
-    let key: &[u8] = keys.first().map_or(b"", |(_, key)| key);
-    let what = format!("{} {}", command.name.to_ascii_uppercase(), String::from_utf8_lossy(key));
+    let mut what = command.name.to_ascii_uppercase();
+    for (_, key) in keys.iter().take(MOST_NAMED) {
+        what.push(' ');
+        what.push_str(&String::from_utf8_lossy(key));
+    }
+    if keys.len() > MOST_NAMED {
+        what.push_str(" …");
+    }
     Firing { condition, triggers, tags, keys, partial: false, what, intents: SmallVec::new() }
 }
 

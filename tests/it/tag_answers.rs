@@ -219,3 +219,19 @@ fn no_name_forges_a_line_of_the_log() {
     let (_, json) = w.proxy.http("GET", "/api/log?n=5", &[], "");
     assert!(json.contains("app:1:tag:x\\n2026") && json.contains("\\u001b[2J"), "{json}");
 }
+
+#[test]
+fn the_log_names_all_that_has_fired() {
+    let mut w = World::new(RULES);
+    let mut latest = |requests: &[&str]| {
+        requests.iter().for_each(|request| _ = w.client.cmd(request));
+        w.client.list("TAG.LOG 1")[1].clone()
+    };
+    let log = latest(&["DEL app:1:tag:A other app:1:tag:B"]);
+    assert!(log.ends_with(" DEL app:1:tag:A app:1:tag:B"), "{log}");
+    let log = latest(&["MULTI", "SET x 1", "SET app:1:tag:A 1", "SET app:1:model:Tool:9 1", "EXEC"]);
+    assert!(log.ends_with(" SET app:1:tag:A; SET app:1:model:Tool:9"), "{log}");
+    let many: Vec<String> = (0..20).map(|n| format!("app:1:tag:{n}")).collect();
+    let log = latest(&[&format!("DEL {}", many.join(" "))]);
+    assert!(log.ends_with(" DEL app:1:tag:0 app:1:tag:1 app:1:tag:2 app:1:tag:3 app:1:tag:4 app:1:tag:5 app:1:tag:6 app:1:tag:7 …"), "{log}");
+}
