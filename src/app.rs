@@ -317,6 +317,7 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     if noted.is_some_and(control::had_others) {
         process.journal.heard(&Scope::Everything, Duration::ZERO);
     }
+    process.labels_unread.store(noted.is_some_and(control::had_labels), Ordering::Release);
     process.doubt_redis();
     if !recovered.pending.is_empty() {
         tracing::info!(

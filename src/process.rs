@@ -3,7 +3,7 @@
 mod lead;
 mod trust;
 
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ pub struct Process {
     pub is_known: AtomicBool,
     /// Clients give explicit labels: every miss may be that of a key to be labelled.
     pub labels_used: AtomicBool,
+    /// An earlier process knew of explicit labels, and they have not been read from Redis yet.
+    pub labels_unread: AtomicBool,
     /// Tags and their keys.
     pub index: SharedIndex,
     /// The labels in Redis have been read into the index, and the feed has not been lost since.
@@ -129,6 +131,7 @@ impl Process {
             trust: Trust::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),
+            labels_unread: AtomicBool::new(false),
             index: SharedIndex::default(),
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
@@ -207,6 +210,13 @@ impl Process {
             || self.others_may_label.load(Acquire)
             || !self.labels_known.load(Acquire)
             || self.labels_used.load(Acquire)
+    }
+
+    /// A client uses explicit labels. The process after this one is to know.
+    pub fn use_labels(&self) {
+        if !self.labels_used.load(Acquire) && !self.labels_used.swap(true, AcqRel) {
+            self.fanout.order(fanout::Order::Note);
+        }
     }
 
     /// Whether explicit labels have been used here, or have been heard of.

@@ -214,10 +214,13 @@ impl Journal {
         }
     }
 
-    /// Notes the identity of the Redis. It is durable soon.
+    /// Notes the identity of the Redis, if it is news. It is durable soon.
     pub fn saw(&self, redis: String) {
+        let redis = shortened(redis);
+        let is_known = self.shared.state().redis().is_some_and(|known| known == redis);
         match &self.queue {
-            Some(queue) => drop(queue.send(Message::Saw(shortened(redis)))),
+            _ if is_known => {}
+            Some(queue) => drop(queue.send(Message::Saw(redis))),
             None => drop(self.shared.state().saw(&redis, self.shared.now())),
         }
     }
