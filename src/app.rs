@@ -20,7 +20,7 @@ use crate::descriptors;
 use crate::doubt::Scope;
 use crate::fanout;
 use crate::index::SharedIndex;
-use crate::journal::{self, Journal, Recovered};
+use crate::journal::{self, Intent, Journal, Recovered};
 use crate::metrics::Metrics;
 use crate::net::{self, Address, Bound};
 use crate::process::Process;
@@ -192,6 +192,7 @@ impl App {
         signals.runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
             tokio::task::spawn_local(beat(tick));
+            tokio::task::spawn_local(finish_for_others(process));
             serve(served, drain, threads).await
         })?;
         drop(self.spawned);
@@ -319,22 +320,29 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     }
     process.labels_unread.store(noted.is_some_and(control::had_labels), Ordering::Release);
     process.doubt_redis();
-    if !recovered.pending.is_empty() {
-        tracing::info!(
-            invalidations = recovered.pending.len(),
-            "interrupted invalidations are finished first"
-        );
+    finish(process, &recovered.pending, true);
+}
+
+/// Does what was begun and is not known to be done. `own`: it is in the journal of this process.
+fn finish(process: &Process, begun: &[Intent], own: bool) {
+    if begun.is_empty() {
+        return;
     }
+    tracing::info!(invalidations = begun.len(), "interrupted invalidations are finished first");
     // All at once: while the index is being built each fan-out looks through all keys.
     let mut firing = Firing::again("interrupted".to_owned());
-    let mut scope = Scope::Tags(vec![]);
-    for intent in &recovered.pending {
-        firing.intents.push(intent.id);
-        scope = scope.and(&intent.scope);
-    }
-    if !recovered.pending.is_empty() {
-        let doubt = process.doubt.enter(scope.clone());
-        drop(process.fanout.repeat(firing, scope, Some(doubt)));
+    firing.intents.extend(begun.iter().filter(|_| own).map(|intent| intent.id));
+    let scope = begun.iter().fold(Scope::Tags(vec![]), |scope, intent| scope.and(&intent.scope));
+    let doubt = process.doubt.enter(scope.clone());
+    drop(process.fanout.repeat(firing, scope, Some(doubt)));
+}
+
+/// Finishes what processes have begun that shared the folder of the journal and have ended, as the old one does when it is
+/// replaced by a new one that is there already.
+async fn finish_for_others(process: Arc<Process>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        finish(&process, &process.journal.orphans().await, false);
     }
 }
 
