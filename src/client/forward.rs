@@ -319,9 +319,8 @@ impl Client {
                 extra.retimed = std::mem::take(&mut self.transaction.retimed);
             }
             Kind::Wait if !forward.queued => {
-                // WAIT counts from the last write of its own connection. Any command run there first moves
-                // that mark to the present, hence behind all that the client wrote elsewhere.
-                conn.send_probe();
+                // What the client has written may have gone over another connection.
+                conn.mark_for_wait();
             }
             _ => {}
         }
