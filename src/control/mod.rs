@@ -356,7 +356,7 @@ impl Engine {
         }
         if found.is_empty() {
             // Perhaps nothing was asked.
-            self.scans.one(0, ["PING"]).await?;
+            wire::is_there(self.scans.one(0, ["PING"]).await.map(drop))?;
         }
         found.truncate(most);
         Ok(found)
