@@ -136,7 +136,7 @@ impl App {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, or until a worker fails. The error is one line for the user.
+    /// Serves until SIGTERM or SIGINT, or until a worker or the private Redis fails. The error is one line for the user.
     pub fn run(self, signals: Signals) -> Result<(), String> {
         let started = Instant::now();
         let (handle, orders) = fanout::Handle::new();
@@ -188,15 +188,14 @@ impl App {
             interrupt: signals.interrupt,
             hang_up: signals.hang_up,
             failures,
+            spawned: self.spawned,
         };
         signals.runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
             tokio::task::spawn_local(beat(tick));
             tokio::task::spawn_local(finish_for_others(process));
             serve(served, drain, threads).await
-        })?;
-        drop(self.spawned);
-        Ok(())
+        })
     }
 
     fn process(&self, fanout: fanout::Handle) -> Process {
@@ -402,6 +401,8 @@ struct Served {
     hang_up: Signal,
     /// Why workers have ended.
     failures: mpsc::UnboundedReceiver<std::io::Error>,
+    /// Ends with this.
+    spawned: Option<Spawned>,
 }
 
 /// The main thread: admin address, signals, and at the end the orderly retreat.
@@ -423,7 +424,10 @@ async fn serve(
             _ = served.terminate.recv() => break,
             _ = served.interrupt.recv() => break,
             Some(error) = served.failures.recv() => {
-                tracing::error!(%error, "a worker failed");
+                failure = Some(failed(&error));
+                break;
+            }
+            error = ended(&mut served.spawned) => {
                 failure = Some(error);
                 break;
             }
@@ -440,6 +444,7 @@ async fn serve(
             },
         }
     }
+    failure.iter().for_each(|error| tracing::error!("{error}"));
     let deadline = tokio::time::Instant::now() + DRAIN;
     tracing::info!("draining");
     served.process.draining.store(true, Ordering::Relaxed);
@@ -460,9 +465,21 @@ async fn serve(
     }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
-    match failure.or_else(|| served.failures.try_recv().ok()) {
-        Some(error) => Err(format!("a worker failed: {error}")),
+    match failure.or_else(|| served.failures.try_recv().ok().as_ref().map(failed)) {
+        Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+fn failed(error: &std::io::Error) -> String {
+    format!("a worker failed: {error}")
+}
+
+/// Resolves when the private Redis has ended, and its data with it. Nobody is served by a new one that knows nothing of them.
+async fn ended(spawned: &mut Option<Spawned>) -> String {
+    match spawned {
+        Some(spawned) => spawned.ended().await,
+        None => std::future::pending().await,
     }
 }
 
