@@ -341,6 +341,7 @@ impl Client {
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
+        self.unaided = false;
         let mut account = match forward.effect {
             Effect::Exec => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {

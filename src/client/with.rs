@@ -121,7 +121,7 @@ impl Client {
             return None;
         }
         let conn = self.conn();
-        if !conn.knows_scripts(&self.outbox) {
+        if !self.unaided && !conn.knows_scripts(&self.outbox) {
             return Some(Step::Again(Pause::Scripts));
         }
         if conn.takes_labels() {
