@@ -209,6 +209,23 @@ fn writes_that_are_paused_go_on_when_anybody_ends_the_pause() {
     }
 }
 
+#[test]
+fn newcomers_do_not_get_in_behind_a_write_that_is_paused() {
+    let world = World::new("[listen]\nworkers = 1");
+    let mut direct = world.redis.client();
+    direct.cmd("SET k v");
+    let mut writer = world.client(&["GET k"]);
+    direct.cmd("CLIENT PAUSE 100000 WRITE");
+    writer.send(&encode(&["SET", "k", "new"]));
+    eventually("the write waits", || (info(&mut direct, "blocked_clients:") != "0").then_some(()));
+    noticed();
+    for _ in 0..3 {
+        assert_eq!(world.client(&[]).cmd("GET k"), "$1\r\nv\r\n");
+    }
+    direct.cmd("CLIENT UNPAUSE");
+    assert_eq!(writer.text(), "+OK\r\n");
+}
+
 /// Redis holds up everything then, CLIENT UNPAUSE included.
 #[test]
 fn a_pause_of_everything_passes() {
