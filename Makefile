@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 PROPERTY_TESTS := --lib --test config --test framing --test index_model --test rules_match --test session_model
 # Where these differ from the one of Debian, something has been wrong.
 SERVERS := redis-8.2 valkey-9.1
-SERVER_TESTS := set_up:: identity:: kills:: standing:: standing_races:: fills:: refills:: tag_answers:: label_ proxies::
+SERVER_TESTS := set_up:: identity:: kills:: standing:: standing_races:: fills:: refills:: tag_answers:: label_ proxies:: pinned::a_wait
 SECONDS := 120
 # PREDIXY=/path/to/predixy takes it into the comparison.
 RESULTS = benches/results/$(shell date +%F)

@@ -20,7 +20,7 @@ use crate::descriptors;
 use crate::doubt::Scope;
 use crate::fanout;
 use crate::index::SharedIndex;
-use crate::journal::{self, Journal, Recovered};
+use crate::journal::{self, Intent, Journal, Recovered};
 use crate::metrics::Metrics;
 use crate::net::{self, Address, Bound};
 use crate::process::Process;
@@ -136,7 +136,7 @@ impl App {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, or until a worker fails. The error is one line for the user.
+    /// Serves until SIGTERM or SIGINT, or until a worker or the private Redis fails. The error is one line for the user.
     pub fn run(self, signals: Signals) -> Result<(), String> {
         let started = Instant::now();
         let (handle, orders) = fanout::Handle::new();
@@ -188,14 +188,14 @@ impl App {
             interrupt: signals.interrupt,
             hang_up: signals.hang_up,
             failures,
+            spawned: self.spawned,
         };
         signals.runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
             tokio::task::spawn_local(beat(tick));
+            tokio::task::spawn_local(finish_for_others(process));
             serve(served, drain, threads).await
-        })?;
-        drop(self.spawned);
-        Ok(())
+        })
     }
 
     fn process(&self, fanout: fanout::Handle) -> Process {
@@ -313,23 +313,31 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     if noted.is_some_and(control::had_others) {
         process.journal.heard(&Scope::Everything, Duration::ZERO);
     }
+    process.labels_unread.store(noted.is_some_and(control::had_labels), Ordering::Release);
     process.doubt_redis();
-    if !recovered.pending.is_empty() {
-        tracing::info!(
-            invalidations = recovered.pending.len(),
-            "interrupted invalidations are finished first"
-        );
+    finish(process, &recovered.pending, true);
+}
+
+/// Does what was begun and is not known to be done. `own`: it is in the journal of this process.
+fn finish(process: &Process, begun: &[Intent], own: bool) {
+    if begun.is_empty() {
+        return;
     }
+    tracing::info!(invalidations = begun.len(), "interrupted invalidations are finished first");
     // All at once: while the index is being built each fan-out looks through all keys.
     let mut firing = Firing::again("interrupted".to_owned());
-    let mut scope = Scope::Tags(vec![]);
-    for intent in &recovered.pending {
-        firing.intents.push(intent.id);
-        scope = scope.and(&intent.scope);
-    }
-    if !recovered.pending.is_empty() {
-        let doubt = process.doubt.enter(scope.clone());
-        drop(process.fanout.repeat(firing, scope, Some(doubt)));
+    firing.intents.extend(begun.iter().filter(|_| own).map(|intent| intent.id));
+    let scope = begun.iter().fold(Scope::Tags(vec![]), |scope, intent| scope.and(&intent.scope));
+    let doubt = process.doubt.enter(scope.clone());
+    drop(process.fanout.repeat(firing, scope, Some(doubt)));
+}
+
+/// Finishes what processes have begun that shared the folder of the journal and have ended, as the old one does when it is
+/// replaced by a new one that is there already.
+async fn finish_for_others(process: Arc<Process>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        finish(&process, &process.journal.orphans().await, false);
     }
 }
 
@@ -389,6 +397,8 @@ struct Served {
     hang_up: Signal,
     /// Why workers have ended.
     failures: mpsc::UnboundedReceiver<std::io::Error>,
+    /// Ends with this.
+    spawned: Option<Spawned>,
 }
 
 /// The main thread: admin address, signals, and at the end the orderly retreat.
@@ -410,7 +420,10 @@ async fn serve(
             _ = served.terminate.recv() => break,
             _ = served.interrupt.recv() => break,
             Some(error) = served.failures.recv() => {
-                tracing::error!(%error, "a worker failed");
+                failure = Some(failed(&error));
+                break;
+            }
+            error = ended(&mut served.spawned) => {
                 failure = Some(error);
                 break;
             }
@@ -427,6 +440,7 @@ async fn serve(
             },
         }
     }
+    failure.iter().for_each(|error| tracing::error!("{error}"));
     let deadline = tokio::time::Instant::now() + DRAIN;
     tracing::info!("draining");
     served.process.draining.store(true, Ordering::Relaxed);
@@ -447,9 +461,21 @@ async fn serve(
     }
     let _ = stop_admin.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
-    match failure.or_else(|| served.failures.try_recv().ok()) {
-        Some(error) => Err(format!("a worker failed: {error}")),
+    match failure.or_else(|| served.failures.try_recv().ok().as_ref().map(failed)) {
+        Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+fn failed(error: &std::io::Error) -> String {
+    format!("a worker failed: {error}")
+}
+
+/// Resolves when the private Redis has ended, and its data with it. Nobody is served by a new one that knows nothing of them.
+async fn ended(spawned: &mut Option<Spawned>) -> String {
+    match spawned {
+        Some(spawned) => spawned.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -92,6 +92,8 @@ pub enum Order {
     Tags(u32, Vec<u8>, oneshot::Sender<Vec<Tag>>),
     /// Redis may have been replaced.
     Compare,
+    /// The journal is to know what has changed about Redis and its clients.
+    Note,
     /// New connections lead to another Redis than before: the control thread's own follow.
     Redial,
     /// New connections may lead to another Redis.

@@ -3,9 +3,9 @@
 mod lead;
 mod trust;
 
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -68,6 +68,8 @@ pub struct Process {
     pub is_known: AtomicBool,
     /// Clients give explicit labels: every miss may be that of a key to be labelled.
     pub labels_used: AtomicBool,
+    /// An earlier process knew of explicit labels, and they have not been read from Redis yet.
+    pub labels_unread: AtomicBool,
     /// Tags and their keys.
     pub index: SharedIndex,
     /// The labels in Redis have been read into the index, and the feed has not been lost since.
@@ -78,6 +80,8 @@ pub struct Process {
     pub others_may_label: AtomicBool,
     /// Why the feed is not connected, if it is not, or what keeps the index from being filled.
     pub feed_error: Mutex<String>,
+    /// Why fan-outs failed last, as long as some do.
+    pub fanout_error: Mutex<String>,
     /// Whether the proxy's own writes must keep the index, because Redis sends no events.
     pub own_writes: AtomicBool,
     /// Upstream connections that belong to one client each.
@@ -129,12 +133,14 @@ impl Process {
             trust: Trust::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),
+            labels_unread: AtomicBool::new(false),
             index: SharedIndex::default(),
             labels_known: AtomicBool::new(false),
             hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
             others_may_label: AtomicBool::new(true),
             feed_error: Mutex::default(),
+            fanout_error: Mutex::default(),
             own_writes: AtomicBool::new(false),
             auth_required: AtomicBool::new(false),
             own_triggers: fanout::OwnTriggers::default(),
@@ -148,12 +154,22 @@ impl Process {
 
     /// The feed is not connected because of this, or the index cannot be filled; empty: nothing is known to be wrong.
     pub fn set_feed_error(&self, error: &str) {
-        error.clone_into(&mut self.feed_error.lock().unwrap_or_else(PoisonError::into_inner));
+        error.clone_into(&mut text(&self.feed_error));
     }
 
     /// Why the feed is not connected, or what keeps the index from being filled; empty: nothing that is known.
     pub fn feed_error(&self) -> String {
-        self.feed_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        text(&self.feed_error).clone()
+    }
+
+    /// Fan-outs fail because of this; empty: none does any more.
+    pub fn set_fanout_error(&self, error: &str) {
+        error.clone_into(&mut text(&self.fanout_error));
+    }
+
+    /// Why fan-outs fail; empty: none does, as far as is known.
+    pub fn fanout_error(&self) -> String {
+        text(&self.fanout_error).clone()
     }
 
     /// Redis answers nothing, or does so again.
@@ -209,6 +225,13 @@ impl Process {
             || self.labels_used.load(Acquire)
     }
 
+    /// A client uses explicit labels. The process after this one is to know.
+    pub fn use_labels(&self) {
+        if !self.labels_used.load(Acquire) && !self.labels_used.swap(true, AcqRel) {
+            self.fanout.order(fanout::Order::Note);
+        }
+    }
+
     /// Whether explicit labels have been used here, or have been heard of.
     #[inline]
     pub fn uses_labels(&self) -> bool {
@@ -231,4 +254,8 @@ impl Process {
     pub fn own_writes(&self) -> bool {
         self.own_writes.load(Acquire)
     }
+}
+
+fn text(of: &Mutex<String>) -> MutexGuard<'_, String> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,8 @@ use crate::net::Address;
 
 /// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it still runs.
+const LOOKS: Duration = Duration::from_millis(200);
 
 /// As which the proxy starts itself in order to become the server: only a process itself can ask to be ended with its parent,
 /// and the wish outlives `exec`.
@@ -74,6 +76,16 @@ impl Spawned {
     /// Where it listens.
     pub fn address(&self) -> Address {
         Address::Tcp(format!("127.0.0.1:{}", self.port))
+    }
+
+    /// Resolves when it has ended by itself; why.
+    pub async fn ended(&mut self) -> String {
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return format!("the private redis-server has ended: {status}");
+            }
+            tokio::time::sleep(LOOKS).await;
+        }
     }
 
     fn wait(&mut self) -> Result<(), String> {

@@ -137,7 +137,14 @@ impl Control for Status {
             let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {
                 Ok(done) => done.map_err(|_| "the proxy is going down".to_owned()),
-                Err(_) => Err("Redis does not answer; the invalidation goes on until it is done".to_owned()),
+                Err(_) => Err(match process.fanout_error() {
+                    error if error.is_empty() => {
+                        "Redis does not answer; the invalidation goes on until it is done".to_owned()
+                    }
+                    error => {
+                        format!("the keys cannot be deleted yet, which is tried until it is done: {error}")
+                    }
+                }),
             }
         })
     }

@@ -29,15 +29,8 @@ impl Client {
     /// What becomes of the next request if something of other clients is in its way upstream; `None`: nothing is. With
     /// nothing of its own under way, the client changes to another connection, which overtakes nothing, or waits for one.
     pub(super) fn blocked_way(&mut self, command: Option<&Command>) -> Option<Step> {
-        if self.outbox.pending() > 0 || self.pinned.is_some() {
-            return None;
-        }
-        // One that has just connected takes what there is, which may be held up, too.
-        if self.shared.is_none() {
-            self.conn();
-        }
-        let second_best = |conn: &Rc<Conn>| conn.is_alive() && conn.is_second_best();
-        if !self.shared.as_ref().is_some_and(second_best) {
+        let best = |conn: &Rc<Conn>| conn.is_alive() && !conn.is_second_best();
+        if self.outbox.pending() > 0 || self.pinned.is_some() || self.shared.as_ref().is_some_and(best) {
             return None;
         }
         let key = self.key();

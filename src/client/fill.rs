@@ -307,7 +307,7 @@ impl Client {
     #[inline]
     pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {
         let fills = command.is_some_and(|command| command.fill.is_some() && command.is_write());
-        if !fills || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
+        if !fills || self.unaided || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
             return None;
         }
         let conn = self.conn();

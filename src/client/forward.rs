@@ -319,9 +319,8 @@ impl Client {
                 extra.retimed = std::mem::take(&mut self.transaction.retimed);
             }
             Kind::Wait if !forward.queued => {
-                // WAIT counts from the last write of its own connection. Any command run there first moves
-                // that mark to the present, hence behind all that the client wrote elsewhere.
-                conn.send_probe();
+                // What the client has written may have gone over another connection.
+                conn.mark_for_wait();
             }
             _ => {}
         }
@@ -342,6 +341,7 @@ impl Client {
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
+        self.unaided = false;
         let mut account = match forward.effect {
             Effect::Exec => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {

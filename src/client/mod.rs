@@ -108,6 +108,8 @@ pub struct Client {
     accepted: Instant,
     /// It is nobody, and AUTH was wanted when its present request came.
     stranger: bool,
+    /// The connection could not be set up that was asked whether scripts are possible: the next request is told why.
+    unaided: bool,
     /// Since when it has waited to be told whether it needs AUTH.
     asked: Option<Instant>,
 }
@@ -219,6 +221,7 @@ impl Client {
             active,
             accepted: Instant::now(),
             stranger: false,
+            unaided: false,
             asked: None,
         }
     }

@@ -225,7 +225,7 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
 
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
-    client.context.process.labels_used.store(true, Ordering::Relaxed);
+    client.context.process.use_labels();
     client.next.extend(tags.iter().cloned());
     unique(&mut client.next);
     if client.next.len() > MOST_NEXT {
@@ -269,7 +269,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
     let tags = tags_of(args.iter().skip(2))?;
     may_write(client, &tags).await?;
-    client.context.process.labels_used.store(true, Ordering::Relaxed);
+    client.context.process.use_labels();
     learn(client, key).await;
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {

@@ -36,11 +36,13 @@ fn is_hidden(context: &Context, db: u32, key: &[u8]) -> bool {
     context.process.doubt.concerns(&fill::tags(context, db, key))
 }
 
-/// Whether it may be stale: it is hidden, or may have had a label that nobody knows any more.
+/// Whether it may be stale: it is hidden, or may have a label that nobody knows any more, or yet.
 fn is_doubtful(context: &Context, place: &Place) -> bool {
     let Place::Key(db, key) = place else { return context.process.doubt.any() };
     let tags = fill::tags(context, *db, key);
-    context.process.doubt.concerns(&tags) || (tags.is_empty() && context.process.doubts_untagged())
+    let process = &context.process;
+    process.doubt.concerns(&tags)
+        || if tags.is_empty() { process.doubts_untagged() } else { process.doubts_labels() }
 }
 
 /// Whether it reads keys whose names are made from what it finds: SORT with `BY` or `GET` of a pattern.

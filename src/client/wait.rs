@@ -28,6 +28,7 @@ impl Client {
     pub(super) async fn rest(&mut self, pause: Pause) -> bool {
         self.context.flush_dirty();
         self.outbox.waits(self.context.moment());
+        self.unaided = false;
         if !self.held.is_empty() {
             // Whatever else is to come: what these have fired must be fanned out.
             self.judge().await;
@@ -63,6 +64,7 @@ impl Client {
             Pause::Scripts => {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
+                self.unaided = !conn.is_alive() && !conn.has_led();
             }
             Pause::Database(db) => {
                 let found = self.context.process.fanout.ask(|reply| Order::Database(db, reply)).await;

@@ -111,7 +111,7 @@ impl Client {
             (tags_of(announced).ok()?, args, command)
         };
         command.filter(|command| is_one_step(command, inner, tags.len()))?;
-        self.context.process.labels_used.store(true, Ordering::Relaxed);
+        self.context.process.use_labels();
         Some((inner, Labels { tags, told: true }))
     }
 
@@ -121,7 +121,7 @@ impl Client {
             return None;
         }
         let conn = self.conn();
-        if !conn.knows_scripts(&self.outbox) {
+        if !self.unaided && !conn.knows_scripts(&self.outbox) {
             return Some(Step::Again(Pause::Scripts));
         }
         if conn.takes_labels() {
@@ -145,7 +145,7 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
     if let Some(command) = command.filter(|c| !c.kind.may_be_labelled()) {
         return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
     }
-    client.context.process.labels_used.store(true, Ordering::Relaxed);
+    client.context.process.use_labels();
     let kind = command.map_or(Kind::Plain, |c| c.kind);
     if let Some((scope, what)) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
         client.intend(scope, what).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;

@@ -212,6 +212,7 @@ async fn attempts(
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
             Err(error) => {
+                engine.process.set_fanout_error(&error);
                 if doubt.is_none() {
                     let (client, cause) = (&cause.client, &cause.what);
                     tracing::warn!(%error, ?client, ?cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
@@ -228,6 +229,9 @@ async fn attempts(
     }
     if doubt.is_some() {
         engine.failing.set(engine.failing.get() - 1);
+        if engine.failing.get() == 0 {
+            engine.process.set_fanout_error("");
+        }
     }
     if !engine.process.is_alone() {
         let done = Message::Done { proxy: engine.process.id.clone(), epoch: epoch.clone() };

@@ -235,7 +235,11 @@ impl Feed {
     /// Takes a reply. The error is why the connection cannot go on.
     fn answered(&self, engine: &Engine, reply: Result<(), &[u8]>) -> Result<(), String> {
         let expected = self.expected.borrow_mut().pop_front();
-        match (expected, reply.map_err(String::from_utf8_lossy)) {
+        let mut reply = reply.map_err(String::from_utf8_lossy);
+        if matches!(expected, Some(Expected::Barrier(_))) {
+            reply = wire::is_there(reply);
+        }
+        match (expected, reply) {
             // Memory is full, or this is a replica now: fan-outs and fills meet the same.
             (Some(Expected::Anything), Err(error)) => self.complain(&error),
             (_, Err(error)) => return Err(error.into_owned()),
@@ -364,7 +368,7 @@ async fn connect(engine: &Engine) -> Result<Connected, String> {
         // What was asked for up to here is served by this connection.
         engine.feed.drop.borrow_mut().take();
         // Without the right to this there is no barrier.
-        wire.call(&["PING"]).await?;
+        wire.ping().await?;
         let heard = subscribe(engine, &mut wire).await?;
         engine.feed.hears_events.set(heard.is_ok());
         // After subscribing, so that whoever changes the settings and cuts the feed in one step is overruled.
@@ -372,7 +376,7 @@ async fn connect(engine: &Engine) -> Result<Connected, String> {
             Ok(()) => enable_events(engine, &mut wire).await,
             Err(error) => Err(error),
         };
-        wire.call(&["PING"]).await?;
+        wire.ping().await?;
         super::described::learn_commands(engine).await;
         let calls = enabled.clone().unwrap_or(0);
         engine.events_enabled(enabled.map(drop));

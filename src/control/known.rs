@@ -2,6 +2,7 @@
 //! that were deleted since. What was invalidated lately is invalidated again before it is served.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -12,7 +13,8 @@ use crate::lease::Moment;
 use crate::process::Process;
 use crate::rules::Tag;
 
-/// What the journal has behind the name of a Redis that other proxies served as well.
+/// What the journal has behind the name of a Redis that has explicit labels, and of one that other proxies served as well.
+const WITH_LABELS: &str = " labels";
 const WITH_OTHERS: &str = " others";
 /// The pause before Redis is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -48,8 +50,8 @@ pub(super) struct Unseen {
 impl Identity {
     /// As the journal keeps it.
     pub fn named(name: &str) -> Self {
-        let name = name.strip_suffix(WITH_OTHERS).unwrap_or(name).to_owned();
-        Self { name, ..Self::default() }
+        let name = name.strip_suffix(WITH_OTHERS).unwrap_or(name);
+        Self { name: name.strip_suffix(WITH_LABELS).unwrap_or(name).to_owned(), ..Self::default() }
     }
 
     /// What `INFO` says.
@@ -165,9 +167,7 @@ pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
     let another = identity.is_another(&before);
     if !another {
         engine.known.replace(Some(identity.clone()));
-        if identity.name != before.name {
-            note(engine);
-        }
+        note(engine);
     }
     another
 }
@@ -185,12 +185,20 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
     note(engine);
 }
 
-/// The journal is to know which Redis this is, and whether there are other proxies.
+/// The journal is to know which Redis this is, and whether there are explicit labels and other proxies.
 pub(super) fn note(engine: &Engine) {
+    let process = &engine.process;
     if let Some(known) = &*engine.known.borrow() {
-        let others = if engine.process.is_alone() { "" } else { WITH_OTHERS };
-        engine.process.journal.saw(format!("{}{others}", known.name));
+        let has_labels = process.uses_labels() || process.labels_unread.load(Ordering::Acquire);
+        let labels = if has_labels { WITH_LABELS } else { "" };
+        let others = if process.is_alone() { "" } else { WITH_OTHERS };
+        process.journal.saw(format!("{}{labels}{others}", known.name));
     }
+}
+
+/// Whether the process before this one knew of explicit labels, which the index learns only from Redis.
+pub fn had_labels(noted: &str) -> bool {
+    noted.strip_suffix(WITH_OTHERS).unwrap_or(noted).ends_with(WITH_LABELS)
 }
 
 /// Whether the process before this one was not alone: what others have invalidated its journal does not know.
@@ -232,6 +240,23 @@ mod tests {
         }
         assert!(!Identity::of(&INFO.replace("calls=2", "calls=5")).is_another(&first));
         assert!(!first.is_another(&Identity::of(INFO)));
+    }
+
+    #[test]
+    fn what_the_journal_notes_besides_is_no_part_of_the_name() {
+        for (noted, labels, others) in [
+            ("abc def master", false, false),
+            ("abc def master labels", true, false),
+            ("abc def master others", false, true),
+            ("abc def master labels others", true, true),
+        ] {
+            assert_eq!(Identity::named(noted).name, "abc def master", "{noted}");
+            assert_eq!(
+                (had_labels(noted), had_others(noted), run_of(noted)),
+                (labels, others, "abc"),
+                "{noted}"
+            );
+        }
     }
 
     #[test]

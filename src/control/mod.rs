@@ -31,7 +31,7 @@ mod sweep;
 mod watched;
 mod wire;
 
-pub use known::{had_others, run_of};
+pub use known::{had_labels, had_others, run_of};
 pub use wire::Credentials;
 
 use std::cell::{Cell, RefCell};
@@ -248,6 +248,7 @@ impl Engine {
             Order::Compare => {
                 tokio::task::spawn_local(known::compare(engine));
             }
+            Order::Note => known::note(self),
             Order::Check(db, checks, reply) => {
                 tokio::task::spawn_local(async move {
                     fills::check(engine, db, checks).await;
@@ -355,7 +356,7 @@ impl Engine {
         }
         if found.is_empty() {
             // Perhaps nothing was asked.
-            self.scans.one(0, ["PING"]).await?;
+            wire::is_there(self.scans.one(0, ["PING"]).await.map(drop))?;
         }
         found.truncate(most);
         Ok(found)

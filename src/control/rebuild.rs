@@ -140,6 +140,7 @@ impl Engine {
     fn labels_known(&self, number: u64) {
         if self.rebuild.get() == number && self.has_feed() {
             self.process.labels_known.store(true, Ordering::Release);
+            self.process.labels_unread.store(false, Ordering::Release);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use redis_protocol::resp3::types::BytesFrame;
 
-use super::wire::{Wire, array_of, bytes_of, into_result};
+use super::wire::{Wire, array_of, bytes_of, into_result, is_there};
 use super::{Engine, gc};
 use crate::news::LABEL_SETS;
 use crate::rules::{Rules, without_overlaps};
@@ -75,7 +75,7 @@ async fn sings(engine: &Engine, wire: &mut Wire) -> Result<bool, String> {
             BytesFrame::Push { data, .. } => {
                 sung |= data.get(3).and_then(bytes_of).is_some_and(|key| key.starts_with(gc::CANARY));
             }
-            reply => return into_result(reply).map(|_| sung),
+            reply => return is_there(into_result(reply).map(drop)).map(|()| sung),
         }
     }
 }

@@ -67,15 +67,21 @@ impl Wire {
         }
     }
 
+    /// Asks whether Redis is there, and waits for the answer.
+    pub async fn ping(&mut self) -> Result<(), Error> {
+        let answer = self.call(&["PING"]).await;
+        is_there(answer.map(drop))
+    }
+
     /// Sends one subscription. Confirmations are pushes, a refusal is a reply: it is given back, and the connection goes on.
     pub async fn subscribe<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Result<(), Error>, Error> {
         self.queue(args);
-        let answered = self.call(&["PING"]).await;
+        let answered = self.ping().await;
         if answered.is_err() {
             // The reply to PING is still to come.
             while matches!(self.next().await?, BytesFrame::Push { .. }) {}
         }
-        Ok(answered.map(|_| ()))
+        Ok(answered)
     }
 
     /// Writes what is queued, as far as the socket takes it now, and waits for the next frame. Safe to cancel.
@@ -129,6 +135,17 @@ pub fn is_reply(error: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
+/// What the answer to a `PING` says. While Redis takes no writes, since it cannot save them, or shows nothing, since it has lost
+/// its master, it refuses that as well: in its turn, so that it is an answer like any other.
+pub fn is_there<E: AsRef<str>>(answer: Result<(), E>) -> Result<(), E> {
+    match answer {
+        Err(error) if ["MISCONF ", "MASTERDOWN "].iter().any(|word| error.as_ref().starts_with(word)) => {
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
 /// An error reply as an `Err`.
 pub fn into_result(frame: BytesFrame) -> Result<BytesFrame, Error> {
     match frame {
@@ -174,6 +191,16 @@ pub fn int_of(frame: &BytesFrame) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redis_that_takes_no_writes_is_there() {
+        assert_eq!(is_there::<&str>(Ok(())), Ok(()));
+        assert_eq!(is_there(Err("MISCONF Redis is configured to save")), Ok(()));
+        assert_eq!(is_there(Err("MASTERDOWN Link with MASTER is down")), Ok(()));
+        for error in ["NOPERM User x", "LOADING Redis is loading", "the connection was closed"] {
+            assert_eq!(is_there(Err(error)), Err(error));
+        }
+    }
 
     #[test]
     fn errors_of_redis_are_told_from_those_of_the_network() {

@@ -4,11 +4,14 @@
 //! name; what it replaces goes after that. So every file with a final name is complete up to its last record, and
 //! whatever is removed is in another file already. Who dies in between leaves two files that say the same.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::Intent;
 use super::decode::{Decoded, Unreadable, decode};
 use super::file::LogFile;
 use super::state::{Now, State};
@@ -27,6 +30,8 @@ const DAMAGED: &str = "damaged";
 pub(super) struct Folder {
     path: PathBuf,
     upstream: String,
+    /// Files of processes that have ended since, which have been looked at.
+    seen: HashSet<PathBuf>,
 }
 
 /// What taking over found.
@@ -48,7 +53,7 @@ impl Folder {
     /// Makes the folder if there is none; others need not read what is in it.
     pub fn open(path: PathBuf, upstream: String) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self { path, upstream })
+        Ok(Self { path, upstream, seen: HashSet::new() })
     }
 
     pub fn upstream(&self) -> &str {
@@ -100,19 +105,44 @@ impl Folder {
         Ok(taken)
     }
 
-    /// Whether a file vanished meanwhile.
-    fn pass(&self, state: &mut State, now: Now, taken: &mut Taken) -> Result<bool, String> {
-        let unreadable = |error: io::Error| {
-            format!("the journal at {} cannot be read: {}", self.path.display(), plain(&error))
-        };
-        let listing = std::fs::read_dir(&self.path).map_err(unreadable)?;
+    /// What processes have begun that have ended since this was last asked. Their files stay, and are locked for an instant
+    /// only: whoever starts now takes them over.
+    pub fn orphans(&mut self, now: Now) -> Vec<Intent> {
+        let Ok(files) = self.files() else { return vec![] };
+        self.seen.retain(|path| files.contains(path));
+        // It does not matter how far back it looks: only what was begun counts.
+        let mut state = State::new(Duration::ZERO);
+        for path in files.into_iter().filter(|path| path.extension().is_some_and(|end| end == LOG)) {
+            if self.seen.contains(&path) {
+                continue;
+            }
+            if let Ok(Some(file)) = self.ours(&path)
+                && file.unlock().is_ok()
+            {
+                self.read(file, path.clone(), &mut state, now, &mut Taken::default());
+                self.seen.insert(path);
+            }
+        }
+        state.pending().cloned().collect()
+    }
+
+    /// What is in the folder, the oldest first.
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = vec![];
-        for entry in listing {
-            let entry = entry.map_err(unreadable)?;
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
             files.extend(is_file(&entry).then(|| entry.path()));
         }
         // Names begin with the time.
         files.sort_unstable();
+        Ok(files)
+    }
+
+    /// Whether a file vanished meanwhile.
+    fn pass(&self, state: &mut State, now: Now, taken: &mut Taken) -> Result<bool, String> {
+        let files = self.files().map_err(|error| {
+            format!("the journal at {} cannot be read: {}", self.path.display(), plain(&error))
+        })?;
         let mut vanished = false;
         taken.others.clear();
         for path in files {

@@ -2,7 +2,8 @@
 //!
 //! An intent is written before its trigger is forwarded, a completion after its fan-out. Whatever a process leaves
 //! behind, by whatever end, is taken over by the next one that starts with the same folder and upstream: what was
-//! begun and not done is done again, and what was invalidated lately is known. In doubt it invalidates more.
+//! begun and not done is done again, and what was invalidated lately is known. In doubt it invalidates more. What was begun
+//! those do as well that run already.
 //!
 //! Pure: `record` (how records are written), `decode` (from bytes to records, whatever happened to them), `state` and
 //! `recent` (what they add up to). I/O: `folder` (whose file is whose), `file` (whole records or none), `writer` (the
@@ -214,12 +215,24 @@ impl Journal {
         }
     }
 
-    /// Notes the identity of the Redis. It is durable soon.
+    /// Notes the identity of the Redis, if it is news. It is durable soon.
     pub fn saw(&self, redis: String) {
+        let redis = shortened(redis);
+        let is_known = self.shared.state().redis().is_some_and(|known| known == redis);
         match &self.queue {
-            Some(queue) => drop(queue.send(Message::Saw(shortened(redis)))),
+            _ if is_known => {}
+            Some(queue) => drop(queue.send(Message::Saw(redis))),
             None => drop(self.shared.state().saw(&redis, self.shared.now())),
         }
+    }
+
+    /// What processes had begun that have ended since this one started, or since it was last asked. Their files stay for who
+    /// starts next.
+    pub async fn orphans(&self) -> Vec<Intent> {
+        let Some(queue) = &self.queue else { return vec![] };
+        let (answer, answered) = oneshot::channel();
+        drop(queue.send(Message::Look(answer)));
+        answered.await.unwrap_or_default()
     }
 
     /// Another proxy has invalidated this, so long ago. It is not written: that proxy has a journal of its own.

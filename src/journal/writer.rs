@@ -44,6 +44,8 @@ const SIGXFSZ: i32 = 25;
 pub(super) enum Message {
     Intend(Vec<Asked>),
     Saw(String),
+    /// What have processes begun that have ended meanwhile?
+    Look(oneshot::Sender<Vec<Intent>>),
     Close {
         /// Nobody has to be careful afterwards.
         clean: bool,
@@ -216,6 +218,7 @@ impl Writer {
                     self.notes.push(Record::Redis { identity, unix_ms: now.wall });
                 }
             }
+            Message::Look(answer) => drop(answer.send(self.folder.orphans(self.shared.now()))),
             Message::Close { clean, closed } => batch.close = Some((clean, closed)),
         }
     }

@@ -87,7 +87,12 @@ impl Process {
 
     /// Whether also keys without tags are in doubt.
     pub fn doubts_untagged(&self) -> bool {
-        self.trust.untagged.load(Ordering::Acquire)
+        self.trust.untagged.load(Ordering::Acquire) || self.doubts_labels()
+    }
+
+    /// Whether any key may have an explicit label that is in doubt, since those of an earlier process have not been read yet.
+    pub fn doubts_labels(&self) -> bool {
+        self.labels_unread.load(Ordering::Acquire) && self.doubt.any()
     }
 
     /// A new connection, which began to be made at `created`, leads to the Redis of which its `INFO server` says this, if it
@@ -263,6 +268,18 @@ mod tests {
         assert!(matches!(orders.try_recv(), Ok(Order::Redial)));
         assert!(orders.try_recv().is_err(), "who compares goes on");
         assert!(!process.trust_redis(doubts) && process.doubt.any(), "the answer came from the old one");
+    }
+
+    #[test]
+    fn any_key_is_in_doubt_until_the_labels_of_an_earlier_process_are_read() {
+        let (process, _orders) = process();
+        process.labels_unread.store(true, Ordering::Release);
+        assert!(!process.doubts_labels() && !process.doubts_untagged(), "nothing was invalidated");
+        process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
+        process.doubt_redis();
+        assert!(process.doubts_labels() && process.doubts_untagged());
+        process.labels_unread.store(false, Ordering::Release);
+        assert!(!process.doubts_labels() && !process.doubts_untagged() && process.doubt.any());
     }
 
     #[test]

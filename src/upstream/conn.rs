@@ -414,9 +414,12 @@ impl Conn {
         self.detour.set(detour);
     }
 
-    /// Queues a PING whose reply nobody gets.
-    pub fn send_probe(&self) {
+    /// Has a WAIT that comes next wait for all that Redis has executed up to here, over whatever connection: nobody gets the
+    /// replies. It counts from the last command of its connection, from Redis 7.2 on from the last that replicas got, as they
+    /// get each message.
+    pub fn mark_for_wait(&self) {
         self.own(Setup::Ignore, &[b"PING"]);
+        self.own(Setup::Ignore, &[b"PUBLISH", b"rescind:wait", b""]);
     }
 
     /// Its client has read something: replies may flow again, if they were stopped.

@@ -88,7 +88,7 @@ impl Conn {
     }
 
     /// Whether it has ever led to the Redis in use.
-    pub(super) fn has_led(&self) -> bool {
+    pub fn has_led(&self) -> bool {
         self.life.era.get().is_some()
     }
 

@@ -123,11 +123,13 @@ impl Pool {
         }
     }
 
-    /// A connection that was made to ask becomes a shared one once it has been answered, if what there is is held up.
+    /// A connection that was made to ask becomes a shared one once it has been answered, if there is none that is free.
     fn settle_greeting(&self) {
         let greeted = self.greeting.borrow_mut().take_if(|conn| conn.is_usable() || !conn.is_alive());
         let Some(conn) = greeted.filter(|conn| conn.is_alive()) else { return };
-        let wanted = |conns: &SmallVec<[Rc<Conn>; 1]>| !conns.iter().any(|conn| conn.is_clear());
+        let wanted = |conns: &SmallVec<[Rc<Conn>; 1]>| {
+            conns.len() < MOST_SHARED && !conns.iter().any(|conn| conn.is_alive() && !conn.is_congested())
+        };
         if self.shared.borrow().get(&conn.key()).is_none_or(wanted) {
             self.share(conn);
         } else {

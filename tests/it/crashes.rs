@@ -504,6 +504,35 @@ fn what_a_cascade_or_a_label_has_deleted_does_not_come_back_either() {
     }
 }
 
+/// Which keys have labels a new process has to read first, which takes a while where Redis has many keys.
+#[test]
+fn nor_does_what_a_label_had_deleted_if_the_proxy_was_restarted_as_well() {
+    let mut redis = Redis::with(&["--enable-debug-command", "yes"]);
+    redis.client().cmd("DEBUG POPULATE 100000 filler 10");
+    let mut proxy = Proxy::start(&redis, RULES);
+    let keys = ["page", "app:1:tools_1"];
+    for key in keys {
+        proxy.client().cmd(&format!("TAG.WITH 1 label SET {key} cached"));
+    }
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd("TAG.INVALIDATE label"), ":2\r\n");
+    for kill in [true, false] {
+        if kill {
+            proxy.kill();
+        } else {
+            proxy.signal("-TERM");
+            proxy.wait();
+        }
+        redis.kill();
+        redis.restart();
+        proxy.start_again(&[]);
+        for key in keys {
+            assert_eq!(first_read(&proxy, key), "$-1\r\n", "{key}, killed: {kill}");
+        }
+        proxy.ready();
+    }
+}
+
 #[test]
 fn after_a_start_or_a_gap_what_was_invalidated_before_can_be_cached_at_once() {
     let redis = Redis::start();

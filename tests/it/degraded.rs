@@ -480,6 +480,42 @@ fn a_redis_that_refuses_the_proxy_itself_is_there_all_the_same() {
     eventually("now it is away", || (up() == 0.0).then_some(()));
 }
 
+/// It refuses a `PING` as well, in its turn.
+#[test]
+fn a_redis_that_takes_no_writes_since_it_cannot_save_them_keeps_its_feed() {
+    let redis = Redis::with(&["--save", "3600 1"]);
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    client.cmd(&format!("SET {DEPENDENT} v"));
+    client.cmd("TAG.WITH 1 label SET k v");
+    let in_its_way = redis.folder().join("dump.rdb");
+    std::fs::create_dir(&in_its_way).unwrap();
+    let mut saved = |how: &str| {
+        direct.cmd("BGSAVE");
+        let status = format!("rdb_last_bgsave_status:{how}");
+        eventually("it has tried to save", || direct.cmd("INFO persistence").contains(&status).then_some(()));
+    };
+    saved("err");
+    assert!(client.cmd("PING").starts_with("-MISCONF"));
+    let began = Instant::now();
+    assert!(client.cmd("RENAME k l").starts_with("-MISCONF"));
+    assert!(client.cmd("PUBLISH rescind:invalidate none").starts_with(':'));
+    assert!(client.cmd("TAG.KEYS none").starts_with('*'));
+    assert!(began.elapsed() < Duration::from_secs(8), "nobody waits for the feed");
+    // What is sent past the proxy is heard, although nothing can be deleted.
+    assert!(redis.client().cmd("PUBLISH rescind:invalidate Post").starts_with(':'));
+    eventually("it is hidden", || (client.cmd(&format!("GET {DEPENDENT}")) == "$-1\r\n").then_some(()));
+    let json = [("Content-Type", "application/json")];
+    let (status, body) = proxy.http("POST", "/api/invalidate", &json, "{\"tags\": [\"Post\"]}");
+    assert!(status == 503 && body.contains("MISCONF"), "{status}: {body}");
+    assert_eq!((gaps(&proxy, &redis), proxy.metric("rescind_index_complete")), (0.0, 1.0));
+    std::fs::remove_dir(&in_its_way).unwrap();
+    saved("ok");
+    let is_there = |key: &str| redis.client().cmd(&format!("EXISTS {key}")) == ":1\r\n";
+    eventually("it is deleted", || (!is_there(DEPENDENT)).then_some(()));
+    assert!(is_there("k"));
+}
+
 #[test]
 fn a_fan_out_that_fails_again_and_again_is_told_of_once() {
     let (redis, url) = restricted("-unlink");
@@ -509,6 +545,7 @@ fn where_the_feed_is_away_for_long_nobody_waits_for_labels() {
     direct.cmd("MSET a v b v app:1:blog_posts_1 v");
     direct.cmd("ACL SETUSER own off");
     direct.cmd("CLIENT KILL USER own");
+    eventually("the feed is lost", || (!connected(&proxy, &redis)).then_some(()));
     // It may be back in a moment.
     client.cmd("RENAME a c");
     let began = Instant::now();

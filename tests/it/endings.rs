@@ -113,6 +113,27 @@ fn a_private_redis_does_not_outlive_a_proxy_that_is_killed() {
 }
 
 #[test]
+fn a_proxy_ends_with_its_private_redis() {
+    for shut_down in [true, false] {
+        let temporary = Folder::new();
+        let variables = [("TMPDIR", temporary.0.to_str().unwrap())];
+        let mut proxy = Proxy::launch_with("spawn", RULES, &[], &variables);
+        proxy.ready();
+        let mut client = proxy.client();
+        if shut_down {
+            client.request(&["SHUTDOWN"]);
+        } else {
+            let info = client.list("INFO server").concat();
+            let pid = info.split("process_id:").nth(1).unwrap().split("\r\n").next().unwrap();
+            send_signal(pid.parse().unwrap(), "-KILL");
+        }
+        assert_eq!(proxy.wait(), Some(1));
+        assert!(proxy.log().contains("the private redis-server has ended: "), "{}", proxy.log());
+        assert_eq!(std::fs::read_dir(&temporary.0).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn where_there_is_no_redis_server_nothing_is_left_behind() {
     let (temporary, empty) = (Folder::new(), Folder::new());
     let variables = [("TMPDIR", temporary.0.to_str().unwrap()), ("PATH", empty.0.to_str().unwrap())];

@@ -2,7 +2,7 @@
 //! where it would have run without it.
 
 use crate::differential::Wire;
-use crate::support::{Proxy, RULES, Redis, encode};
+use crate::support::{Proxy, RULES, Redis, connections_made, encode};
 
 const PAGE: &str = "app:1:blog_posts_1";
 const TRIGGER: &str = "SET app:1:model:Post:7 1";
@@ -115,6 +115,28 @@ fn what_cannot_be_moved_there_leaves_no_labels_anywhere() {
         assert_eq!(world.client.cmd("TAG.INVALIDATE L M"), ":1\r\n", "{line}");
         assert_eq!(world.direct.cmd("EXISTS from to"), ":1\r\n", "{line}");
     }
+}
+
+/// Redis was started anew with fewer of them: each connection is refused that is to be made for it.
+#[test]
+fn who_is_in_one_that_is_gone_is_told_with_each_request() {
+    let World { mut redis, proxy, mut client, .. } = World::with(RULES);
+    client.cmd("SELECT 5");
+    redis.kill();
+    redis.restart_with(&["--databases", "1"]);
+    proxy.ready();
+    // Somebody has missed a key, so that any write may be a fill.
+    let mut other = Wire::connect(proxy.port);
+    other.cmd(&format!("GET {PAGE}"));
+    for line in ["GET k", "SET k v", "TAG.WITH 1 L SET k v", "SET k v", TRIGGER] {
+        let before = connections_made(&mut redis.client());
+        let reply = client.cmd(line);
+        assert!(reply.starts_with("-ERR") && reply.contains("DB index is out of range"), "{line}: {reply}");
+        let made = connections_made(&mut redis.client()) - before;
+        assert!(made < 10, "{line}: {made} connections");
+        other.cmd(&format!("GET {PAGE}"));
+    }
+    assert_eq!(other.cmd("SET k v"), "+OK\r\n");
 }
 
 #[test]

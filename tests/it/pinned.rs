@@ -37,6 +37,31 @@ impl World {
 }
 
 #[test]
+fn a_wait_counts_what_its_client_has_written_over_whichever_connection() {
+    let master = Redis::start();
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let mut behind = replica.client();
+    eventually("it follows", || behind.cmd("INFO replication").contains("link_status:up").then_some(()));
+    let proxy = Proxy::start(&master, "");
+    let mut client = proxy.client();
+    client.cmd("SET k v");
+    assert_eq!(client.cmd("WAIT 1 0"), ":1\r\n");
+    replica.signal("-STOP");
+    for mut client in [client, proxy.client()] {
+        for write in ["SET k v", "INCR n", "TAG.WITH 1 label SET k v"] {
+            client.cmd(write);
+            assert_eq!(client.cmd("WAIT 1 100"), ":0\r\n", "{write}");
+        }
+    }
+    let mut client = proxy.client();
+    client.send(b"SET k v\r\nWAIT 1 100\r\nGET k\r\n");
+    let replies = [client.reply(), client.reply(), client.reply()];
+    assert_eq!(replies, ["+OK\r\n", ":0\r\n", "$1\r\nv\r\n"]);
+    replica.signal("-CONT");
+    assert_eq!(client.cmd("WAIT 1 0"), ":1\r\n");
+}
+
+#[test]
 fn one_too_many_is_told_and_closed_and_the_others_go_on() {
     let mut world = World::with("[upstream]\nmax_pinned = 5\n[listen]\nworkers = 1");
     let mut plain = world.client();

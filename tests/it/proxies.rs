@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+use crate::support::{Client, Folder, Proxy, RULES, Redis, encode, eventually};
 
 const KEY: &str = "app:1:home_page_data_1";
 const TRIGGER: &str = "SET app:1:model:Post:7 1";
@@ -66,6 +66,28 @@ fn whoever_writes_through_whichever_proxy() {
         assert_eq!(clients[writer].cmd(TRIGGER), "+OK\r\n");
         assert_eq!(clients[reader].cmd(&format!("GET {KEY}")), "$-1\r\n", "round {round}");
     }
+}
+
+/// As while a new one replaces an old one. No feed tells of the trigger: its pattern has no prefix.
+#[test]
+fn what_a_dead_proxy_has_begun_is_finished_by_one_that_shares_its_journal_and_had_started_before() {
+    let rules = "[keys]\nprefix = \"app:1:\"\n[tags]\nPost = [\"home_page_data_*\"]\n\
+                 [[trigger]]\nkeys = [\"{model}:saved\"]\ninvalidate = [\"{model}\"]\n";
+    let (redis, journal) = (Redis::start(), Folder::new());
+    let upstream = format!("redis://127.0.0.1:{}", redis.port);
+    let shared = ("RESCIND_JOURNAL_PATH", journal.0.to_str().unwrap());
+    let mut old =
+        Proxy::launch_with(&upstream, rules, &[], &[shared, ("RESCIND_DIE_AT", "trigger answered")]);
+    old.ready();
+    let new = Proxy::launch_with(&upstream, rules, &[], &[shared]);
+    new.ready();
+    let mut client = new.client();
+    client.cmd(&format!("SET {KEY} old"));
+    let mut writer = old.client();
+    writer.request(&["SET", "app:1:Post:saved", "1"]);
+    assert!(writer.rest().is_empty(), "it died");
+    old.wait();
+    eventually("it is deleted", || (client.cmd(&format!("GET {KEY}")) == "$-1\r\n").then_some(()));
 }
 
 #[test]

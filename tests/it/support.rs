@@ -136,6 +136,12 @@ impl Redis {
         self.wait();
     }
 
+    /// Likewise, with more arguments.
+    pub fn restart_with(&mut self, more: &[&str]) {
+        self.args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        self.restart();
+    }
+
     /// `-STOP`, `-CONT`, …
     pub fn signal(&self, signal: &str) {
         send_signal(self.child.id(), signal);

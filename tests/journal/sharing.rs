@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use rescind::config::Fsync;
 use rescind::journal::Journal;
 
-use crate::support::{crashed, files, folder, intend, names, open, options, pending};
+use crate::support::{crashed, files, folder, intend, names, open, options, pending, run};
 
 #[test]
 fn who_lives_keeps_its_file() {
@@ -30,6 +30,31 @@ fn who_lives_keeps_its_file() {
     let mut found = pending(&recovered);
     found.sort_unstable();
     assert_eq!((found, recovered.unclean), (vec!["a".to_owned(), "b".to_owned()], true));
+}
+
+/// The new one has started before the old one ends.
+#[test]
+fn what_an_ended_one_had_begun_those_know_that_run_already() {
+    let (folder, elsewhere) = (folder(), folder());
+    let (living, _) = open(folder.path());
+    let (other, _) = open(folder.path());
+    intend(&other, &["b"]).unwrap();
+    assert_eq!(run(living.orphans()), [], "it lives");
+    let (first, _) = open(elsewhere.path());
+    intend(&first, &["a"]).unwrap();
+    let left = crashed(elsewhere.path());
+    for path in files(left.path(), "log") {
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for journal in [&living, &other] {
+        let begun: Vec<_> = run(journal.orphans()).iter().flat_map(|intent| names(&intent.scope)).collect();
+        assert_eq!(begun, ["a"]);
+        assert_eq!(run(journal.orphans()), [], "once");
+    }
+    // Who starts next is told as well.
+    let (_third, recovered) = open(folder.path());
+    assert_eq!((pending(&recovered), recovered.unclean), (vec!["a".to_owned()], true));
+    assert_eq!(run(Journal::none(std::time::Duration::ZERO).orphans()), []);
 }
 
 #[test]
