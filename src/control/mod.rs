@@ -302,6 +302,8 @@ impl Engine {
         let has_triggers = self.matcher.borrow_mut().tags(db, key, &mut tags);
         if !tags.is_empty() || self.process.index.has_labels() {
             let gone = self.process.index.lock().created(db, key, &tags);
+            // Should they follow the value that it has now, they are in Redis only.
+            gone.iter().for_each(|tag| self.label_changes.seen_change(Tag::clone(tag)));
             self.process.fanout.forget(db, key, gone);
         }
         has_triggers

@@ -249,6 +249,13 @@ impl Index {
         shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
     }
 
+    /// The explicit labels of a key without those whose write is in flight.
+    pub fn at_rest(&self, db: u32, key: &[u8]) -> Vec<Tag> {
+        let Some(entry) = self.find(db, key) else { return Vec::new() };
+        let shown = self.labels.of(entry).iter().filter(|label| !label.removed && label.in_flight == 0);
+        shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
+    }
+
     /// At most `limit` keys of one database that have the tag.
     pub fn keys_of(&self, db: u32, tag: &[u8], limit: usize) -> Vec<Vec<u8>> {
         let Some(number) = self.tags.find(tag) else { return Vec::new() };
