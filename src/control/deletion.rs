@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use redis_protocol::resp3::types::BytesFrame;
 
@@ -12,7 +13,7 @@ use super::rebuild::Scan;
 use super::{Engine, wire};
 use crate::failpoint;
 use crate::rules::spec::OnInvalidate;
-use crate::rules::{FamilyId, Tag};
+use crate::rules::{FamilyId, Rules, Tag};
 
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
 const BATCH: usize = 1024;
@@ -25,6 +26,8 @@ const MOST_GONE: usize = 400;
 pub(super) struct Deletion<'a> {
     engine: &'a Rc<Engine>,
     tags: &'a [Tag],
+    /// By which keys were assigned to families.
+    rules: Arc<Rules>,
     /// Collected and not sent.
     open: HashMap<(u32, FamilyId), Entries>,
     /// The one that is added to, and what is in it.
@@ -54,6 +57,7 @@ impl<'a> Deletion<'a> {
         Self {
             engine,
             tags,
+            rules: Arc::clone(&engine.rules.borrow()),
             open: HashMap::new(),
             slot: None,
             current: Entries::default(),
@@ -86,14 +90,8 @@ impl<'a> Deletion<'a> {
         if scan {
             self.scan().await?;
         }
-        if let Some(slot) = self.slot.take() {
-            self.open.insert(slot, std::mem::take(&mut self.current));
-        }
         failpoint::pass("collected");
-        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
-        for ((db, family), entries) in open {
-            self.send(db, family, entries).await?;
-        }
+        self.send_all().await?;
         while !self.sent.is_empty() {
             self.answered().await?;
         }
@@ -128,6 +126,11 @@ impl<'a> Deletion<'a> {
     }
 
     async fn add(&mut self, entry: Entry) -> Result<(), String> {
+        while !Arc::ptr_eq(&self.rules, &self.engine.rules.borrow()) {
+            // A reload: from here on other numbers stand for the families.
+            self.send_all().await?;
+            self.rules = Arc::clone(&self.engine.rules.borrow());
+        }
         let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
         let slot = (entry.db, family);
         // Dependents of a tag mostly come in runs of one family.
@@ -145,8 +148,20 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
+    /// Sends what has been collected.
+    async fn send_all(&mut self) -> Result<(), String> {
+        if let Some(slot) = self.slot.take() {
+            self.open.insert(slot, std::mem::take(&mut self.current));
+        }
+        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
+        for ((db, family), entries) in open {
+            self.send(db, family, entries).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, db: u32, family: FamilyId, mut entries: Entries) -> Result<(), String> {
-        let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
+        let rules = Arc::clone(&self.rules);
         let family = rules.family(family);
         let expires = family.on_invalidate == OnInvalidate::Expire;
         let dry_run = self.engine.dry_run;
