@@ -68,6 +68,17 @@ impl Entries {
 }
 
 impl SentEntries {
+    /// Where they are in the index.
+    pub fn each_place(&self, mut visit: impl FnMut(KeyId, Generation)) {
+        match self {
+            Self::Places(places) => places.iter().for_each(|(id, generation)| visit(*id, *generation)),
+            Self::Named(entries) => {
+                let places = entries.0.iter().filter_map(|entry| entry.place);
+                places.for_each(|(id, generation)| visit(id, generation));
+            }
+        }
+    }
+
     /// The keys are gone: their entries go, unless something has happened to them since.
     pub fn drop_from(self, engine: &Engine) {
         match self {
