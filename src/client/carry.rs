@@ -266,5 +266,6 @@ pub(super) fn end(context: &Context, verb: Verb, Labels { db, key, tags }: &Labe
         process.fanout.forget(*db, key, went);
     } else {
         process.index.lock().stayed(*db, key, tags);
+        process.fanout.order(Order::Retimed(vec![(*db, key.clone())]));
     }
 }

@@ -260,10 +260,10 @@ impl Index {
         shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
     }
 
-    /// The explicit labels of a key without those whose write is in flight.
+    /// The explicit labels of a key without those whose write is in flight, or whose value is about to be overwritten.
     pub fn at_rest(&self, db: u32, key: &[u8]) -> Vec<Tag> {
         let Some(entry) = self.find(db, key) else { return Vec::new() };
-        let shown = self.labels.of(entry).iter().filter(|label| !label.removed && label.in_flight == 0);
+        let shown = self.labels.of(entry).iter().filter(|label| label.settled && label.in_flight == 0);
         shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
     }
 

@@ -156,6 +156,11 @@ fn the_mark_of_a_label_goes_with_the_command() {
     eventually("nothing came of it", || (score(&mut direct, "two") == ["inf"]).then_some(()));
     assert_eq!(client.cmd("RENAMENX one two"), ":0\r\n");
     assert_eq!(score(&mut direct, "two"), ["inf"]);
+    client.cmd("PEXPIREAT two 9000000000000");
+    assert_eq!(client.cmd("RENAMENX one two"), ":0\r\n");
+    eventually("it follows the expiry again", || {
+        (score(&mut direct, "two") == ["9000000000000"]).then_some(())
+    });
     assert_eq!(client.cmd("RENAME one two"), "+OK\r\n");
     assert_eq!(score(&mut direct, "two"), ["inf"]);
 }
