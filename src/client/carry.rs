@@ -18,7 +18,7 @@ use crate::lease::{Clock, Expected};
 use crate::news::{Labels, Verb};
 use crate::process::Process;
 use crate::resp::Args;
-use crate::rules::Tag;
+use crate::rules::{Tag, unique};
 
 /// Labels on their way from one key to another.
 pub(super) struct Carried {
@@ -63,8 +63,8 @@ pub(super) fn concerns(context: &Context, command: &Command, args: Args<'_>, db:
     }
 }
 
-/// What has to hold for the value that the request moves or copies: none of the tags that rules give it, there and here, is
-/// invalidated meanwhile. Who deletes it here need not have heard of it there.
+/// What has to hold for the value that the request moves or copies: none of the tags that rules give it, there and here, and of
+/// the labels that follow it, is invalidated meanwhile. Who deletes it here need not have heard of it there, nor be done there.
 pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u32) -> Vec<Check> {
     let process = &context.process;
     let Some(Carrying { from, to, .. }) = command.carrying(args, db) else { return vec![] };
@@ -75,6 +75,10 @@ pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u
         matcher.tags(to.0, to.1, &mut there);
     }
     tags.retain(|tag| there.contains(tag));
+    if from != to && !process.dry_run {
+        tags.extend(process.index.explicit_of(from.0, from.1));
+        unique(&mut tags);
+    }
     // First what is known of those that are over, then whether others are under way: so none is missed that ends in between.
     let epochs = &process.epochs;
     let expected: Vec<_> = tags.iter().map(|tag| epochs.expected(tag, epochs.clock())).collect();
@@ -262,5 +266,6 @@ pub(super) fn end(context: &Context, verb: Verb, Labels { db, key, tags }: &Labe
         process.fanout.forget(*db, key, went);
     } else {
         process.index.lock().stayed(*db, key, tags);
+        process.fanout.order(Order::Retimed(vec![(*db, key.clone())]));
     }
 }

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use redis_protocol::resp3::types::BytesFrame;
 
 use super::gc::{Entries, Entry, SentEntries};
 use super::link::{Batch, has_no_database};
 use super::rebuild::Scan;
+use super::unlinks::Unlink;
 use super::{Engine, wire};
 use crate::failpoint;
 use crate::rules::spec::OnInvalidate;
-use crate::rules::{FamilyId, Tag};
+use crate::rules::{FamilyId, Rules, Tag};
 
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
 const BATCH: usize = 1024;
@@ -25,11 +27,15 @@ const MOST_GONE: usize = 400;
 pub(super) struct Deletion<'a> {
     engine: &'a Rc<Engine>,
     tags: &'a [Tag],
+    /// By which keys were assigned to families.
+    rules: Arc<Rules>,
     /// Collected and not sent.
     open: HashMap<(u32, FamilyId), Entries>,
     /// The one that is added to, and what is in it.
     slot: Option<(u32, FamilyId)>,
     current: Entries,
+    /// The index knows all keys: what another fan-out is deleting is left to that one, and the other way round.
+    shares: bool,
     /// Sent and not answered.
     sent: VecDeque<Sent>,
     /// Deleted, and still in the index: it is tidied up when the writer has its answer.
@@ -46,6 +52,8 @@ struct Sent {
     /// The keys stay for now.
     stay: bool,
     entries: SentEntries,
+    /// That others may wait for.
+    unlink: Option<Unlink>,
     reply: Pin<Box<dyn Future<Output = Result<Vec<BytesFrame>, String>>>>,
 }
 
@@ -54,9 +62,11 @@ impl<'a> Deletion<'a> {
         Self {
             engine,
             tags,
+            rules: Arc::clone(&engine.rules.borrow()),
             open: HashMap::new(),
             slot: None,
             current: Entries::default(),
+            shares: false,
             sent: VecDeque::new(),
             gone: Vec::new(),
             total: 0,
@@ -67,17 +77,36 @@ impl<'a> Deletion<'a> {
 
     /// Deletes what the index knows and, with `scan`, what a scan finds.
     pub async fn run(&mut self, scan: bool) -> Result<(), String> {
+        self.shares = !scan;
+        let result = self.once(scan).await;
+        let process = &self.engine.process;
+        for Sent { unlink, entries, .. } in self.sent.drain(..) {
+            unlink
+                .into_iter()
+                .for_each(|unlink| self.engine.unlinks.failed(unlink, &process.index, &entries));
+        }
         self.open.clear();
         self.slot = None;
         self.current = Entries::default();
-        self.sent.clear();
+        result
+    }
+
+    async fn once(&mut self, scan: bool) -> Result<(), String> {
+        let failures = self.engine.unlinks.failures();
+        let mut left_to_others = false;
         // Before the index is read: what a rebuild takes into it meanwhile would be in neither answer.
         self.labelled_elsewhere(scan || self.engine.others_label()).await?;
         for tag in self.tags {
             let mut cursor = Some(usize::MAX);
             while let Some(at) = cursor {
                 let mut chunk = Entries::default();
-                cursor = self.engine.process.index.lock().collect(tag, at, BATCH, &mut |one| chunk.push(one));
+                cursor =
+                    self.engine.process.index.lock().collect(tag, at, BATCH, &mut |one| match self.shares
+                        && one.unlinking
+                    {
+                        true => left_to_others = true,
+                        false => chunk.push(one),
+                    });
                 for entry in chunk.0 {
                     self.add(entry).await?;
                 }
@@ -86,18 +115,13 @@ impl<'a> Deletion<'a> {
         if scan {
             self.scan().await?;
         }
-        if let Some(slot) = self.slot.take() {
-            self.open.insert(slot, std::mem::take(&mut self.current));
-        }
         failpoint::pass("collected");
-        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
-        for ((db, family), entries) in open {
-            self.send(db, family, entries).await?;
-        }
+        self.send_all().await?;
         while !self.sent.is_empty() {
             self.answered().await?;
         }
-        Ok(())
+        // Not before: they may wait for this one.
+        if left_to_others { self.engine.unlinks.wait(failures).await } else { Ok(()) }
     }
 
     /// Takes in keys whose labels the index does not have.
@@ -128,6 +152,11 @@ impl<'a> Deletion<'a> {
     }
 
     async fn add(&mut self, entry: Entry) -> Result<(), String> {
+        while !Arc::ptr_eq(&self.rules, &self.engine.rules.borrow()) {
+            // A reload: from here on other numbers stand for the families.
+            self.send_all().await?;
+            self.rules = Arc::clone(&self.engine.rules.borrow());
+        }
         let family = self.engine.matcher.borrow_mut().classify(entry.db, &entry.key).family;
         let slot = (entry.db, family);
         // Dependents of a tag mostly come in runs of one family.
@@ -145,8 +174,20 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
+    /// Sends what has been collected.
+    async fn send_all(&mut self) -> Result<(), String> {
+        if let Some(slot) = self.slot.take() {
+            self.open.insert(slot, std::mem::take(&mut self.current));
+        }
+        let open: Vec<_> = self.open.drain().filter(|(_, entries)| !entries.0.is_empty()).collect();
+        for ((db, family), entries) in open {
+            self.send(db, family, entries).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, db: u32, family: FamilyId, mut entries: Entries) -> Result<(), String> {
-        let rules = std::sync::Arc::clone(&self.engine.rules.borrow());
+        let rules = Arc::clone(&self.rules);
         let family = rules.family(family);
         let expires = family.on_invalidate == OnInvalidate::Expire;
         let dry_run = self.engine.dry_run;
@@ -159,6 +200,7 @@ impl<'a> Deletion<'a> {
         if entries.0.is_empty() {
             return Ok(());
         }
+        let stay = expires || dry_run;
         if expires && !dry_run {
             let grace = family.grace.as_millis().to_string();
             for entry in &entries.0 {
@@ -171,8 +213,10 @@ impl<'a> Deletion<'a> {
             batch.push(request);
         }
         let reply = Box::pin(self.engine.deletes.call(db, batch));
-        let entries = entries.sent(self.engine.process.index.has_labels());
-        self.sent.push_back(Sent { family: family.name.clone(), stay: expires || dry_run, entries, reply });
+        let index = &self.engine.process.index;
+        let entries = entries.sent(index.has_labels());
+        let unlink = (self.shares && !stay).then(|| self.engine.unlinks.begin(index, &entries));
+        self.sent.push_back(Sent { family: family.name.clone(), stay, entries, unlink, reply });
         // Redis gets the batch now, not when this task next waits.
         tokio::task::yield_now().await;
         while self.sent.len() >= WINDOW {
@@ -183,9 +227,9 @@ impl<'a> Deletion<'a> {
 
     /// Takes the oldest answer.
     async fn answered(&mut self) -> Result<(), String> {
-        let Some(sent) = self.sent.pop_front() else { return Ok(()) };
+        let Some(first) = self.sent.front_mut() else { return Ok(()) };
         let mut deleted = 0;
-        let frames = match sent.reply.await {
+        let frames = match first.reply.as_mut().await {
             Err(error) if has_no_database(&error) => vec![],
             frames => frames?,
         };
@@ -193,6 +237,8 @@ impl<'a> Deletion<'a> {
             let frame = wire::into_result(frame)?;
             deleted += wire::int_of(&frame).unwrap_or(0).max(0) as u64;
         }
+        let Some(sent) = self.sent.pop_front() else { return Ok(()) };
+        sent.unlink.into_iter().for_each(|unlink| self.engine.unlinks.done(unlink));
         self.engine.process.metrics.invalidated_keys(&sent.family, deleted);
         failpoint::pass("one deleted");
         self.total += deleted;

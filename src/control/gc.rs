@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use redis_protocol::resp3::types::BytesFrame;
+
 use super::link::{Batch, has_no_database};
 use super::{Engine, known, label_upkeep, wire};
 use crate::index::{Collected, Generation, KeyId};
@@ -21,6 +23,8 @@ const REMIND: u64 = 30;
 const SAMPLE: usize = 1000;
 /// If more of a sample than one in this many is dead, the next sample follows at once.
 const MANY_DEAD: usize = 8;
+/// Keys that are asked for at once: mostly all or none of them are there.
+const TOGETHER: usize = 50;
 /// How long an entry must have stood still before EXISTS may drop it where Redis sends no events: its write
 /// may still be under way.
 const REST: Duration = Duration::from_secs(20);
@@ -68,6 +72,17 @@ impl Entries {
 }
 
 impl SentEntries {
+    /// Where they are in the index.
+    pub fn each_place(&self, mut visit: impl FnMut(KeyId, Generation)) {
+        match self {
+            Self::Places(places) => places.iter().for_each(|(id, generation)| visit(*id, *generation)),
+            Self::Named(entries) => {
+                let places = entries.0.iter().filter_map(|entry| entry.place);
+                places.for_each(|(id, generation)| visit(id, generation));
+            }
+        }
+    }
+
     /// The keys are gone: their entries go, unless something has happened to them since.
     pub fn drop_from(self, engine: &Engine) {
         match self {
@@ -274,27 +289,50 @@ impl Engine {
     pub(super) async fn check(&self, entries: Entries) -> Result<Vec<Vec<u8>>, String> {
         let mut alive = vec![];
         for (db, entries) in entries.by_db() {
-            let mut batch = Batch::default();
-            entries.0.iter().for_each(|entry| batch.push([b"EXISTS".as_slice(), &entry.key]));
-            let frames = match self.scans.call(db, batch).await {
+            let exist = match self.exist(db, &entries.0).await {
                 Err(error) if has_no_database(&error) => {
                     drop_entries(self, entries);
                     continue;
                 }
-                frames => frames?,
+                exist => exist?,
             };
             let mut dead = Entries::default();
-            for (entry, frame) in entries.0.into_iter().zip(frames) {
-                match wire::int_of(&frame) {
-                    Some(0) => dead.0.push(entry),
-                    Some(_) => alive.push(entry.key.into_vec()),
-                    // Not allowed, or Redis is loading: nothing is known.
-                    None => return Err("EXISTS was refused".to_owned()),
+            for (entry, exists) in entries.0.into_iter().zip(exist) {
+                match exists {
+                    false => dead.0.push(entry),
+                    true => alive.push(entry.key.into_vec()),
                 }
             }
             drop_entries(self, dead);
         }
         Ok(alive)
+    }
+
+    /// Of each key, whether it exists. Those of which some are there and some not are asked for one by one.
+    async fn exist(&self, db: u32, entries: &[Entry]) -> Result<Vec<bool>, String> {
+        // Not allowed, or Redis is loading: nothing is known.
+        let count = |frame: &BytesFrame| wire::int_of(frame).ok_or_else(|| "EXISTS was refused".to_owned());
+        let (mut together, mut singly) = (Batch::default(), Batch::default());
+        for some in entries.chunks(TOGETHER) {
+            let keys = some.iter().map(|entry| &*entry.key);
+            together.push(std::iter::once(b"EXISTS".as_slice()).chain(keys).collect::<Vec<_>>());
+        }
+        let counts: Vec<i64> =
+            self.scans.call(db, together).await?.iter().map(count).collect::<Result<_, _>>()?;
+        let is_mixed = |some: &[Entry], count: i64| count != 0 && count != some.len() as i64;
+        for (some, count) in entries.chunks(TOGETHER).zip(&counts) {
+            let asked = some.iter().filter(|_| is_mixed(some, *count));
+            asked.for_each(|entry| singly.push([b"EXISTS".as_slice(), &entry.key]));
+        }
+        let mut singly = self.scans.call(db, singly).await?.into_iter();
+        let mut exist = Vec::with_capacity(entries.len());
+        for (some, all) in entries.chunks(TOGETHER).zip(counts) {
+            for _ in some {
+                let single = if is_mixed(some, all) { singly.next() } else { None };
+                exist.push(single.as_ref().map_or(Ok(all), count)? > 0);
+            }
+        }
+        Ok(exist)
     }
 
     /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling

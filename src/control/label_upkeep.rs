@@ -79,8 +79,9 @@ async fn score(engine: &Engine, db: u32, entries: Entries) {
             Some(expiry) => expiry.to_string(),
             None => continue,
         };
-        // Only changed: what is not there any more has been taken out on purpose, or is about to be written back.
-        for tag in engine.process.index.lock().explicit_of(db, &entry.key) {
+        // Only changed: what is not there any more has been taken out on purpose, or is about to be written back. One that is
+        // being handed on keeps its mark.
+        for tag in engine.process.index.lock().at_rest(db, &entry.key) {
             batch.push([b"ZADD".as_slice(), &label_set(&tag), b"XX", expiry.as_bytes(), &entry.key]);
         }
     }

@@ -3,6 +3,9 @@
 //! A label that no script gives is in the index first, then in Redis, and only then the write is sent that it belongs to.
 //! Once that is answered the label is made sure of, and told to the other proxies, before the client hears of it. So
 //! whoever takes a label out of Redis need not know of such writes that are under way: they put theirs back.
+//!
+//! A label that is about to follow a value is marked, by a score below zero that says whose proxy hands it on. As long as it
+//! is, no other takes it out: those see that there is a new value before they hear of its labels.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,16 +31,22 @@ const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
 /// of them afterwards. Of a key that exists only with `ARGV[3]`; then the others are told, and who has given it the same label
-/// anew puts it back. -1: it exists.
-const FORGET: &str = "local n = 0 \
+/// anew puts it back. Those that are marked stay, unless with the mark `ARGV[4]`, or that is empty. -1: the key exists. -2: some
+/// are marked.
+const FORGET: &str = "local n, marked = 0, false \
     local exists = redis.call('EXISTS', KEYS[1]) == 1 \
     if exists and ARGV[3] == '' then return -1 end \
     for i = 2, #KEYS do \
+    local s = ARGV[4] ~= '' and redis.pcall('ZSCORE', KEYS[i], KEYS[1]) \
+    if type(s) == 'string' and string.sub(s, 1, 1) == '-' and tonumber(s) ~= tonumber(ARGV[4]) then \
+    marked = true \
+    else \
     local r = redis.pcall('ZREM', KEYS[i], KEYS[1]) \
     if type(r) == 'number' then n = n + r end \
     end \
+    end \
     if n > 0 and exists then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
-    return n";
+    return marked and -2 or n";
 
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
 pub(super) async fn learn(engine: &Engine) {
@@ -98,16 +107,27 @@ impl Drop for Invalidating<'_> {
     }
 }
 
-/// Puts labels of a value that is about to be moved into Redis. Not while they are being invalidated: the value must not
-/// get from a key that is still to be deleted to one that has been looked at.
+/// Puts labels of a value that is about to be moved into Redis; returns those that were not there. Not while they are being
+/// invalidated: the value must not get from a key that is still to be deleted to one that has been looked at.
 pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     loop {
         let ended = engine.invalidated.notified();
         if !engine.process.invalidating.concerns(&labels.tags) {
-            return give(engine, labels).await;
+            break;
         }
         ended.await;
     }
+    if !engine.process.others_may_label.load(Ordering::Acquire) {
+        return give(engine, labels).await;
+    }
+    let (mark, mut batch) = (mark(engine), Batch::default());
+    labels.tags.iter().for_each(|tag| batch.push([b"ZADD".as_slice(), &label_set(tag), &mark, &labels.key]));
+    added(engine, labels, batch).await
+}
+
+/// What stands in place of the score of labels that this proxy hands on. Exact as the number that it is in Redis.
+fn mark(engine: &Engine) -> Vec<u8> {
+    format!("-{}", (engine.process.number >> 12) + 1).into_bytes()
 }
 
 /// Puts labels into Redis. Returns those that were not there. What Redis does not take is tried again when the write
@@ -115,6 +135,10 @@ pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
 pub(super) async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     let mut batch = Batch::default();
     labels.tags.iter().for_each(|tag| add(&mut batch, tag, &labels.key));
+    added(engine, labels, batch).await
+}
+
+async fn added(engine: &Engine, labels: &Labels, batch: Batch) -> Vec<Tag> {
     let replies = engine.scans.call(labels.db, batch).await.unwrap_or_default();
     let new = labels.tags.iter().zip(replies).filter(|(_, reply)| int_of(reply) == Some(1));
     new.map(|(tag, _)| Tag::clone(tag)).collect()
@@ -165,10 +189,20 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
         let mut batch = Batch::default();
         let mut sizes = vec![];
         for (verb, labels) in &changes {
-            let adds = *verb == Verb::Given;
-            labels.tags.iter().filter(|_| adds).for_each(|tag| add(&mut batch, tag, &labels.key));
+            // Told first: whoever finds a label without its mark has heard of it.
             batch.push([b"PUBLISH".as_slice(), NEWS, &News::payload(engine.process.number, *verb, labels)]);
-            sizes.push(if adds { labels.tags.len() } else { 0 });
+            let before = batch.len();
+            for tag in &labels.tags {
+                match verb {
+                    Verb::Given => batch.push([b"ZADD".as_slice(), &label_set(tag), b"inf", &labels.key]),
+                    // Its mark goes.
+                    Verb::Stayed => {
+                        batch.push([b"ZADD".as_slice(), &label_set(tag), b"XX", b"inf", &labels.key]);
+                    }
+                    _ => {}
+                }
+            }
+            sizes.push(batch.len() - before);
         }
         let Ok(replies) = engine.scans.call(db, batch).await else {
             failed.extend(changes);
@@ -176,9 +210,9 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
         };
         let mut replies = replies.into_iter();
         for (change, size) in changes.into_iter().zip(sizes) {
-            let results: Vec<_> = replies.by_ref().take(size).map(into_result).collect();
             // Nobody listens, or nobody may be told.
             replies.next();
+            let results: Vec<_> = replies.by_ref().take(size).map(into_result).collect();
             // A key of another type that has such a name is somebody else's.
             if results.iter().any(|r| r.as_ref().is_err_and(|error| !error.starts_with("WRONGTYPE"))) {
                 failed.push(change);
@@ -204,32 +238,62 @@ fn without_kept(engine: &Engine, labels: &Labels) -> Labels {
     Labels { tags: gone, ..labels.clone() }
 }
 
-async fn take_out(engine: &Engine, labels: Labels) {
-    if take_out_once(engine, &labels, false).await {
-        return;
-    }
-    // It exists: perhaps it was written anew with the same label, which the feed then shows. What it could not show is read
-    // back before the labels are known again.
-    learn(engine).await;
-    let known = engine.process.labels_known.load(Ordering::Acquire);
-    let labels = without_kept(engine, &labels);
-    // A label too many costs a deletion, one that is missing a stale key.
-    if known && !labels.tags.is_empty() {
-        take_out_once(engine, &labels, true).await;
+async fn take_out(engine: &Engine, mut labels: Labels) {
+    let mark = mark(engine);
+    for _ in 0..TRIES {
+        let mut left = take_out_once(engine, &labels, false, &mark).await;
+        if left == Left::Exists {
+            // Perhaps it was written anew with the same label, which the feed then shows. What it could not show is read back
+            // before the labels are known again.
+            learn(engine).await;
+            let known = engine.process.labels_known.load(Ordering::Acquire);
+            labels = without_kept(engine, &labels);
+            // A label too many costs a deletion, one that is missing a stale key.
+            if !known || labels.tags.is_empty() {
+                return;
+            }
+            left = take_out_once(engine, &labels, true, &mark).await;
+        }
+        if left != Left::Marked {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+        labels = without_kept(engine, &labels);
     }
 }
 
-/// False: nothing was done, since the key exists.
-async fn take_out_once(engine: &Engine, labels: &Labels, always: bool) -> bool {
+/// Takes labels out of Redis that nobody has known for a while, with the marks of proxies that have died. Of a key that exists
+/// they stay.
+pub(super) async fn sweep_out(engine: &Engine, labels: &Labels) {
+    let labels = without_kept(engine, labels);
+    if !labels.tags.is_empty() {
+        take_out_once(engine, &labels, false, b"").await;
+    }
+}
+
+/// Why labels are still in Redis.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// They are not.
+    Nothing,
+    /// The key exists.
+    Exists,
+    /// Another proxy is handing some of them on.
+    Marked,
+}
+
+async fn take_out_once(engine: &Engine, labels: &Labels, always: bool, mark: &[u8]) -> Left {
     let news = News::payload(engine.process.number, Verb::Forgotten, labels);
     let sets: Vec<Vec<u8>> = labels.tags.iter().map(|tag| label_set(tag)).collect();
     let count = (sets.len() + 1).to_string();
     let mut request: Vec<&[u8]> = vec![b"EVAL", FORGET.as_bytes(), count.as_bytes(), &labels.key];
     request.extend(sets.iter().map(Vec::as_slice));
-    request.extend([NEWS, &news, if always { b"always".as_slice() } else { b"" }]);
-    let error = match engine.scans.one(labels.db, request).await {
-        Ok(reply) => return int_of(&reply) != Some(-1),
-        Err(error) => error,
+    request.extend([NEWS, &news, if always { b"always".as_slice() } else { b"" }, mark]);
+    let error = match engine.scans.one(labels.db, request).await.as_ref().map(int_of) {
+        Ok(Some(-1)) => return Left::Exists,
+        Ok(Some(-2)) => return Left::Marked,
+        Ok(_) => return Left::Nothing,
+        Err(error) => error.clone(),
     };
     if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") {
         let mut batch = Batch::default();
@@ -237,5 +301,5 @@ async fn take_out_once(engine: &Engine, labels: &Labels, always: bool) -> bool {
         batch.push([b"PUBLISH".as_slice(), NEWS, &news]);
         let _ = engine.scans.call(labels.db, batch).await;
     }
-    true
+    Left::Nothing
 }

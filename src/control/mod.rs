@@ -2,7 +2,8 @@
 //!
 //! - `feed`: the connection on which Redis reports key changes, and the barrier; `watched`: what it is asked to report;
 //!   `push`: reading it; `events`: what is made of it
-//! - `fanout`: the life of an invalidation; `deletion`: of the keys; `fills`: of values that came too late
+//! - `fanout`: the life of an invalidation; `deletion`: of the keys; `unlinks`: what several have in common; `fills`: of values
+//!   that came too late
 //! - `announce`, `announcement`: what proxies tell each other; `known`: whether Redis is still the one that it was
 //! - `rebuild`: filling the index by SCAN; `gc`: dropping dead entries, watching that events still come
 //! - `labels`: keeping explicit labels in Redis, and telling other proxies of them; `label_news`: hearing of theirs;
@@ -28,6 +29,7 @@ mod link;
 mod push;
 mod rebuild;
 mod sweep;
+mod unlinks;
 mod watched;
 mod wire;
 
@@ -112,6 +114,8 @@ struct Engine {
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
     answers: fanout::Answers,
+    /// Deletions that are on their way.
+    unlinks: unlinks::Unlinks,
     /// Fan-outs that have failed and are tried again.
     failing: Cell<usize>,
     /// Tells whenever tags have been invalidated.
@@ -147,6 +151,7 @@ pub async fn run(parts: Parts) {
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
+        unlinks: unlinks::Unlinks::default(),
         failing: Cell::new(0),
         invalidated: Notify::new(),
         labels_given_up: Cell::new(false),
@@ -303,6 +308,8 @@ impl Engine {
         let has_triggers = self.matcher.borrow_mut().tags(db, key, &mut tags);
         if !tags.is_empty() || self.process.index.has_labels() {
             let gone = self.process.index.lock().created(db, key, &tags);
+            // Should they follow the value that it has now, they are in Redis only.
+            gone.iter().for_each(|tag| self.label_changes.seen_change(Tag::clone(tag)));
             self.process.fanout.forget(db, key, gone);
         }
         has_triggers

@@ -16,7 +16,7 @@ use super::label_sets::Walk;
 use super::rebuild::Scan;
 use super::wire::{array_of, bytes_of};
 use super::{Engine, labels};
-use crate::news::LABEL_SETS;
+use crate::news::{LABEL_SETS, Labels};
 use crate::rules::Tag;
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -145,7 +145,7 @@ impl Sweep {
             let gone = missing(engine, db, places.iter().map(|(.., key)| key.clone())).await?;
             let gone: HashSet<_> = gone.into_iter().collect();
             for (_, tag, key) in places.into_iter().filter(|(.., key)| gone.contains(key)) {
-                labels::forget(engine, db, &key, vec![tag]);
+                labels::sweep_out(engine, &Labels { db, key, tags: vec![tag] }).await;
             }
         }
         Ok(())

@@ -28,7 +28,8 @@ impl Index {
         if let Some(number) = self.find(db, key) {
             return number;
         }
-        let entry = Entry { key: key.into(), generation: Generation(0), links: Links::new(), db };
+        let entry =
+            Entry { key: key.into(), generation: Generation(0), links: Links::new(), db, unlinking: false };
         self.heap += allocated(key.len());
         let number = self.entries.insert(entry);
         let (entries, hasher) = (&self.entries, &self.hasher);
@@ -41,12 +42,14 @@ impl Index {
 
     pub(super) fn touch(&mut self, entry: u32) {
         self.clock += 1;
-        self.entries[entry].generation = Generation(self.clock);
+        let entry = &mut self.entries[entry];
+        (entry.generation, entry.unlinking) = (Generation(self.clock), false);
     }
 
     pub(super) fn collected(&self, number: u32) -> Collected<'_> {
         let entry = &self.entries[number];
-        Collected { id: KeyId(number), generation: entry.generation, db: entry.db, key: &entry.key }
+        let Entry { key, generation, db, unlinking, .. } = entry;
+        Collected { id: KeyId(number), generation: *generation, db: *db, key, unlinking: *unlinking }
     }
 
     pub(super) fn add_ruled(&mut self, entry: u32, tags: &[Tag]) {

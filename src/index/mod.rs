@@ -52,6 +52,8 @@ pub struct Collected<'a> {
     pub db: u32,
     /// Its name.
     pub key: &'a [u8],
+    /// See [`Index::unlinking`].
+    pub unlinking: bool,
 }
 
 /// What went with an entry.
@@ -68,6 +70,7 @@ struct Entry {
     generation: Generation,
     links: Links,
     db: u32,
+    unlinking: bool,
 }
 
 /// Tag → keys and key → tags.
@@ -141,6 +144,14 @@ impl Index {
         match self.entries.get(id.0) {
             Some(entry) if entry.generation == generation => self.forget(id.0),
             _ => Dropped::default(),
+        }
+    }
+
+    /// An `UNLINK` of the key is sent, or has failed (`false`). That is noted until there is another sign of life: up to then all
+    /// that was written to the key is gone when that is answered.
+    pub fn unlinking(&mut self, id: KeyId, generation: Generation, sent: bool) {
+        if self.entries.get(id.0).is_some_and(|entry| entry.generation == generation) {
+            self.entries[id.0].unlinking = sent;
         }
     }
 
@@ -246,6 +257,13 @@ impl Index {
     pub fn explicit_of(&self, db: u32, key: &[u8]) -> Vec<Tag> {
         let Some(entry) = self.find(db, key) else { return Vec::new() };
         let shown = self.labels.of(entry).iter().filter(|label| !label.removed);
+        shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
+    }
+
+    /// The explicit labels of a key without those whose write is in flight, or whose value is about to be overwritten.
+    pub fn at_rest(&self, db: u32, key: &[u8]) -> Vec<Tag> {
+        let Some(entry) = self.find(db, key) else { return Vec::new() };
+        let shown = self.labels.of(entry).iter().filter(|label| label.settled && label.in_flight == 0);
         shown.map(|label| Tag::from(self.tags.name(label.tag))).collect()
     }
 
@@ -390,6 +408,28 @@ mod tests {
     #[test]
     fn a_plain_entry_is_small() {
         assert_eq!(size_of::<Option<Entry>>(), 56);
+    }
+
+    #[test]
+    fn an_unlink_that_is_sent_is_noted_until_the_next_sign_of_life() {
+        let (mut index, tags) = (Index::new(), [Tag::from(b"t".as_slice())]);
+        let is_noted = |index: &Index| {
+            let mut noted = None;
+            index.collect(b"t", usize::MAX, 1, &mut |one| noted = Some(one.unlinking));
+            noted
+        };
+        index.add(0, b"k", &tags);
+        let (id, first) = index.get(0, b"k").unwrap();
+        assert_eq!(is_noted(&index), Some(false));
+        index.unlinking(id, first, true);
+        assert_eq!(is_noted(&index), Some(true));
+        index.unlinking(id, first, false);
+        assert_eq!(is_noted(&index), Some(false), "it has failed");
+        index.unlinking(id, first, true);
+        index.created(0, b"k", &tags);
+        assert_eq!(is_noted(&index), Some(false), "it is there anew");
+        index.unlinking(id, first, true);
+        assert_eq!(is_noted(&index), Some(false), "that was before");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Values that RENAME, COPY and MOVE bring elsewhere in the midst of their invalidation.
 
-use crate::support::{Proxy, RULES, Redis};
+use crate::support::{Client, Proxy, RULES, Redis, eventually};
 
 /// So many dependents take a while to delete.
 const MANY: usize = 60_000;
@@ -63,4 +63,104 @@ fn a_new_value_is_moved_on() {
         assert_eq!(writer.cmd("RENAME app:1:blog_posts_new app:1:blog_posts_1"), "-ERR no such key\r\n");
         assert_eq!(direct.cmd("EXISTS app:1:blog_posts_1 app:1:blog_posts_copy"), ":2\r\n", "{round}");
     }
+}
+
+/// A key whose write fires, so that a proxy can be made to die when that has been answered.
+const PAGE: &str = "app:1:model:Tool:1";
+
+/// `how` brings `PAGE`, which has a label, a new value with the same label through a proxy that dies before it has told of it.
+fn the_label_stays(how: &str) {
+    let redis = Redis::start();
+    let mut mover = Proxy::start(&redis, RULES);
+    mover.kill();
+    mover.start_again(&[("RESCIND_DIE_AT", "trigger answered")]);
+    mover.ready();
+    let other = Proxy::start(&redis, RULES);
+    let (mut client, mut here, mut direct) = (mover.client(), other.client(), redis.client());
+    let labels = |here: &mut Client| here.list(&format!("TAG.OF {PAGE}"));
+    // Both have heard of each other, and of the label.
+    here.cmd(&format!("TAG.WITH 1 t SET {PAGE} v0"));
+    eventually("both know the label", || {
+        let known = client.list(&format!("TAG.OF {PAGE}")) == ["t"] && labels(&mut here) == ["t"];
+        known.then_some(())
+    });
+    assert_eq!(client.cmd("TAG.WITH 1 t SET app:1:tmp v1"), "+OK\r\n");
+    direct.cmd("SET plain v1");
+    direct.request(&["DUMP", "plain"]);
+    let dump = direct.raw();
+    let start = dump.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let dump = &dump[start..dump.len() - 2];
+    match how {
+        "restore" => client.request(&[b"RESTORE".as_slice(), PAGE.as_bytes(), b"0", dump, b"REPLACE"]),
+        "copy" => client.request(&["COPY", "app:1:tmp", PAGE, "REPLACE"]),
+        _ => client.request(&["RENAME", "app:1:tmp", PAGE]),
+    }
+    client.rest();
+    eventually("the new value is seen", || labels(&mut here).is_empty().then_some(()));
+    // Whatever is done about the old label is done by then.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(direct.cmd(&format!("GET {PAGE}")), "$2\r\nv1\r\n", "{how}");
+    here.cmd("TAG.INVALIDATE t");
+    assert_eq!(direct.cmd(&format!("EXISTS {PAGE}")), ":0\r\n", "{how}");
+}
+
+#[test]
+fn a_label_that_is_handed_on_to_a_key_that_had_it_is_not_taken_away_by_others() {
+    ["rename", "copy", "restore"].into_iter().for_each(the_label_stays);
+}
+
+#[test]
+fn a_label_is_invalidated_on_its_way() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    for (number, how) in
+        ["RENAME tmp page", "RENAMENX tmp page", "COPY tmp page", "MOVE tmp 3"].iter().enumerate()
+    {
+        for in_multi in [false, true] {
+            let tag = format!("t{number}{in_multi}");
+            client.cmd(&format!("TAG.WITH 1 {tag} SET tmp old"));
+            // As if it had begun after the command was sent.
+            direct.cmd(&format!("SET rescind:epoch:{tag} another PX 10000"));
+            if in_multi {
+                client.cmd("MULTI");
+            }
+            client.cmd(how);
+            if in_multi {
+                client.cmd("EXEC");
+            }
+            assert_eq!(direct.cmd("EXISTS page"), ":0\r\n", "{how}");
+            direct.cmd("SELECT 3");
+            assert_eq!(direct.cmd("EXISTS tmp"), ":0\r\n", "{how}");
+            direct.cmd("SELECT 0");
+            direct.cmd("DEL tmp page");
+        }
+    }
+}
+
+#[test]
+fn the_mark_of_a_label_goes_with_the_command() {
+    let redis = Redis::start();
+    let (mover, _other) = (Proxy::start(&redis, RULES), Proxy::start(&redis, RULES));
+    let (mut client, mut direct) = (mover.client(), redis.client());
+    client.cmd("TAG.WITH 1 t SET one v");
+    client.cmd("TAG.WITH 1 t SET two v");
+    let score = |direct: &mut Client, key| direct.list(&format!("ZSCORE rescind:tag:t {key}"));
+    eventually("the other one is known", || {
+        client.cmd("MULTI");
+        client.cmd("RENAME one two");
+        let marked = score(&mut direct, "two")[0].starts_with('-');
+        client.cmd("DISCARD");
+        marked.then_some(())
+    });
+    eventually("nothing came of it", || (score(&mut direct, "two") == ["inf"]).then_some(()));
+    assert_eq!(client.cmd("RENAMENX one two"), ":0\r\n");
+    assert_eq!(score(&mut direct, "two"), ["inf"]);
+    client.cmd("PEXPIREAT two 9000000000000");
+    assert_eq!(client.cmd("RENAMENX one two"), ":0\r\n");
+    eventually("it follows the expiry again", || {
+        (score(&mut direct, "two") == ["9000000000000"]).then_some(())
+    });
+    assert_eq!(client.cmd("RENAME one two"), "+OK\r\n");
+    assert_eq!(score(&mut direct, "two"), ["inf"]);
 }

@@ -14,6 +14,7 @@ mod dependents;
 mod descriptors;
 mod differential;
 mod endings;
+mod fanouts;
 mod fills;
 mod findings;
 mod forwarding;
