@@ -45,7 +45,10 @@ pub(super) fn checks(
     // MOVE takes the key away here, and fills it there.
     let moves = &*command.name == "move";
     command.keys(args, |used: KeyUse<'_>| {
-        if !used.writes || (used.deletes && !moves) {
+        if used.deletes && !moves {
+            return process.leases.cleared(process.leases.hash(db, used.key), outbox.lessee());
+        }
+        if !used.writes {
             return;
         }
         let Some(fill) = command.fill else {

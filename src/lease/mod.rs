@@ -47,7 +47,7 @@ pub type Moment = u64;
 pub type KeyHash = u64;
 
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
-const MOST_KEYS: usize = 250_000;
+const MOST_KEYS: usize = 200_000;
 /// How often it is said that the process runs, where fills are watched for a second and a half or longer.
 const PULSE: Moment = 250;
 /// However short that time is, not more often than this.
@@ -207,6 +207,15 @@ impl Leases {
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
+    }
+
+    /// The client deletes the key as a whole, and may be about to fill it anew.
+    pub fn cleared(&self, key: KeyHash, client: Client) {
+        if self.len() > 0
+            && let Some(mut open) = self.open.get_mut(&key)
+        {
+            open.clear(client);
+        }
     }
 
     /// Whether a write without a miss may be the fill of one that was seen by somebody who has died.

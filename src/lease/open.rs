@@ -28,6 +28,8 @@ pub(super) struct Miss {
     pub(super) taken: u16,
     /// How many of these an older one stands for that was open then: if that one's time is over, they are open again.
     pub(super) lent: u16,
+    /// It has been opened again.
+    pub(super) reopened: bool,
     /// Its connection has filled the key since. Only where tasks share connections it may still be open.
     pub(super) left: bool,
     /// How many its connection has not filled, whatever else has been taken for their fills.
@@ -39,6 +41,8 @@ pub(super) struct Miss {
 pub(super) struct Filling {
     pub(super) miss: Miss,
     is_whole: bool,
+    /// Its connection has deleted the key since: what that writes next begins anew.
+    has_ended: bool,
     began: Moment,
     at: Moment,
 }
@@ -59,12 +63,13 @@ pub(super) const ANYBODY: u64 = 0;
 
 impl Miss {
     pub(super) fn new(client: Client, clock: Clock, until: Moment) -> Self {
-        Self { client, clock, until, count: 1, taken: 0, lent: 0, left: false, owed: 1 }
+        Self { client, clock, until, count: 1, taken: 0, lent: 0, reopened: false, left: false, owed: 1 }
     }
 
     /// An older one stands for it no more: so many of what that stood for are open again. Answers how many.
     fn reopen(&mut self, most: u16) -> u16 {
         let back = self.lent.min(most);
+        self.reopened |= back > 0;
         self.lent -= back;
         self.taken = self.taken.saturating_sub(back);
         self.count = self.count.saturating_add(back);
@@ -78,7 +83,7 @@ impl Miss {
         self.count = self.count.saturating_add(other.count);
         self.taken = self.taken.saturating_add(other.taken);
         self.lent = self.lent.saturating_add(other.lent);
-        self.left &= other.left;
+        (self.left, self.reopened) = (self.left && other.left, self.reopened || other.reopened);
         self.owed = self.owed.saturating_add(other.owed);
         if self.client != other.client {
             self.client.id = ANYBODY;
@@ -112,10 +117,11 @@ pub(super) struct Open {
 impl Open {
     pub(super) fn expire(&mut self, now: Moment) {
         for over in 0..self.misses.len() {
-            let Miss { client, mut count, until, .. } = self.misses[over];
+            let Miss { client, mut count, until, reopened, .. } = self.misses[over];
             let open = |miss: &&mut Miss| miss.until > now && miss.client.host == client.host;
-            if until <= now && count > 0 {
-                self.misses.iter_mut().filter(open).for_each(|miss| count -= miss.reopen(count));
+            if until <= now && count > 0 && !reopened {
+                // Most likely the youngest. And only once: a miss that nobody fills must come to an end.
+                self.misses.iter_mut().rev().filter(open).for_each(|miss| count -= miss.reopen(count));
             }
         }
         self.misses.retain(|miss| miss.may_be_filled(now));
@@ -142,7 +148,14 @@ impl Open {
         } else if self.filled.is_empty() {
             self.filled.reserve_exact(1);
         }
-        self.filled.push(Filling { miss, is_whole: fill == Fill::Whole, began, at: now });
+        let is_whole = fill == Fill::Whole;
+        self.filled.push(Filling { miss, is_whole, has_ended: false, began, at: now });
+    }
+
+    /// The connection deletes the key.
+    pub(super) fn clear(&mut self, client: Client) {
+        let own = self.filled.iter_mut().filter(|filling| filling.miss.is_own(client));
+        own.for_each(|filling| filling.has_ended = true);
     }
 
     /// The oldest miss of the fills that such a write of another task of the host may go on with, over whichever connection.
@@ -236,7 +249,15 @@ impl Open {
         if let Some(miss) = self.misses.iter_mut().find(same) {
             miss.taken = miss.taken.max(1);
         } else if self.misses.len() < MOST_MISSES {
-            self.misses.push(Miss { count: 0, taken: 1, lent: 0, left: true, owed: 0, ..closed });
+            self.misses.push(Miss {
+                count: 0,
+                taken: 1,
+                lent: 0,
+                reopened: false,
+                left: true,
+                owed: 0,
+                ..closed
+            });
         }
     }
 
@@ -305,6 +326,6 @@ impl Open {
     /// The fill in parts with which such a write of the client goes on.
     pub(super) fn begun(&self, client: Client, fill: Fill) -> Option<Filling> {
         let last = self.filled.iter().copied().rfind(|filling| filling.miss.is_own(client));
-        last.filter(|filling| filling.goes_on(fill))
+        last.filter(|filling| filling.goes_on(fill) && !filling.has_ended)
     }
 }

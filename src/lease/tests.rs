@@ -571,6 +571,28 @@ fn where_tasks_share_connections_parts_of_several_fills_may_be_mixed() {
 }
 
 #[test]
+fn who_deletes_a_key_first_fills_it_anew_in_parts() {
+    let leases = Leases::new();
+    leases.assume_sharing(0);
+    let part = |id| clock(leases.filled(1, client(id), Fill::Part, None, 1));
+    // Each task clears the key and fills it, all over one connection: as many fills as misses.
+    (0..3).for_each(|_| leases.missed(1, client(1), 10, 0, WINDOW));
+    for _ in 0..3 {
+        leases.cleared(1, client(1));
+        assert_eq!([1, 1].map(part), [Some(10), Some(10)]);
+    }
+    leases.missed(1, client(2), 12, 1, WINDOW);
+    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(12));
+    // The rest of what another task had begun before is as old as it was.
+    leases.missed(2, client(1), 10, 0, WINDOW);
+    let part = || clock(leases.filled(2, client(1), Fill::Part, None, 1));
+    assert_eq!(part(), Some(10));
+    leases.missed(2, client(1), 12, 0, WINDOW);
+    leases.cleared(2, client(1));
+    assert_eq!([part(), part()], [Some(10), Some(10)]);
+}
+
+#[test]
 fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
     let leases = Leases::new();
     assert_eq!(leases.labelled(1, client(1), false, 0), None);
