@@ -211,7 +211,7 @@ impl Leases {
 
     /// The client deletes the key as a whole, and may be about to fill it anew.
     pub fn cleared(&self, key: KeyHash, client: Client) {
-        if self.len() > 0
+        if !self.is_empty()
             && let Some(mut open) = self.open.get_mut(&key)
         {
             open.clear(client);

@@ -533,3 +533,22 @@ fn a_hot_key_is_cached_again_at_once_however_many_have_missed_it() {
         assert_eq!(w.exist(KEY), ":1\r\n", "round {round}");
     }
 }
+
+#[test]
+fn where_tasks_share_connections_who_deletes_a_key_first_fills_it_anew() {
+    let mut w = World::new();
+    let [mut one, mut two] = shared(&w);
+    let fill = ["MULTI", "DEL app:1:home_page_data_1", "RPUSH app:1:home_page_data_1 v", "EXEC"];
+    for round in 0..3 {
+        // As many fills as misses, all over one connection.
+        (0..3).for_each(|_| run(&mut one, &[&format!("LRANGE {KEY} 0 -1")]));
+        (0..3).for_each(|_| run(&mut one, &fill));
+        // What comes now is no part of these.
+        std::thread::sleep(Duration::from_millis(200));
+        w.invalidate(TRIGGER);
+        run(&mut two, &[&format!("LRANGE {KEY} 0 -1")]);
+        run(&mut two, &fill);
+        assert_eq!(w.exist(KEY), ":1\r\n", "round {round}");
+        w.direct.cmd(&format!("DEL {KEY}"));
+    }
+}
