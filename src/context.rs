@@ -198,6 +198,11 @@ impl Context {
         }
     }
 
+    /// These fills of the client did nothing, since others had filled their keys.
+    pub fn outdone(&self, client: &Outbox, fills: &[(KeyHash, Clock)]) {
+        self.process.leases.outdone(fills.iter().map(|(key, _)| *key), client.lessee());
+    }
+
     /// Stale fills of keys of these families were undone.
     pub fn undone(&self, stale: &[FamilyId]) {
         let matcher = self.matcher.borrow();

@@ -12,7 +12,7 @@ use crate::accounting::{Account, Became, Settled};
 use crate::command::{Command, FireCondition};
 use crate::context::Context;
 use crate::lease::script::{Check, What};
-use crate::lease::{Expected, KeyHash, Moment, Turn, Waiter};
+use crate::lease::{Expected, Fill, KeyHash, Moment, Turn, Waiter};
 use crate::resp::Args;
 use crate::session::Effect;
 
@@ -136,7 +136,9 @@ fn written(
             return;
         }
         let undone = || checks.iter().any(|check| check.what == What::Never && *check.key == *used.key);
-        let became = if used.deletes || undone() { Became::Gone } else { Became::Filled };
+        // Of a script that may only have read it, one of those who wait finds out.
+        let is_gone = used.deletes || command.fill == Some(Fill::Perhaps) || undone();
+        let became = if is_gone { Became::Gone } else { Became::Filled };
         keys.push((context.process.leases.hash(db, used.key), became));
     });
     keys

@@ -7,7 +7,7 @@ use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{self, Check, Unsure, What};
-use crate::lease::{BEFORE_ALL, Clock, Expected, KeyHash, Moment};
+use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash, Moment};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{FamilyId, KeyClass, Tag};
@@ -45,10 +45,17 @@ pub(super) fn checks(
     // MOVE takes the key away here, and fills it there.
     let moves = &*command.name == "move";
     command.keys(args, |used: KeyUse<'_>| {
-        if !used.writes || (used.deletes && !moves) {
+        if used.deletes && !moves {
+            return process.leases.cleared(process.leases.hash(db, used.key), outbox.lessee());
+        }
+        if !used.writes {
             return;
         }
         let Some(fill) = command.fill else {
+            // What brings no value fills nothing, unless it gives labels.
+            if labels.is_empty() {
+                return;
+            }
             return checks.extend(checks_of_labels(context, outbox, db, used.key, labels));
         };
         let KeyClass { family, has_tags, .. } = context.matcher.borrow_mut().classify(db, used.key);
@@ -57,7 +64,7 @@ pub(super) fn checks(
             return;
         }
         let hash = process.leases.hash(db, used.key);
-        let written = Written { context, outbox, command, fill, db, key: used.key, hash, family };
+        let written = Written { context, outbox, fill, db, key: used.key, hash, family };
         let found = match has_tags || is_labelled {
             true => written.with_tags(labels, is_labelled, fills),
             false => written.without_tags(fills).into_iter().collect(),
@@ -79,7 +86,6 @@ pub(super) fn stale(context: &Context, db: u32, checks: &[Check]) -> Vec<FamilyI
 struct Written<'a> {
     context: &'a Context,
     outbox: &'a Outbox,
-    command: &'a Command,
     fill: Fill,
     db: u32,
     key: &'a [u8],
@@ -91,13 +97,12 @@ impl Written<'_> {
     /// What has to hold if no rule names the key and no label of it is known: whoever writes it may label it afterwards.
     fn without_tags(&self, fills: &mut Vec<(KeyHash, Clock)>) -> Option<What> {
         let (leases, now) = (&self.context.process.leases, self.context.moment());
-        if self.fill != Fill::Whole {
+        if !matches!(self.fill, Fill::Whole | Fill::Perhaps) {
             let clock = leases.oldest(self.hash, now)?;
             return self.unheard(clock, Unsure::Fresh);
         }
-        let filled = leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
-        let clock = leases.clock_of_labelled(filled, self.hash, now);
-        fills.extend(clock.map(|clock| (self.hash, clock)));
+        let clock = leases.clock_of_labelled(self.filled(now), self.hash, now);
+        self.closes(clock, fills);
         // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
         let is_suspect = self.is_late() || leases.is_feared(now);
         match is_suspect {
@@ -110,7 +115,7 @@ impl Written<'_> {
     fn with_tags(&self, labels: &[Tag], is_labelled: bool, fills: &mut Vec<(KeyHash, Clock)>) -> Vec<What> {
         let (context, process) = (self.context, &self.context.process);
         let (now, is_late) = (context.moment(), self.is_late());
-        let filled = process.leases.filled(self.hash, self.outbox.lessee(), self.fill, now);
+        let filled = self.filled(now);
         let mut clock = match is_labelled {
             true => process.leases.clock_of_labelled(filled, self.hash, now),
             false => filled.clock,
@@ -126,13 +131,11 @@ impl Written<'_> {
             Some(_) => None,
         };
         clock = clock.or(hit);
-        // Who only counts up does not fill.
-        let fills_whole = self.command.is_scripted || self.fill == Fill::Whole;
-        let is_foreign = !filled.is_own && !process.is_alone() && fills_whole;
+        let is_foreign = !filled.is_own && !process.is_alone() && self.fill != Fill::Count;
         if clock.is_none() && !is_foreign {
             return vec![];
         }
-        fills.extend(clock.map(|clock| (self.hash, clock)));
+        self.closes(clock, fills);
         let mut tags = tags(context, self.db, self.key);
         let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
         tags.extend(new.into_iter().cloned());
@@ -155,6 +158,20 @@ impl Written<'_> {
             found.extend(comparison.elsewhere(context.is_strict(self.family)));
         }
         found
+    }
+
+    /// Which miss it fills.
+    fn filled(&self, now: Moment) -> Filled {
+        let window = self.context.fill_window(self.family);
+        let found = self.outbox.hits.borrow().found_until(self.hash, window);
+        self.context.process.leases.filled(self.hash, self.outbox.lessee(), self.fill, found, now)
+    }
+
+    /// Notes the miss that is closed. Those of what may only read stay open.
+    fn closes(&self, clock: Option<Clock>, fills: &mut Vec<(KeyHash, Clock)>) {
+        if self.fill != Fill::Perhaps {
+            fills.extend(clock.map(|clock| (self.hash, clock)));
+        }
     }
 
     /// Whether the request has waited here for so long that its miss may be over.

@@ -464,15 +464,18 @@ impl Client {
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
-        let (of, condition) = match effect {
-            Effect::Exec => (std::mem::take(&mut self.transaction.fills), FireCondition::NotNil),
-            _ => (self.fills[before..].to_vec(), command?.fire_condition(args)),
+        let (of, condition, only_adds) = match effect {
+            Effect::Exec => (std::mem::take(&mut self.transaction.fills), FireCondition::NotNil, false),
+            _ => {
+                let command = command?;
+                (self.fills[before..].to_vec(), command.fire_condition(args), command.only_adds(args))
+            }
         };
         if matches!(effect, Effect::Exec) {
             self.fills.extend(&of);
             stale = std::mem::take(&mut self.transaction.stale);
         }
-        (!of.is_empty() || !stale.is_empty()).then(|| Box::new(Fills { of, condition, stale }))
+        (!of.is_empty() || !stale.is_empty()).then(|| Box::new(Fills { of, condition, only_adds, stale }))
     }
 
     /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at

@@ -9,6 +9,10 @@ pub enum Fill {
     Part,
     /// It adds to a string: a fill may begin with a whole one.
     More,
+    /// It counts: a part, but nobody fills a key with that who has not missed it.
+    Count,
+    /// A script of the client's own, of which nobody knows what it does: it may only read.
+    Perhaps,
 }
 
 /// Writes that take something away or change the time to live: they bring no value.
@@ -67,33 +71,17 @@ const BRING_NOTHING: &[&str] = &[
 /// Writes that add to a string.
 const ADD_TO_STRING: &[&str] = &["append", "setrange"];
 
+/// Writes that count.
+const COUNT: &[&str] =
+    &["incr", "incrby", "incrbyfloat", "decr", "decrby", "hincrby", "hincrbyfloat", "zincrby"];
+
+/// Scripts that may write.
+const SCRIPTS: &[&str] = &["eval", "evalsha", "fcall"];
+
 /// Writes that add to a value.
 const ADD: &[&str] = &[
-    "setbit",
-    "bitfield",
-    "incr",
-    "incrby",
-    "incrbyfloat",
-    "decr",
-    "decrby",
-    "hset",
-    "hmset",
-    "hsetnx",
-    "hsetex",
-    "hincrby",
-    "hincrbyfloat",
-    "lpush",
-    "rpush",
-    "lpushx",
-    "rpushx",
-    "linsert",
-    "lset",
-    "sadd",
-    "zadd",
-    "zincrby",
-    "geoadd",
-    "pfadd",
-    "xadd",
+    "setbit", "bitfield", "hset", "hmset", "hsetnx", "hsetex", "lpush", "rpush", "lpushx", "rpushx",
+    "linsert", "lset", "sadd", "zadd", "geoadd", "pfadd", "xadd",
 ];
 
 /// Those whose reply comes through a script as it is: a status, a string, nil or a number that a double holds.
@@ -144,6 +132,10 @@ pub(super) fn of(name: &str) -> Option<Fill> {
         Some(Fill::More)
     } else if ADD.contains(&name) {
         Some(Fill::Part)
+    } else if COUNT.contains(&name) {
+        Some(Fill::Count)
+    } else if SCRIPTS.contains(&name) {
+        Some(Fill::Perhaps)
     } else if BRING_NOTHING.contains(&name) {
         None
     } else {

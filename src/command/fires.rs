@@ -89,7 +89,7 @@ fn has_no_stream(args: Args<'_>) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SetOptions {
     pub(super) get: bool,
-    nx: bool,
+    pub(super) nx: bool,
     xx: bool,
     /// IFEQ and its kin.
     compares: bool,

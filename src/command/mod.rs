@@ -346,6 +346,15 @@ impl Command {
         self.fires.condition(args)
     }
 
+    /// Whether the request, where it does nothing, has found its key there.
+    pub fn only_adds(&self, args: Args<'_>) -> bool {
+        match &*self.name {
+            "setnx" => true,
+            "set" => fires::SetOptions::parse(args).nx,
+            _ => false,
+        }
+    }
+
     /// What the reply to this request must be for the keys that it names to get labels: what took nothing away, or changed no
     /// time to live, has not written to them. Triggers fire all the same.
     pub fn label_condition(&self, args: Args<'_>) -> FireCondition {

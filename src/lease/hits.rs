@@ -1,6 +1,6 @@
 //! Keys that one connection has read lately and found.
 
-use super::{Clock, KeyHash, Moment};
+use super::{Clock, Found, KeyHash, Moment};
 
 /// How many are remembered: those of one task.
 const MOST: usize = 32;
@@ -36,6 +36,13 @@ impl Hits {
         self.ring.is_none()
     }
 
+    /// Until when a miss of the key would be open that came when it was last found there, if `window` is how long that is.
+    pub fn found_until(&self, key: KeyHash, window: Moment) -> Found {
+        let found =
+            self.ring.iter().flat_map(|ring| ring.iter()).filter(|hit| hit.key == key && hit.clock > 0);
+        found.map(|hit| hit.at + window).max()
+    }
+
     /// How many invalidations had been seen when the key was last found there, if that was at most `window` ago.
     pub fn clock_of(&self, key: KeyHash, now: Moment, window: Moment) -> Option<Clock> {
         let lately = |hit: &&Hit| hit.key == key && hit.clock > 0 && hit.at + window > now;
@@ -58,6 +65,7 @@ mod tests {
         assert!(!hits.is_empty());
         assert_eq!([7, 8, 9, 0].map(|key| hits.clock_of(key, 14, 10)), [Some(3), Some(4), None, None]);
         assert_eq!(hits.clock_of(7, 15, 10), None);
+        assert_eq!([7, 8, 9].map(|key| hits.found_until(key, 10)), [Some(15), Some(15), None]);
     }
 
     #[test]

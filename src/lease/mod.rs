@@ -5,10 +5,11 @@
 //! shows them; [`Leases`] remembers for each miss how many there had been when the client was told of it. A later
 //! write of the key is compared with what has been invalidated since.
 //!
-//! Which miss belongs to a fill? Of a connection that serves one task at a time: its latest. Where tasks share
-//! connections (pools, multiplexing) that cannot be seen, and the misses of a key are a bag: the oldest one decides, and
-//! the youngest one is taken out. That way the bag is never younger than the misses that are really open, whoever fills
-//! first, and it is empty once each of them was filled. The price is that some fresh fills are undone, so the bag is used
+//! Which miss belongs to a fill? Of a connection that serves one task at a time: the oldest since it has last found the key
+//! there, and with it all of them. Where tasks share connections (pools, multiplexing) that cannot be seen, and the misses of a
+//! key are a bag: the oldest one decides, and the youngest one is taken out. That way the bag is never younger than the misses
+//! that are really open, whoever fills first, and it is empty once each of them was filled; when the time of an old one is over,
+//! the younger one for which it stood is open again. The price is that some fresh fills are undone, so the bag is used
 //! for clients that have given themselves away: by requests of several connections under way at once, as long as their
 //! fills have not disproved it, or by fills over connections that had not missed the key, or not so often.
 //!
@@ -19,6 +20,7 @@
 mod computing;
 mod epochs;
 mod hits;
+mod open;
 pub mod script;
 mod sharing;
 pub mod trouble;
@@ -34,8 +36,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use hashbrown::DefaultHashBuilder;
-use smallvec::SmallVec;
 
+use open::{ANYBODY, Miss, Open};
 use sharing::Sharing;
 
 /// Milliseconds since the process started.
@@ -44,16 +46,8 @@ pub type Moment = u64;
 /// A key, hashed with its database. That two keys share one costs a miss too many at worst.
 pub type KeyHash = u64;
 
-/// Open misses of one key that are told apart; more are added to the youngest.
-const MOST_MISSES: usize = 32;
 /// Keys with open misses. Beyond, all are forgotten, and every write counts as a fill of an old miss for a while.
-const MOST_KEYS: usize = 250_000;
-/// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one
-/// are not more than one in so many of its host: among tasks that share connections that would be chance.
-const CHANCE: usize = 4;
-/// Where tasks share connections, parts of a fill over the same one that are further apart count as fills of their own if
-/// somebody has missed the key.
-const PAUSE: Moment = 500;
+const MOST_KEYS: usize = 200_000;
 /// How often it is said that the process runs, where fills are watched for a second and a half or longer.
 const PULSE: Moment = 250;
 /// However short that time is, not more often than this.
@@ -79,196 +73,9 @@ pub struct Client {
     pub host: u64,
 }
 
-/// Misses with the same meaning.
-#[derive(Clone, Copy, Debug)]
-struct Miss {
-    client: Client,
-    clock: Clock,
-    /// Not open any more from then on.
-    until: Moment,
-    /// How many are open.
-    count: u32,
-    /// How many a write has taken out that had no miss of its own: perhaps wrongly.
-    taken: u32,
-    /// Its connection has filled the key since. Only where tasks share connections it may still be open.
-    left: bool,
-    /// How many its connection has not filled, whatever else has been taken for their fills.
-    owed: u32,
-}
-
-/// A fill, with its miss.
-#[derive(Clone, Copy, Debug)]
-struct Filling {
-    miss: Miss,
-    is_whole: bool,
-    at: Moment,
-}
-
-/// The id of misses of which it is not known any more whose they are.
-const ANYBODY: u64 = 0;
-
-impl Miss {
-    fn is_open(&self) -> bool {
-        self.count > 0
-    }
-
-    /// Whether it is open, or was taken out and may be open after all.
-    fn may_be_filled(&self, now: Moment) -> bool {
-        self.until > now && self.count + self.taken > 0
-    }
-
-    fn is_own(&self, client: Client) -> bool {
-        self.client.id == client.id
-    }
-}
-
-/// What is known about one key.
-#[derive(Debug, Default)]
-struct Open {
-    /// In the order in which they came, so the oldest first.
-    misses: SmallVec<[Miss; 1]>,
-    /// The latest fill of each connection, the last one at the end: its miss, closed. A fill may come in parts, or be
-    /// followed by labels.
-    filled: SmallVec<[Filling; 1]>,
-}
-
-impl Open {
-    fn expire(&mut self, now: Moment) {
-        self.misses.retain(|miss| miss.may_be_filled(now));
-        self.filled.retain(|filling| filling.miss.until > now);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.misses.is_empty() && self.filled.is_empty()
-    }
-
-    /// The connection has filled the key, as of that miss.
-    fn fill(&mut self, miss: Miss, fill: Fill, now: Moment) {
-        self.filled.retain(|filling| !filling.miss.is_own(miss.client));
-        if self.filled.len() == MOST_MISSES {
-            self.filled.remove(0);
-        }
-        self.filled.push(Filling { miss, is_whole: fill == Fill::Whole, at: now });
-    }
-
-    fn add(&mut self, miss: Miss) {
-        let same =
-            |known: &&mut Miss| known.client == miss.client && known.clock == miss.clock && !known.left;
-        if let Some(known) = self.misses.last_mut().filter(same) {
-            known.count = known.count.saturating_add(1);
-            known.owed = known.owed.saturating_add(1);
-            known.until = known.until.max(miss.until);
-        } else if self.misses.len() < MOST_MISSES {
-            self.misses.push(miss);
-        } else if let Some(youngest) = self.misses.last_mut() {
-            youngest.count = youngest.count.saturating_add(1);
-            youngest.until = youngest.until.max(miss.until);
-            youngest.client.id = ANYBODY;
-        }
-    }
-
-    /// Whether it says something about how the connections of its host are used, of which there are so many, that this one
-    /// fills the key, with or without a miss of its own.
-    fn is_telling(&self, client: Client, is_own: bool, connections: usize) -> bool {
-        let near = |miss: &&Miss| miss.client.host == client.host && (miss.is_open() || miss.owed > 0);
-        if self.misses.iter().filter(near).any(|miss| miss.client.id == ANYBODY) {
-            return false;
-        }
-        let mut ids: SmallVec<[u64; MOST_MISSES]> =
-            self.misses.iter().filter(near).map(|miss| miss.client.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        match is_own {
-            true => ids.len() > 1 && ids.len() * CHANCE <= connections,
-            false => self.misses.iter().filter(near).any(Miss::is_open),
-        }
-    }
-
-    /// The connection has filled the key: what else it missed has been given up, as it seems.
-    fn pay(&mut self, client: Client) {
-        self.misses.iter_mut().filter(|miss| miss.is_own(client)).for_each(|miss| miss.owed = 0);
-    }
-
-    /// The latest miss of the connection decides. The others of the same have been given up, as it seems.
-    fn take_latest(&mut self, client: Client) -> Option<Miss> {
-        let own = |miss: &&mut Miss| miss.is_own(client) && miss.is_open() && !miss.left;
-        let latest = self.misses.iter_mut().filter(own).max_by_key(|miss| miss.clock)?;
-        latest.count -= 1;
-        let taken = *latest;
-        for miss in self.misses.iter_mut().filter(|miss| miss.is_own(client)) {
-            (miss.left, miss.taken) = (true, 0);
-        }
-        Some(taken)
-    }
-
-    /// A miss of the connection that a write without a miss took decides: it was open after all.
-    fn take_back(&mut self, client: Client) -> Option<Miss> {
-        let own = |miss: &&mut Miss| miss.is_own(client) && miss.taken > 0;
-        let oldest = self.misses.iter_mut().filter(own).min_by_key(|miss| miss.clock)?;
-        oldest.taken -= 1;
-        Some(*oldest)
-    }
-
-    /// The oldest of those that `may` be meant decides; the youngest goes.
-    fn take(&mut self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
-        let open = |miss: &Miss| miss.is_open() && may(miss);
-        let oldest = self.misses.iter().copied().filter(open).min_by_key(|miss| miss.clock)?;
-        if let Some(youngest) = self.misses.iter_mut().filter(|miss| open(miss)).max_by_key(|miss| miss.clock)
-        {
-            youngest.count -= 1;
-            youngest.taken += 1;
-        }
-        Some(oldest)
-    }
-
-    /// The oldest that is open.
-    fn oldest(&self) -> Option<Miss> {
-        self.misses.iter().copied().filter(|miss| miss.is_open() && !miss.left).min_by_key(|miss| miss.clock)
-    }
-
-    /// The oldest that has been taken out.
-    fn taken(&self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
-        let taken = self.misses.iter().copied().filter(|miss| miss.taken > 0 && may(miss));
-        taken.min_by_key(|miss| miss.clock)
-    }
-
-    /// The miss that decides about a write of the client, which may go on with a fill of its own.
-    fn decide(&mut self, client: Client, begun: Option<Filling>, shared: bool, now: Moment) -> Option<Miss> {
-        let near = |miss: &Miss| miss.client.host == client.host;
-        // With a miss of its own since then it begins anew.
-        let has_missed = |begun: &Filling| {
-            let mut own = self.misses.iter().filter(|miss| miss.is_own(client) && miss.is_open());
-            own.any(|miss| miss.clock > begun.miss.clock)
-        };
-        let begun = begun.filter(|begun| !has_missed(begun));
-        let part = begun.map(|begun| begun.miss);
-        if shared {
-            if let Some(begun) = begun.filter(|begun| now < begun.at + PAUSE) {
-                // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
-                let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
-                return open.chain([begun.miss]).min_by_key(|miss| miss.clock);
-            }
-            let found = self.take(near).or(part).or_else(|| self.taken(near));
-            // Of other hosts: it may be no fill at all, so nothing is taken out.
-            return found.or_else(|| self.oldest());
-        }
-        let own = self.take_latest(client).or(part);
-        let found =
-            own.or_else(|| self.take_back(client)).or_else(|| self.take(|miss| near(miss) && !miss.left));
-        // Given up, as it seemed; or somebody else has filled the key over the connection meanwhile.
-        found.or_else(|| self.take(near)).or_else(|| self.oldest())
-    }
-
-    /// The fill in parts with which such a write of the client goes on.
-    fn begun(&self, client: Client, fill: Fill) -> Option<Filling> {
-        let goes_on = |filling: &Filling| match fill {
-            Fill::Whole => false,
-            Fill::Part => !filling.is_whole,
-            Fill::More => true,
-        };
-        self.filled.iter().copied().find(|filling| filling.miss.is_own(client)).filter(goes_on)
-    }
-}
+/// Until when a miss would be open that came when its connection last found the key there: what it had missed before, it had got
+/// by then.
+pub type Found = Option<Moment>;
 
 /// What is known about a write that may be a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,7 +140,7 @@ impl Leases {
         if self.len.load(Ordering::Relaxed) >= MOST_KEYS {
             self.lose(now + window);
         }
-        let miss = Miss { client, clock, until: now + window, count: 1, taken: 0, left: false, owed: 1 };
+        let miss = Miss::new(client, clock, now + window);
         match self.open.entry(key) {
             Entry::Occupied(mut open) => {
                 open.get_mut().expire(now);
@@ -354,6 +161,16 @@ impl Leases {
     pub fn give_back(&self, fills: &[(KeyHash, Clock)], host: u64, now: Moment, window: Moment) {
         for (key, clock) in fills {
             self.missed(*key, Client { id: ANYBODY, host }, *clock, now, window);
+        }
+    }
+
+    /// Fills of the client that did nothing, since others had filled their keys: it has been told that these are there. Their
+    /// misses are taken out, perhaps wrongly: should it write all the same, they decide.
+    pub fn outdone(&self, keys: impl Iterator<Item = KeyHash>, client: Client) {
+        for key in keys {
+            if let Some(mut open) = self.open.get_mut(&key) {
+                open.outdone(client);
+            }
         }
     }
 
@@ -381,15 +198,24 @@ impl Leases {
             || (self.len.load(Ordering::Relaxed) > 0 && self.open.contains_key(&key))
     }
 
-    /// The client writes the key: which miss decides whether the value is stale?
-    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Filled {
-        let found = self.take(key, client, fill, now);
+    /// The client writes the key, which its connection has `found` there: which miss decides whether the value is stale?
+    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
+        let found = self.take(key, client, fill, found, now);
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
+    }
+
+    /// The client deletes the key as a whole, and may be about to fill it anew.
+    pub fn cleared(&self, key: KeyHash, client: Client) {
+        if !self.is_empty()
+            && let Some(mut open) = self.open.get_mut(&key)
+        {
+            open.clear(client);
+        }
     }
 
     /// Whether a write without a miss may be the fill of one that was seen by somebody who has died.
@@ -435,7 +261,7 @@ impl Leases {
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
             // As far as is known nobody has filled it.
             None => {
-                let filled = self.filled(key, client, Fill::Whole, now);
+                let filled = self.filled(key, client, Fill::Whole, None, now);
                 self.clock_of_labelled(filled, key, now)
             }
         }
@@ -456,28 +282,47 @@ impl Leases {
         (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
     }
 
-    fn take(&self, key: KeyHash, client: Client, fill: Fill, now: Moment) -> Option<Filled> {
+    fn take(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Option<Filled> {
         if self.len.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let mut open = self.open.get_mut(&key)?;
         open.expire(now);
+        if fill == Fill::Perhaps {
+            // What it would fill is only looked up: if it does not write the key, its client may still fill it.
+            // As young as its client's last look, since it need not be the end of what began with an earlier one.
+            let mut open = open.clone();
+            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now);
+        }
+        self.take_of(&mut open, client, fill, found, now)
+    }
+
+    fn take_of(
+        &self,
+        open: &mut Open,
+        client: Client,
+        fill: Fill,
+        found: Found,
+        now: Moment,
+    ) -> Option<Filled> {
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let begun = open.begun(client, fill);
         let is_own = begun.is_some() || open.misses.iter().any(own);
-        if open.is_telling(client, is_own, self.sharing.connections(client.host)) {
+        let connections = self.sharing.connections(client.host);
+        if fill != Fill::Perhaps && open.is_telling(client, is_own, connections) {
             self.sharing.filled(client.host, is_own, now);
         }
         let known = self.sharing.is_known(client.host, now);
         let shared = self.sharing.is_presumed(client.host, now);
         let misses_anew = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let goes_on = begun.is_some() && !open.misses.iter().any(misses_anew);
-        let decides = open.decide(client, begun, shared, now)?;
+        let others = open.may_go_on(client, fill, now).filter(|_| known);
+        let decides = open.decide(client, begun, found, shared, now)?;
         open.pay(client);
-        open.fill(Miss { client, ..decides }, fill, now);
+        open.fill(Miss { client, ..decides }, begun, fill, known, now);
         let is_own = is_own && !known;
         Some(Filled {
-            clock: Some(decides.clock),
+            clock: others.into_iter().chain([decides.clock]).min(),
             is_own,
             is_sure: is_own && !shared,
             is_lone: goes_on && !shared,

@@ -23,6 +23,8 @@ pub struct Fills {
     pub of: Vec<(KeyHash, Clock)>,
     /// When it takes place.
     pub condition: FireCondition,
+    /// It does nothing where its keys are there already.
+    pub only_adds: bool,
     /// The families of keys whose new values are known to be stale: they are undone then.
     pub stale: Vec<FamilyId>,
 }

@@ -419,6 +419,7 @@ impl Incoming {
         if let Some(fills) = special.fills {
             match fills.condition.fired(&head) && !verdict.has_failures {
                 true => context.undone(&fills.stale),
+                false if fills.only_adds && !verdict.error => context.outdone(&client, &fills.of),
                 false => context.give_back(&client, &fills.of),
             }
         }

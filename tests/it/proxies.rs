@@ -368,6 +368,30 @@ fn a_miss_at_one_proxy_may_be_filled_through_another() {
 }
 
 #[test]
+fn strictly_it_may_be_filled_by_any_command() {
+    let redis = Redis::start();
+    let proxies = with_rules(&redis, 2, &protecting("strict"));
+    let mut direct = redis.client();
+    for (fill, stays) in [
+        ("ZADD app:1:home_page_data_1 1 old", false),
+        ("ZADD app:1:home_page_data_1 GT CH 1 old", false),
+        ("BITFIELD app:1:home_page_data_1 SET u8 0 65", false),
+        ("HSET app:1:home_page_data_1 field old", false),
+        // Who counts brings no value.
+        ("INCRBY app:1:home_page_data_1 7", true),
+        ("HINCRBYFLOAT app:1:home_page_data_1 field 7", true),
+    ] {
+        let (mut here, mut there) = (proxies[0].client(), proxies[1].client());
+        here.cmd(&format!("EXISTS {KEY}"));
+        invalidate(&mut here);
+        let reply = there.cmd(fill);
+        assert!(!reply.starts_with('-'), "{fill}: {reply}");
+        assert_eq!(is_there(&mut direct, KEY), stays, "{fill}");
+        direct.cmd(&format!("DEL {KEY}"));
+    }
+}
+
+#[test]
 fn what_one_proxy_sees_of_a_pool_counts_at_the_others() {
     let redis = Redis::start();
     let proxies = with_rules(&redis, 2, &format!("[listen]\nworkers = 1\n{RULES}"));

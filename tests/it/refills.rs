@@ -1,7 +1,7 @@
 //! No stale fill, where it is not plain which miss a write fills: in several parts, with labels behind it, after a hit, after
 //! a long wait, across a reload or a restart.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
@@ -405,4 +405,153 @@ fn a_stale_fill_that_writes_nothing_is_not_counted() {
     w.proxy.client().cmd(TRIGGER);
     slow.cmd(&format!("SET {KEY} old NX"));
     assert_eq!(stale(), 1.0);
+}
+
+#[test]
+fn who_looks_once_more_before_he_fills_brings_no_newer_value() {
+    let mut w = World::new();
+    let get = format!("GET {KEY}");
+    for (look, fill) in [
+        (&["GET app:1:home_page_data_1"][..], &["SET app:1:home_page_data_1 old"][..]),
+        (&["EXISTS app:1:home_page_data_1"], &["SETEX app:1:home_page_data_1 60 old"]),
+        (
+            &["WATCH app:1:home_page_data_1", "GET app:1:home_page_data_1"],
+            &["MULTI", "SET app:1:home_page_data_1 old", "EXEC"],
+        ),
+    ] {
+        let mut client = w.client();
+        run(&mut client, &[&get]);
+        w.invalidate(TRIGGER);
+        run(&mut client, look);
+        run(&mut client, fill);
+        assert_eq!(w.exist(KEY), ":0\r\n", "{look:?}");
+        // At once it can be cached again.
+        run(&mut client, &[&get, &format!("SET {KEY} new")]);
+        assert_eq!(w.exist(KEY), ":1\r\n", "{look:?}");
+        w.direct.cmd(&format!("DEL {KEY}"));
+    }
+    // Who got the value from somebody else has nothing left to fill.
+    let (mut client, mut other) = (w.client(), w.client());
+    run(&mut client, &[&get]);
+    run(&mut other, &[&get, &format!("SET {KEY} v")]);
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(client.cmd(&get), "$1\r\nv\r\n");
+    w.invalidate(TRIGGER);
+    std::thread::sleep(Duration::from_millis(5));
+    run(&mut client, &[&get, &format!("SET {KEY} new")]);
+    assert_eq!(client.cmd(&get), "$3\r\nnew\r\n");
+}
+
+#[test]
+fn what_brings_no_value_leaves_the_miss_open() {
+    let mut w = World::new();
+    let key = "app:1:home_page_data_1";
+    for between in [
+        "EVAL return(redis.call('TTL',KEYS[1])) 1 app:1:home_page_data_1",
+        "MULTI;EVAL return(redis.call('TTL',KEYS[1])) 2 app:1:home_page_data_1 lock;EXEC",
+        "EXPIRE app:1:home_page_data_1 60",
+        "MULTI;EXPIRE app:1:home_page_data_1 60;EXEC",
+        "MULTI;ZREMRANGEBYRANK app:1:home_page_data_1 0 -1;EXEC",
+        "MULTI;SREM app:1:home_page_data_1 member;EXEC",
+        "CLIENT SETNAME me;HDEL app:1:home_page_data_1 field",
+    ] {
+        for same in [true, false] {
+            let (mut client, mut other) = (w.client(), w.client());
+            run(&mut client, &[&format!("GET {key}")]);
+            run(&mut client, &between.split(';').collect::<Vec<_>>());
+            w.invalidate(TRIGGER);
+            let filler = if same { &mut client } else { &mut other };
+            run(filler, &[&format!("SET {key} old")]);
+            assert_eq!(w.exist(key), ":0\r\n", "{between}, over the same connection: {same}");
+            w.direct.cmd(&format!("DEL {key}"));
+        }
+    }
+    let mut client = w.client();
+    run(&mut client, &[&format!("SMEMBERS {OTHER}")]);
+    w.invalidate(TRIGGER);
+    run(&mut client, &["MULTI", &format!("SREM {OTHER} gone"), &format!("SADD {OTHER} old"), "EXEC"]);
+    assert_eq!(w.exist(OTHER), ":0\r\n");
+}
+
+/// Two connections, and what shows that tasks share them.
+fn shared(w: &World) -> [Client; 2] {
+    let mut pool = [w.client(), w.client()];
+    for i in 0..20 {
+        run(&mut pool[0], &[&format!("GET app:1:tools_{i}")]);
+        run(&mut pool[1], &[&format!("SET app:1:tools_{i} v")]);
+    }
+    pool
+}
+
+#[test]
+fn where_tasks_share_connections_a_stale_part_does_not_come_in_behind_another_fill() {
+    for part in ["RPUSH", "APPEND", "SADD"] {
+        for (second, third) in [(0, 0), (1, 1)] {
+            let mut w = World::new();
+            let mut pool = shared(&w);
+            let (read, line) = (format!("EXISTS {KEY}"), |value: &str| format!("{part} {KEY} {value}"));
+            eventually("it goes quickly", || {
+                w.direct.cmd(&format!("DEL {KEY}"));
+                run(&mut pool[0], &[&read]);
+                w.invalidate(TRIGGER);
+                let began = Instant::now();
+                run(&mut pool[0], &[&line("old")]);
+                run(&mut pool[second], &[&read, &line("new")]);
+                run(&mut pool[third], &[&line("old")]);
+                (began.elapsed() < Duration::from_millis(100)).then_some(())
+            });
+            assert_eq!(w.exist(KEY), ":0\r\n", "{part} over {second} and {third}");
+        }
+    }
+}
+
+#[test]
+fn a_fill_that_finds_the_key_there_does_not_keep_it_from_being_cached() {
+    let mut w = World::new();
+    let [mut one, mut two] = shared(&w);
+    for fill in ["SET app:1:home_page_data_1 v NX", "SETNX app:1:home_page_data_1 v"] {
+        let get = format!("GET {KEY}");
+        run(&mut one, &[&get]);
+        run(&mut two, &[&get]);
+        run(&mut one, &[fill]);
+        run(&mut two, &[fill]);
+        w.invalidate(TRIGGER);
+        run(&mut one, &[&get, fill]);
+        assert_eq!(w.exist(KEY), ":1\r\n", "{fill}");
+        w.direct.cmd(&format!("DEL {KEY}"));
+    }
+}
+
+#[test]
+fn a_hot_key_is_cached_again_at_once_however_many_have_missed_it() {
+    let mut w = World::new();
+    let mut pool: Vec<Client> = (0..40).map(|_| w.client()).collect();
+    let (get, set) = (encode(&["GET", KEY]), encode(&["SET", KEY, "v"]));
+    for round in 0..4 {
+        w.invalidate(TRIGGER);
+        for request in [&get, &set] {
+            pool.iter_mut().for_each(|client| client.send(request));
+            pool.iter_mut().for_each(|client| _ = client.reply());
+        }
+        assert_eq!(w.exist(KEY), ":1\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn where_tasks_share_connections_who_deletes_a_key_first_fills_it_anew() {
+    let mut w = World::new();
+    let [mut one, mut two] = shared(&w);
+    let fill = ["MULTI", "DEL app:1:home_page_data_1", "RPUSH app:1:home_page_data_1 v", "EXEC"];
+    for round in 0..3 {
+        // As many fills as misses, all over one connection.
+        (0..3).for_each(|_| run(&mut one, &[&format!("LRANGE {KEY} 0 -1")]));
+        (0..3).for_each(|_| run(&mut one, &fill));
+        // What comes now is no part of these.
+        std::thread::sleep(Duration::from_millis(200));
+        w.invalidate(TRIGGER);
+        run(&mut two, &[&format!("LRANGE {KEY} 0 -1")]);
+        run(&mut two, &fill);
+        assert_eq!(w.exist(KEY), ":1\r\n", "round {round}");
+        w.direct.cmd(&format!("DEL {KEY}"));
+    }
 }

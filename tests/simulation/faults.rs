@@ -24,7 +24,7 @@ impl World {
             let host = number as u64 + 1;
             for _ in 0..8 {
                 leases.missed(0, Client { id: u64::MAX, host }, 1, self.net.now, WINDOW);
-                leases.filled(0, Client { id: u64::MAX - 1, host }, Fill::Whole, self.net.now);
+                leases.filled(0, Client { id: u64::MAX - 1, host }, Fill::Whole, None, self.net.now);
             }
         }
         if unclean && self.protect.suspect {

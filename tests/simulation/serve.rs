@@ -115,7 +115,7 @@ impl Proxy {
         }
         let hash = self.leases.hash(0, name.name);
         let client = self.client(conn, around);
-        let Filled { clock, is_own, is_lone, .. } = self.leases.filled(hash, client, Fill::Whole, now);
+        let Filled { clock, is_own, is_lone, .. } = self.leases.filled(hash, client, Fill::Whole, None, now);
         let fill = clock.map(|clock| (hash, clock));
         let tags = || name.tags.iter().zip(&name.labels);
         let mut expected: Vec<(usize, Expected)> = vec![];
