@@ -96,7 +96,7 @@ impl Miss {
 
     /// Whether it is open, or was taken out and may be open after all.
     pub(super) fn may_be_filled(&self, now: Moment) -> bool {
-        self.until > now && self.count + self.taken > 0
+        self.until > now && (self.count > 0 || self.taken > 0)
     }
 
     pub(super) fn is_own(&self, client: Client) -> bool {
