@@ -258,14 +258,16 @@ fn sample(engine: &Engine) -> Entries {
 /// A flush takes the epochs along by which Redis tells stale fills: they are set again.
 async fn restore_epochs(engine: &Engine) {
     let lifetime = engine.epoch_lifetime();
-    let epochs = engine.process.epochs.since(engine.moment().saturating_sub(lifetime));
+    let now = engine.moment();
+    let epochs = engine.process.epochs.since(now.saturating_sub(lifetime));
     if epochs.is_empty() || engine.dry_run {
         return;
     }
-    let lifetime = lifetime.to_string();
     let mut batch = Batch::default();
-    for (tag, id) in epochs {
-        batch.push([b"SET".as_slice(), &epoch_key(&tag), &id, b"NX", b"PX", lifetime.as_bytes()]);
+    for (tag, id, at) in epochs {
+        // Not for longer than they are remembered here: one that nobody knows looks like news.
+        let left = (at + lifetime).saturating_sub(now).max(1).to_string();
+        batch.push([b"SET".as_slice(), &epoch_key(&tag), &id, b"NX", b"PX", left.as_bytes()]);
     }
     // Without memory or the right to it, epochs cannot be set by fan-outs either.
     let _ = engine.deletes.call(0, batch).await;

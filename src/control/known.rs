@@ -154,7 +154,7 @@ pub(super) fn counted(engine: &Rc<Engine>, unseen: Unseen, asked: Moment) {
     let Some((before, since)) = engine.feed.has_counted(unseen, asked) else { return };
     let why = if before.swaps == unseen.swaps { "CONFIG SET" } else { "SWAPDB" };
     engine.rebuild(why);
-    let tags: Vec<Tag> = engine.process.epochs.since(since).into_iter().map(|(tag, _)| tag).collect();
+    let tags: Vec<Tag> = engine.process.epochs.since(since).into_iter().map(|(tag, ..)| tag).collect();
     if !tags.is_empty() {
         let firing = Firing::again(why.to_owned());
         drop(engine.process.fanout.repeat(firing, Scope::Tags(tags), None));

@@ -122,7 +122,8 @@ pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     }
     let (mark, mut batch) = (mark(engine), Batch::default());
     labels.tags.iter().for_each(|tag| batch.push([b"ZADD".as_slice(), &label_set(tag), &mark, &labels.key]));
-    added(engine, labels, batch).await
+    // The value is compared with what is known of its tags: what others have been told of is to be among that.
+    tokio::join!(added(engine, labels, batch), engine.feed.barrier(vec![], engine)).0
 }
 
 /// What stands in place of the score of labels that this proxy hands on. Exact as the number that it is in Redis.
@@ -259,6 +260,9 @@ async fn take_out(engine: &Engine, mut labels: Labels) {
         }
         tokio::time::sleep(PAUSE).await;
         labels = without_kept(engine, &labels);
+        if labels.tags.is_empty() {
+            return;
+        }
     }
 }
 

@@ -126,11 +126,11 @@ impl Epochs {
         tags.get(tag).is_some_and(|epoch| epoch.at >= moment)
     }
 
-    /// What was invalidated since `moment`, with the epochs.
-    pub fn since(&self, moment: Moment) -> Vec<(Tag, Box<[u8]>)> {
+    /// What was invalidated since `moment`, with the epochs and when that was.
+    pub fn since(&self, moment: Moment) -> Vec<(Tag, Box<[u8]>, Moment)> {
         let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
         let recent = tags.iter().filter(|(_, epoch)| epoch.at >= moment);
-        recent.map(|(tag, epoch)| (Tag::clone(tag), epoch.id.clone())).collect()
+        recent.map(|(tag, epoch)| (Tag::clone(tag), epoch.id.clone(), epoch.at)).collect()
     }
 
     /// Whether an announcement has been seen since `clock`.
