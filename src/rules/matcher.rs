@@ -125,9 +125,9 @@ impl Matcher {
         self.rules.cascade(tags)
     }
 
-    /// The numbers of the patterns that match the key.
+    /// The numbers of the patterns that match the key. Slowly.
     pub(super) fn matching(&mut self, key: &[u8]) -> &[u32] {
-        self.find(key);
+        self.find_one_by_one(key);
         &self.hits
     }
 

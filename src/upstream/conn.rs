@@ -454,16 +454,16 @@ impl Conn {
         if self.is_retired() {
             return Poll::Ready(if self.is_left() { REPLACED } else { "retired" }.to_owned());
         }
-        if self.gathers() {
-            let read = self.poll_replies(cx, read);
+        let gathers = self.gathers();
+        if !gathers && let Poll::Ready(error) = self.poll_flush(cx, write) {
+            return Poll::Ready(error);
+        }
+        let read = self.poll_replies(cx, read);
+        if gathers {
             // Runs again once it has been looked which sockets have become ready.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
             return read;
         }
-        if let Poll::Ready(error) = self.poll_flush(cx, write) {
-            return Poll::Ready(error);
-        }
-        let read = self.poll_replies(cx, read);
         if self.is_drained() {
             self.wake();
         }
@@ -478,10 +478,20 @@ impl Conn {
     /// sockets costs less than one more read and write of Redis.
     fn gathers(&self) -> bool {
         let has_waited = self.gathering.replace(false);
-        let several = !self.is_pinned() && self.queue.borrow().len() > 1;
-        let gathers = !has_waited && several && (1..FEW).contains(&self.out.borrow().len());
+        let few = (1..FEW).contains(&self.out.borrow().len());
+        let gathers = few && !has_waited && !self.is_pinned() && self.is_of_several();
         self.gathering.set(gathers);
         gathers
+    }
+
+    /// Whether the first and the last reply that is expected are for different clients.
+    fn is_of_several(&self) -> bool {
+        match (self.queue.borrow().front(), self.queue.borrow().back()) {
+            (Some(Expected::Client(first)), Some(Expected::Client(last))) => {
+                !Rc::ptr_eq(&first.client, &last.client)
+            }
+            _ => false,
+        }
     }
 
     /// Writes what is queued; ready only with an error.
