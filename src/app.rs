@@ -234,7 +234,7 @@ impl App {
             tracing::warn!("dry run: nothing is deleted");
         }
         for note in self.rules.notes() {
-            tracing::warn!("{note}");
+            tracing::info!("{note}");
         }
     }
 }
