@@ -68,17 +68,17 @@ pub(super) fn concerns(context: &Context, command: &Command, args: Args<'_>, db:
 pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u32) -> Vec<Check> {
     let process = &context.process;
     let Some(Carrying { from, to, .. }) = command.carrying(args, db) else { return vec![] };
+    if from == to || process.dry_run {
+        return vec![];
+    }
     let (mut tags, mut there) = (vec![], vec![]);
-    if from != to && !process.dry_run {
-        let mut matcher = context.matcher.borrow_mut();
-        matcher.tags(from.0, from.1, &mut tags);
-        matcher.tags(to.0, to.1, &mut there);
-    }
+    let mut matcher = context.matcher.borrow_mut();
+    matcher.tags(from.0, from.1, &mut tags);
+    matcher.tags(to.0, to.1, &mut there);
+    drop(matcher);
     tags.retain(|tag| there.contains(tag));
-    if from != to && !process.dry_run {
-        tags.extend(process.index.explicit_of(from.0, from.1));
-        unique(&mut tags);
-    }
+    tags.extend(process.index.explicit_of(from.0, from.1));
+    unique(&mut tags);
     // First what is known of those that are over, then whether others are under way: so none is missed that ends in between.
     let epochs = &process.epochs;
     let expected: Vec<_> = tags.iter().map(|tag| epochs.expected(tag, epochs.clock())).collect();

@@ -328,7 +328,7 @@ impl Engine {
 
     /// The first database that the rules apply to.
     fn first_database(&self) -> u32 {
-        self.rules.borrow().databases().and_then(|all| all.first().copied()).unwrap_or(0)
+        self.rules.borrow().first_database()
     }
 
     /// The databases that the rules apply to and that hold keys.

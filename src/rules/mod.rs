@@ -221,6 +221,11 @@ impl Rules {
         self.databases.as_deref()
     }
 
+    /// The first of them.
+    pub fn first_database(&self) -> u32 {
+        self.databases().and_then(|all| all.first().copied()).unwrap_or(0)
+    }
+
     /// The same where rules name the same dependents of each tag, also in other processes.
     pub fn fingerprint(&self) -> u32 {
         self.fingerprint

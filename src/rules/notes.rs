@@ -52,7 +52,7 @@ impl Rules {
 
     /// A trigger whose own key depends on what it invalidates.
     fn gone_at_once(&self, matcher: &mut Matcher, key: &[u8]) -> Option<String> {
-        let db = self.databases().map_or(0, |databases| databases.first().copied().unwrap_or_default());
+        let db = self.first_database();
         let (mut tags, mut fired) = (vec![], vec![]);
         matcher.tags(db, key, &mut tags);
         matcher.fired(db, key, None, &mut fired);

@@ -281,6 +281,19 @@ fn nor_what_a_proxy_had_invalidated_that_has_left_since() {
     }
 }
 
+/// Both start again, Redis with what it had saved; before, the proxy is killed, or ends in order.
+fn restart_both(redis: &mut Redis, proxy: &mut Proxy, kill: bool) {
+    if kill {
+        proxy.kill();
+    } else {
+        proxy.signal("-TERM");
+        proxy.wait();
+    }
+    redis.kill();
+    redis.restart();
+    proxy.start_again(&[]);
+}
+
 #[test]
 fn nor_if_the_proxy_was_restarted_as_well() {
     let mut redis = with_snapshot();
@@ -291,15 +304,7 @@ fn nor_if_the_proxy_was_restarted_as_well() {
     // Its name in the journal is of the Redis before.
     std::thread::sleep(Duration::from_millis(100));
     for kill in [true, false] {
-        if kill {
-            proxy.kill();
-        } else {
-            proxy.signal("-TERM");
-            proxy.wait();
-        }
-        redis.kill();
-        redis.restart();
-        proxy.start_again(&[]);
+        restart_both(&mut redis, &mut proxy, kill);
         assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$-1\r\n");
         let mut direct = redis.client();
         eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
@@ -517,15 +522,7 @@ fn nor_does_what_a_label_had_deleted_if_the_proxy_was_restarted_as_well() {
     redis.client().cmd("SAVE");
     assert_eq!(proxy.client().cmd("TAG.INVALIDATE label"), ":2\r\n");
     for kill in [true, false] {
-        if kill {
-            proxy.kill();
-        } else {
-            proxy.signal("-TERM");
-            proxy.wait();
-        }
-        redis.kill();
-        redis.restart();
-        proxy.start_again(&[]);
+        restart_both(&mut redis, &mut proxy, kill);
         for key in keys {
             assert_eq!(first_read(&proxy, key), "$-1\r\n", "{key}, killed: {kill}");
         }
