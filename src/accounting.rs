@@ -4,7 +4,7 @@
 
 use smallvec::SmallVec;
 
-use crate::command::{FireCondition, Outcome, Reads, Tally, reads_need_elements};
+use crate::command::{FireCondition, Outcome, Reads, Tally, is_there, reads_need_elements};
 use crate::lease::KeyHash;
 use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
@@ -101,6 +101,19 @@ impl Reading {
     /// Whether the reply may not tell which of the keys are there: `EXISTS a b` of two families answered 1.
     pub fn is_ambiguous(&self) -> bool {
         self.reads == Reads::Count && self.keys.windows(2).any(|pair| pair[0].family != pair[1].family)
+    }
+
+    /// Tells `count` every key and whether it was there, if the reply is a single value.
+    #[inline]
+    pub fn settle_value(&self, head: &Head<'_>, mut count: impl FnMut(ReadKey, Seen)) {
+        if let (Reads::Value, [key]) = (self.reads, &self.keys[..])
+            && !head.is_error()
+        {
+            return count(*key, if is_there(head) { Seen::Hit } else { Seen::Miss });
+        }
+        let mut tally = self.tally();
+        tally.on(0, head);
+        self.settle(&tally, count);
     }
 
     /// Tells `count` every key and whether it was there.

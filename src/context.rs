@@ -63,6 +63,7 @@ pub struct Context {
     pub clients: RefCell<HashMap<u64, Rc<Outbox>>>,
     now: Cell<Instant>,
     moment: Cell<Moment>,
+    nanos: Cell<u64>,
     /// Until when `may_retime` has used up what it grants.
     retimed_until: Cell<Moment>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
@@ -77,7 +78,8 @@ pub const READ: usize = 64 * 1024;
 /// The same of big values, with which nothing is done but to pass them on: the other side is woken less often.
 pub const READ_OF_BIG: usize = 128 * 1024;
 
-/// Milliseconds.
+/// See [`Context::retiming_is_due`].
+const RETIMING: Moment = 4;
 const RETIMINGS: Moment = 5000;
 
 impl Context {
@@ -106,6 +108,7 @@ impl Context {
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
             moment: Cell::new(0),
+            nanos: Cell::new(0),
             retimed_until: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
@@ -141,13 +144,14 @@ impl Context {
         *self.commands.borrow_mut() = commands;
     }
 
-    /// Counts one finished command. `metric` is its label's index in the table, or beyond for an unknown one;
-    /// `None` for what the proxy asks itself.
-    pub fn command_done(&self, metric: Option<u16>, started: Instant, error: bool) {
+    /// Counts one finished command that came at `started` ([`Context::nanos`]). `metric` is its label's index in the
+    /// table, or beyond for an unknown one; `None` for what the proxy asks itself.
+    #[inline]
+    pub fn command_done(&self, metric: Option<u16>, started: u64, error: bool) {
         let Some(metric) = metric else { return };
         let counters = self.command_counters.borrow();
         if let Some(counter) = counters.get(usize::from(metric)).or(counters.last()) {
-            counter.done(self.now.get().saturating_duration_since(started), error);
+            counter.done(self.nanos.get().saturating_sub(started), error);
         }
     }
 
@@ -250,6 +254,12 @@ impl Context {
         self.moment.get()
     }
 
+    /// The same in nanoseconds.
+    #[inline]
+    pub fn nanos(&self) -> u64 {
+        self.nanos.get()
+    }
+
     /// The time, as of the last event of this thread.
     pub fn now(&self) -> Instant {
         self.now.get()
@@ -300,22 +310,30 @@ impl Context {
     pub fn tick(&self) {
         let now = Instant::now();
         self.now.set(now);
-        let moment = self.process.moment_of(now);
+        let (moment, nanos) = self.process.moment_and_nanos(now);
         self.moment.set(moment);
+        self.nanos.set(nanos);
         let shortest = self.shortest_window.get();
         if self.process.leases.stood_still(moment, shortest) {
             self.process.runs(moment, shortest, self.longest_window.get());
         }
     }
 
-    /// Whether the score of one more labelled key may follow a change of its expiry: one in each millisecond, and as many
-    /// at once as were not used in the last five seconds. Scores are hints for the sweep, which asks Redis itself, and
+    /// Whether the score of one more labelled key may follow a change of its expiry: one in each four milliseconds, and as
+    /// many at once as were not used in the last five seconds. Scores are hints for the sweep, which asks Redis itself, and
     /// asking for each expiry and writing it costs more than the write that may have changed it.
+    #[inline]
+    pub fn retiming_is_due(&self) -> bool {
+        self.retimed_until.get() < self.moment()
+    }
+
+    /// Takes one of these. False: there is none.
     pub fn may_retime(&self) -> bool {
-        let now = self.moment();
-        let until = self.retimed_until.get().max(now.saturating_sub(RETIMINGS));
-        let may = until < now;
-        self.retimed_until.set(until + Moment::from(may));
+        let may = self.retiming_is_due();
+        if may {
+            let oldest = self.moment().saturating_sub(RETIMINGS);
+            self.retimed_until.set(self.retimed_until.get().max(oldest) + RETIMING);
+        }
         may
     }
 

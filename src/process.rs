@@ -186,7 +186,15 @@ impl Process {
 
     /// The time, in milliseconds since the start.
     pub fn moment_of(&self, time: Instant) -> Moment {
-        time.saturating_duration_since(self.born).as_millis() as Moment
+        self.moment_and_nanos(time).0
+    }
+
+    /// Likewise in milliseconds and in nanoseconds, of which 64 bits are enough for 584 years.
+    #[inline]
+    pub fn moment_and_nanos(&self, time: Instant) -> (Moment, u64) {
+        let age = time.saturating_duration_since(self.born);
+        let nanos = age.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(age.subsec_nanos()));
+        (nanos / 1_000_000, nanos)
     }
 
     /// The process runs. If it stood still for longer than fills are watched, fills of misses from before may come now, and Redis

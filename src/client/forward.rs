@@ -92,7 +92,7 @@ impl Client {
         if !matches!(step, Step::Again(_) | Step::Then(Pause::Tag(..))) {
             self.next.clear();
             let metric = command.filter(|c| matches!(c.kind, Kind::Tag(_))).map(|c| c.metric);
-            context.command_done(metric, context.now(), false);
+            context.command_done(metric, context.nanos(), false);
         }
         step
     }
@@ -233,14 +233,14 @@ impl Client {
         match route {
             Route::Cut => Step::Then(Pause::End),
             Route::Swallow => {
-                context.command_done(Some(metric_of(command)), context.now(), false);
+                context.command_done(Some(metric_of(command)), context.nanos(), false);
                 Step::Done
             }
             Route::Silence => Step::Then(Pause::Silence(args.iter().collect())),
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
             Route::Local(local) => {
                 let error = matches!(local, Local::Error(_));
-                context.command_done(Some(metric_of(command)), context.now(), error);
+                context.command_done(Some(metric_of(command)), context.nanos(), error);
                 self.local(local).map_or(Step::Done, Step::Then)
             }
             Route::Forward(mut forward) => {
@@ -274,7 +274,7 @@ impl Client {
 
     /// Counts a command that Redis does not get to see.
     pub(super) fn refused(&self, command: Option<&Command>) {
-        self.context.command_done(Some(metric_of(command)), self.context.now(), true);
+        self.context.command_done(Some(metric_of(command)), self.context.nanos(), true);
     }
 
     /// Forwards on the right connection, with what its kind asks for besides.
@@ -397,13 +397,13 @@ impl Client {
         if hold {
             // Not before what it wrote has been looked at.
             extra.after.settled = settled.take();
-            extra.after.counted = Some((metric_of(command), context.now()));
+            extra.after.counted = Some((metric_of(command), context.nanos()));
         }
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
             metric: Some(metric_of(command)).filter(|_| !hold),
-            started: context.now(),
+            started: context.nanos(),
             account,
             special: Special {
                 effect: Some(forward.effect).filter(|effect| !effect.is_none()),

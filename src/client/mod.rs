@@ -163,8 +163,8 @@ struct After {
     carried: Vec<carry::Carried>,
     /// Keys that others may wait for.
     settled: Option<Box<Settled>>,
-    /// The command and when it came: it is counted when its reply is let go.
-    counted: Option<(u16, Instant)>,
+    /// The command and when it came, in nanoseconds: it is counted when its reply is let go.
+    counted: Option<(u16, u64)>,
 }
 
 /// A labelled key that a command removes, and where it was in the index when the command was sent.

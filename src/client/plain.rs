@@ -30,7 +30,7 @@ impl Client {
         let pending = Pending {
             client: Rc::clone(&self.outbox),
             metric: Some(command.metric),
-            started: context.now(),
+            started: context.nanos(),
             account,
             special: None,
         };

@@ -18,7 +18,7 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) {
     let context = &client.context;
     let metric = context.commands.borrow().find(args).map(|command| command.metric);
     let failed = refusal.is_some() || matches!(route, Route::Local(Local::Error(_)));
-    context.command_done(metric, context.now(), failed);
+    context.command_done(metric, context.nanos(), failed);
     match (refusal, route) {
         (Some(text), route) if in_multi => {
             client.outbox.set_muted(matches!(route, Route::Swallow));

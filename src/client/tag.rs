@@ -54,7 +54,7 @@ pub(super) type Answer<T> = Result<T, Refusal>;
 
 /// Answers one command.
 pub(super) async fn run(client: &mut Client, command: TagCommand, args: OwnedArgs) {
-    let started = client.context.now();
+    let started = client.context.nanos();
     let commands = Rc::clone(&client.context);
     let commands = commands.commands.borrow().clone();
     let Some(row) = commands.find(args.as_args()).filter(|row| matches!(row.kind, Kind::Tag(_))) else {
@@ -130,7 +130,7 @@ pub(super) fn pending_of(client: &Client, instead: Option<&str>) -> Pending {
     Pending {
         client: Rc::clone(&client.outbox),
         metric: None,
-        started: client.context.now(),
+        started: client.context.nanos(),
         account: Account::Nothing,
         special: Some(Box::new(Special {
             silent: client.outbox.is_muted(),

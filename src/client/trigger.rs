@@ -114,8 +114,9 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
             if plainly && may_fill {
                 plainly = !process.leases.may_be_filled(process.leases.hash(db, used.key), now);
             }
-            if plainly && labels && process.index.may_have_labels(db, used.key) {
-                plainly = !(used.deletes || (command.retimes && context.may_retime()));
+            let asks = used.deletes || (command.retimes && context.retiming_is_due());
+            if plainly && labels && asks {
+                plainly = !process.index.may_have_labels(db, used.key);
             }
         }
     });

@@ -39,7 +39,7 @@ pub use follow::Carrying;
 pub use keys::{Begin, Find, KeySpec, KeyUse};
 pub use kind::{Kind, TagCommand};
 pub use tagged::{EMPTY_TAG, with_parts};
-pub use tally::{Outcome, Reads, Tally, reads_need_elements};
+pub use tally::{Outcome, Reads, Tally, is_there, reads_need_elements};
 
 use crate::resp::{Args, Head};
 use fetches::Fetches;

@@ -189,7 +189,8 @@ impl Tally {
 }
 
 /// The general rule: nil, 0 and whatever is empty is a miss.
-fn is_there(head: &Head<'_>) -> bool {
+#[inline]
+pub fn is_there(head: &Head<'_>) -> bool {
     match *head {
         Head::Null | Head::Int(0) | Head::Bool(false) | Head::Error(_) | Head::BlobError(_) => false,
         Head::Simple(text) => !text.is_empty(),

@@ -13,5 +13,5 @@ pub mod stream;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use head::Head;
-pub use reply::{NotResp, Progress, ReplyFramer};
+pub use reply::{NotResp, Progress, ReplyFramer, whole_value};
 pub use request::{Limits, Parsed, ProtocolError, RequestParser};

@@ -192,16 +192,28 @@ fn usual_head(buf: &[u8]) -> Option<(Head<'_>, usize)> {
     if buf.get(1) == Some(&b'-') {
         return (buf.first_chunk() == Some(b"$-1\r\n")).then_some((Head::Null, 5));
     }
-    let (n, cr) = short_number(buf, 1)?;
-    if buf.get(cr + 1) != Some(&b'\n') {
-        return None;
-    }
+    let (n, length) = short_number(buf, 0)?;
     let head = match kind {
         b'$' => Head::Bulk(n as u64),
         b'*' => Head::Array(n as u64),
         _ => Head::Int(n as i64),
     };
-    Some((head, cr + 2))
+    Some((head, length))
+}
+
+/// The value at the start of `buf` if it is a single one of the frequent kinds and there whole, and how many bytes it
+/// takes up.
+#[inline]
+pub fn whole_value(buf: &[u8]) -> Option<(Head<'_>, usize)> {
+    let (head, length) = usual_head(buf)?;
+    match head {
+        Head::Bulk(n) => {
+            let end = length + n as usize + 2;
+            (end <= buf.len()).then_some((head, end))
+        }
+        Head::Array(_) => None,
+        _ => Some((head, length)),
+    }
 }
 
 /// Reads the header line at the start of `buf`: the head and the length of the line with its CRLF.

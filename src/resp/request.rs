@@ -201,11 +201,10 @@ impl RequestParser {
     /// Reads the `*count` line. `Some`: nothing more to do now.
     #[inline]
     fn count(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Parsed>, ProtocolError> {
-        if let Some((count @ 1.., cr)) = short_number(buf, 1)
-            && buf.get(cr + 1) == Some(&b'\n')
+        if let Some((count @ 1.., next)) = short_number(buf, 0)
             && count as i64 <= limits.max_args
         {
-            (self.pos, self.stage) = (cr + 2, Stage::Header(count as u32));
+            (self.pos, self.stage) = (next, Stage::Header(count as u32));
             return Ok(None);
         }
         let Some((line, next)) = header(buf, 1).map_err(|()| ProtocolError::CountTooLong)? else {
@@ -263,9 +262,9 @@ impl RequestParser {
     fn usual_arguments(&mut self, buf: &[u8], limits: &Limits, mut left: u32) -> u32 {
         let mut pos = self.pos;
         while left > 0 && buf.get(pos) == Some(&b'$') {
-            let Some((length, cr)) = short_number(buf, pos + 1) else { break };
-            let (start, end) = (cr + 2, cr + 2 + length);
-            let is_whole = buf.get(end..end + 2) == Some(b"\r\n") && buf[cr + 1] == b'\n';
+            let Some((length, start)) = short_number(buf, pos) else { break };
+            let end = start + length;
+            let is_whole = buf.get(end..end + 2) == Some(b"\r\n");
             if !is_whole || length as i64 > limits.max_bulk || end + 2 > u32::MAX as usize {
                 break;
             }
@@ -296,18 +295,36 @@ impl RequestParser {
     }
 }
 
-/// A number of at most seven digits with a CR behind it, as nearly all are: it, and where the CR is. `None` tells
-/// nothing about what is there.
-#[inline]
+/// The number of at most seven digits that the header line at `at` consists of, as nearly all do, behind its first byte; and
+/// the offset behind the line. `None` tells nothing about what is there.
+#[inline(always)]
 pub(super) fn short_number(buf: &[u8], at: usize) -> Option<(usize, usize)> {
-    let text = buf.get(at..)?;
+    const END: u64 = u16::from_le_bytes(*b"\r\n") as u64;
+    let line = buf.get(at..)?;
+    // Nearly all of these have one to three.
+    let Some(start) = line.first_chunk() else { return longer_number(line, at) };
+    let word = u64::from_le_bytes(*start);
+    let digit = |n: u32| (word >> (8 * n) & 0xff).wrapping_sub(u64::from(b'0')) as usize;
+    let ends = |n: u32| word >> (8 * n) & 0xffff == END;
+    match (digit(1), digit(2), digit(3)) {
+        (a @ 0..=9, ..) if ends(2) => Some((a, at + 4)),
+        (a @ 1..=9, b @ 0..=9, _) if ends(3) => Some((a * 10 + b, at + 5)),
+        (a @ 1..=9, b @ 0..=9, c @ 0..=9) if ends(4) => Some((a * 100 + b * 10 + c, at + 6)),
+        _ => longer_number(line, at),
+    }
+}
+
+/// As [`short_number`], for a line that has been found at `at`.
+fn longer_number(line: &[u8], at: usize) -> Option<(usize, usize)> {
+    let text = line.get(1..)?;
     let (mut value, mut length) = (0, 0);
     loop {
         let byte = *text.get(length)?;
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            let is_plain = byte == b'\r' && length > 0 && (length == 1 || text[0] != b'0');
-            return is_plain.then_some((value, at + length));
+            let is_plain = length > 0 && (length == 1 || text[0] != b'0');
+            let ends = text.get(length..length + 2) == Some(b"\r\n");
+            return (is_plain && ends).then_some((value, at + length + 3));
         }
         if length == 7 {
             return None;

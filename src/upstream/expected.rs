@@ -36,8 +36,8 @@ pub struct Pending {
     pub client: Rc<Outbox>,
     /// The command's label, as an index into the worker's counters; `None`: not a client's command.
     pub metric: Option<u16>,
-    /// When its request was read.
-    pub started: Instant,
+    /// When its request was read, in nanoseconds since the process started.
+    pub started: u64,
     /// What to look for in it.
     pub account: Account,
     /// What else is to be done with it: with most, nothing.

@@ -12,6 +12,7 @@ mod dial;
 mod expected;
 mod life;
 mod loss;
+mod plain;
 mod pool;
 mod pubsub;
 mod replies;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
 use super::life::REPLACED;
+use super::plain;
 use super::pubsub::{self, Class};
 use crate::accounting::{Account, NOPERM, ReadKey, Reader, Seen, Watch};
 use crate::context::{READ, READ_OF_BIG};
@@ -74,8 +75,8 @@ struct Run {
 }
 
 /// The bytes that have been read, and what of them is still to be given to a client.
-struct Read<'a> {
-    buf: &'a [u8],
+pub(super) struct Read<'a> {
+    pub(super) buf: &'a [u8],
     run: Option<Run>,
 }
 
@@ -139,6 +140,10 @@ impl Incoming {
                 return Ok(());
             }
             if self.current == Current::Unknown {
+                if let Some(length) = read.take_plainly(conn, at) {
+                    at += length;
+                    continue;
+                }
                 match classify(conn, &buf[at..]) {
                     Some(current) => self.begin(conn, current, read),
                     None => break,
@@ -352,21 +357,10 @@ impl Incoming {
 
     /// As most replies are: hits and misses to be counted, and nothing else.
     fn answered_plainly(&mut self, conn: &Conn, pending: Pending) {
-        let Pending { client, metric, started, account, .. } = pending;
-        let (context, head) = (&conn.context, self.reader.head());
-        if let Account::Read(reading) = &account {
-            self.reader.settle(reading, |key, seen| count_read(conn, &client, key, seen));
-            if let Some(fetched) = account.fetched(&head) {
-                context.fetched(&client, fetched);
-            }
+        if let Account::Read(reading) = &pending.account {
+            self.reader.settle(reading, |key, seen| count_read(conn, &pending.client, key, seen));
         }
-        let error = head.is_error();
-        context.command_done(metric, started, error);
-        conn.failed.set(error);
-        if error {
-            conn.note_error(&head);
-        }
-        client.arrived(self.length);
+        plain::finish(conn, &pending, &self.reader.head(), self.length);
     }
 
     fn answered(&mut self, conn: &Conn, mut pending: Pending) {
@@ -485,7 +479,7 @@ impl Incoming {
 impl Read<'_> {
     /// Bytes `at` are for the client.
     #[inline]
-    fn add(&mut self, conn: &Conn, client: &Rc<Outbox>, at: Range<usize>, length: usize) {
+    pub(super) fn add(&mut self, conn: &Conn, client: &Rc<Outbox>, at: Range<usize>, length: usize) {
         match &mut self.run {
             Some(run) if run.end == at.start && Rc::ptr_eq(&run.client, client) => {
                 (run.end, run.length) = (at.end, length);
@@ -515,7 +509,8 @@ impl Read<'_> {
 }
 
 /// One key of a client's read.
-fn count_read(conn: &Conn, client: &Outbox, key: ReadKey, seen: Seen) {
+#[inline]
+pub(super) fn count_read(conn: &Conn, client: &Outbox, key: ReadKey, seen: Seen) {
     if seen != Seen::Hit && key.watch == Watch::Tagged && conn.is_busy_for_others(client) {
         conn.context.busy(client);
     }
