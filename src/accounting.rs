@@ -31,6 +31,8 @@ pub enum Watch {
 pub struct ReadKey {
     /// For which family it counts.
     pub family: FamilyId,
+    /// Whether it does: not for a command that writes what it has read.
+    pub counts: bool,
     /// What follows if it is missed.
     pub watch: Watch,
     /// What it is then remembered as.

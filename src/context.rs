@@ -162,10 +162,12 @@ impl Context {
         }
     }
 
-    /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
+    /// Counts one key of a client's read, if it counts, and remembers a miss: the client may fill the key.
     pub fn count_read(&self, client: &Outbox, key: ReadKey, seen: Seen) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
-        if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0)) {
+        if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0))
+            && key.counts
+        {
             if seen == Seen::Miss { counter.miss(1) } else { counter.hit(1) }
         }
         match seen {
