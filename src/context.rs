@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::accounting::{Firing, IntentId, ReadKey, Seen, Watch};
+use crate::accounting::{Firing, Noted, ReadKey, Seen, Watch};
 use crate::command::Commands;
 use crate::doubt::Scope;
 use crate::fanout;
@@ -268,11 +268,7 @@ impl Context {
     }
 
     /// Asks the journal to note an intent, together with all others that are asked for in this turn.
-    pub fn intend(
-        &self,
-        scope: Scope,
-        what: String,
-    ) -> impl Future<Output = Result<IntentId, String>> + use<> {
+    pub fn intend(&self, scope: Scope, what: String) -> impl Future<Output = Result<Noted, String>> + use<> {
         let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
         self.turn.notify_one();
         let relay = self.relay.clone();

@@ -201,7 +201,7 @@ impl Client {
         let intents = take_intents(&mut verdict.idle);
         match verdict.fired.first_mut() {
             Some(fired) => fired.intents.extend(intents),
-            None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent)),
+            None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent.id)),
         }
         trigger::not_fired(self, verdict.idle);
         (verdict.fired, is_clean)

@@ -13,6 +13,7 @@ mod degraded;
 mod dependents;
 mod descriptors;
 mod differential;
+mod disk;
 mod endings;
 mod fanouts;
 mod fills;
