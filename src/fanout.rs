@@ -313,6 +313,11 @@ impl OwnTriggers {
         seen
     }
 
+    /// What the feed shows of the keys of these from now on is not theirs.
+    pub fn leave_all(&self, firings: &[Firing]) {
+        firings.iter().for_each(|firing| _ = self.leave(firing));
+    }
+
     /// The feed shows a write of `key`: is it covered by a fan-out to come?
     pub fn covers_key(&self, key: &[u8]) -> bool {
         match self.keys.get_mut(key) {
