@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::accounting::{Firing, Noted, ReadKey, Seen, Watch};
 use crate::command::Commands;
 use crate::doubt::Scope;
+use crate::failpoint;
 use crate::fanout;
 use crate::journal::Intents;
 use crate::lease::{Clock, KeyHash, Moment};
@@ -272,7 +273,11 @@ impl Context {
         let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
         self.turn.notify_one();
         let relay = self.relay.clone();
-        async move { relay.wait(noted).await }
+        async move {
+            let noted = relay.wait(noted).await;
+            failpoint::pass("intent noted");
+            noted
+        }
     }
 
     /// Asks for a fan-out, together with all others that are asked for in this turn. `None`: the process ends.

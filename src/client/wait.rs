@@ -57,10 +57,7 @@ impl Client {
                 }
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
-            Pause::Intent(row) => {
-                self.note_row(row).await;
-                failpoint::pass("intent noted");
-            }
+            Pause::Intent(row) => self.note_row(row).await,
             Pause::Scripts => {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;

@@ -112,6 +112,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     drop(deletion);
     failpoint::pass("all deleted");
     engine.done(&intents);
+    failpoint::pass_after("noted as done", Duration::from_secs(1));
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
     names.iter().for_each(|label| engine.process.metrics.invalidations(label));

@@ -8,6 +8,7 @@ mod busy;
 mod carried;
 mod cli;
 mod coalesce;
+mod crash_points;
 mod crashes;
 mod degraded;
 mod dependents;
