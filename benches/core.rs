@@ -227,7 +227,7 @@ fn session(c: &mut Criterion) {
 }
 
 fn accounting(c: &mut Criterion) {
-    let key = ReadKey { family: FamilyId(1), watch: Watch::Tagged, hash: 7 };
+    let key = ReadKey { family: FamilyId(1), counts: true, watch: Watch::Tagged, hash: 7 };
     let get = || {
         Account::Read(Reading {
             reads: Reads::Value,

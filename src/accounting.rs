@@ -2,6 +2,8 @@
 //!
 //! Made from a request when it is sent, kept in the queue of expected replies, fed with the reply's heads.
 
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
 use crate::command::{FireCondition, Outcome, Reads, Tally, is_there, reads_need_elements};
@@ -31,6 +33,8 @@ pub enum Watch {
 pub struct ReadKey {
     /// For which family it counts.
     pub family: FamilyId,
+    /// Whether it does: not for a command that writes what it has read.
+    pub counts: bool,
     /// What follows if it is missed.
     pub watch: Watch,
     /// What it is then remembered as.
@@ -145,6 +149,15 @@ impl Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IntentId(pub u64);
 
+/// An invalidation that the journal has noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Its number.
+    pub id: IntentId,
+    /// How long that took, for whoever waited for it.
+    pub took: Duration,
+}
+
 /// What fires if a write succeeds.
 #[derive(Clone, Debug)]
 pub struct Firing {
@@ -161,7 +174,7 @@ pub struct Firing {
     /// The command and the keys that made them fire, for the log.
     pub what: String,
     /// The journal has noted that it may fire.
-    pub intents: SmallVec<[IntentId; 1]>,
+    pub intents: SmallVec<[Noted; 1]>,
 }
 
 impl Firing {
@@ -276,7 +289,7 @@ impl Account {
     }
 
     /// The journal has noted that it may fire.
-    pub fn set_intent(&mut self, intent: IntentId) {
+    pub fn set_intent(&mut self, intent: Noted) {
         let firing = match self {
             Self::Write(firing) => Some(&mut **firing),
             Self::Exec(queued) => queued.iter_mut().find_map(|queued| queued.firing.as_mut()),

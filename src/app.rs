@@ -11,7 +11,7 @@ use tokio::runtime::LocalRuntime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::accounting::Firing;
+use crate::accounting::{Firing, Noted};
 use crate::admin;
 use crate::command::Commands;
 use crate::config::{self, Config, Endpoint, UpstreamUrl};
@@ -326,7 +326,9 @@ fn finish(process: &Process, begun: &[Intent], own: bool) {
     tracing::info!(invalidations = begun.len(), "interrupted invalidations are finished first");
     // All at once: while the index is being built each fan-out looks through all keys.
     let mut firing = Firing::again("interrupted".to_owned());
-    firing.intents.extend(begun.iter().filter(|_| own).map(|intent| intent.id));
+    firing
+        .intents
+        .extend(begun.iter().filter(|_| own).map(|intent| Noted { id: intent.id, took: Duration::ZERO }));
     let scope = begun.iter().fold(Scope::Tags(vec![]), |scope, intent| scope.and(&intent.scope));
     let doubt = process.doubt.enter(scope.clone());
     drop(process.fanout.repeat(firing, scope, Some(doubt)));

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::accounting::{Firing, IntentId, ReadKey, Seen, Watch};
+use crate::accounting::{Firing, Noted, ReadKey, Seen, Watch};
 use crate::command::Commands;
 use crate::doubt::Scope;
+use crate::failpoint;
 use crate::fanout;
 use crate::journal::Intents;
 use crate::lease::{Clock, KeyHash, Moment};
@@ -162,10 +163,12 @@ impl Context {
         }
     }
 
-    /// Counts one key of a client's read, and remembers a miss: the client may fill the key.
+    /// Counts one key of a client's read, if it counts, and remembers a miss: the client may fill the key.
     pub fn count_read(&self, client: &Outbox, key: ReadKey, seen: Seen) {
         // After a reload an old family may be gone; its last reads are not worth an entry.
-        if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0)) {
+        if let Some(counter) = self.family_counters.borrow().get(usize::from(key.family.0))
+            && key.counts
+        {
             if seen == Seen::Miss { counter.miss(1) } else { counter.hit(1) }
         }
         match seen {
@@ -266,15 +269,15 @@ impl Context {
     }
 
     /// Asks the journal to note an intent, together with all others that are asked for in this turn.
-    pub fn intend(
-        &self,
-        scope: Scope,
-        what: String,
-    ) -> impl Future<Output = Result<IntentId, String>> + use<> {
+    pub fn intend(&self, scope: Scope, what: String) -> impl Future<Output = Result<Noted, String>> + use<> {
         let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
         self.turn.notify_one();
         let relay = self.relay.clone();
-        async move { relay.wait(noted).await }
+        async move {
+            let noted = relay.wait(noted).await;
+            failpoint::pass("intent noted");
+            noted
+        }
     }
 
     /// Asks for a fan-out, together with all others that are asked for in this turn. `None`: the process ends.

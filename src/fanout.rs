@@ -313,6 +313,11 @@ impl OwnTriggers {
         seen
     }
 
+    /// What the feed shows of the keys of these from now on is not theirs.
+    pub fn leave_all(&self, firings: &[Firing]) {
+        firings.iter().for_each(|firing| _ = self.leave(firing));
+    }
+
     /// The feed shows a write of `key`: is it covered by a fan-out to come?
     pub fn covers_key(&self, key: &[u8]) -> bool {
         match self.keys.get_mut(key) {
@@ -360,7 +365,7 @@ pub struct LogEntry {
     pub keys: u64,
     /// The same by family.
     pub families: Vec<(String, u64)>,
-    /// From the order to the last deletion.
+    /// What it made the writer wait for: all but the trigger itself.
     pub duration: Duration,
     /// What it was spent on.
     pub phases: Phases,
@@ -369,7 +374,7 @@ pub struct LogEntry {
 /// How long each step of a fan-out took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Phases {
-    /// Until the journal had it; nothing if that was before the trigger was sent.
+    /// Until the journal had it: before the trigger was sent, if a client of this proxy sent it.
     pub journal: Duration,
     /// Until the index was known to have every dependent.
     pub barrier: Duration,

@@ -196,11 +196,11 @@ fn triggered(keys: &[&str], tags: &[&str], invalidate: &[&str]) -> RulesSpec {
 #[test]
 fn problems_of_patterns() {
     only_problem(tagged("T", ""), 7, &["empty", "`*`"]);
-    only_problem(tagged("T", "a{id"), 7, &["`{id`", "\\{"]);
+    only_problem(tagged("T", "a{id"), 7, &["`a{id`", "`{id`", "\\{"]);
     only_problem(tagged("T", "a{}"), 7, &["`{}`", "{id}"]);
     only_problem(tagged("T", "a{i-d}"), 7, &["`{i-d}`"]);
     only_problem(tagged("T", "{id}:{id*}"), 7, &["twice", "{id2}"]);
-    only_problem(tagged("T", "a[bc"), 7, &["`[bc`", "\\["]);
+    only_problem(tagged("T", "a[bc"), 7, &["`a[bc`", "`[bc`", "\\["]);
     only_problem(tagged("T", "a[é]"), 7, &["`[é]`", "`?`"]);
     only_problem(triggered(&["a{"], &[], &["x"]), 8, &["\\{"]);
     only_problem(triggered(&[], &["a{"], &["x"]), 9, &["\\{"]);
@@ -210,7 +210,7 @@ fn problems_of_patterns() {
 fn problems_of_tags() {
     only_problem(tagged("", "k"), 7, &["empty"]);
     only_problem(tagged("t:{id", "k"), 7, &["\\{"]);
-    only_problem(tagged("t:*", "k"), 7, &["wildcard", "\\*"]);
+    only_problem(tagged("t:*", "k"), 7, &["`t:*`", "wildcard", "\\*"]);
     only_problem(tagged("t:{id}", "k:*"), 7, &["`t:{id}`", "`k:*`", "{id}"]);
     let every = RulesSpec { tags: vec![tag(7, "t:{id}", &["k:{id}", "l:{pk}"])], ..RulesSpec::default() };
     only_problem(every, 7, &["`l:{pk}`"]);

@@ -5,7 +5,7 @@ use crate::resp::ReplyFramer;
 use FireCondition::{Nil, NoError, NotNil, NotZero};
 
 fn reading(reads: Reads, families: &[u16]) -> Reading {
-    let key = |id: &u16| ReadKey { family: FamilyId(*id), watch: Watch::No, hash: 0 };
+    let key = |id: &u16| ReadKey { family: FamilyId(*id), counts: true, watch: Watch::No, hash: 0 };
     Reading { reads, keys: families.iter().map(key).collect(), fetches: false, waited: false }
 }
 

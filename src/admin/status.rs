@@ -136,7 +136,7 @@ pub struct LogEntry {
     pub keys: u64,
     /// The same by family.
     pub families: BTreeMap<String, u64>,
-    /// From the trigger until all were deleted, in microseconds.
+    /// What the writer waited for, the trigger itself left out, in microseconds.
     pub duration_us: u64,
     /// What it was spent on, in microseconds: `journal`, `barrier`, `delete`.
     pub phases_us: BTreeMap<String, u64>,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::forward::Extra;
 use super::{Client, Pause, Step, trigger};
-use crate::accounting::{Account, Firing, IntentId};
+use crate::accounting::{Account, Firing, Noted};
 use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::doubt::Scope;
@@ -90,7 +90,7 @@ impl Client {
         }
         match self.intent.take() {
             Some(Ok(intent)) if fires => account.set_intent(intent),
-            Some(Ok(intent)) => self.context.process.journal.done(intent),
+            Some(Ok(intent)) => self.context.process.journal.done(intent.id),
             Some(Err(error)) => return Some(self.refuse(command, format!("ERR {error}"))),
             None => {
                 let (scope, what) = of(&self.context, account.firings())?;
@@ -123,7 +123,7 @@ impl Client {
     /// The request was not sent after all.
     pub(super) fn drop_intent(&mut self) {
         if let Some(Ok(intent)) = self.intent.take() {
-            self.context.process.journal.done(intent);
+            self.context.process.journal.done(intent.id);
         }
     }
 }
@@ -143,6 +143,6 @@ fn of<'a>(context: &Context, firings: impl Iterator<Item = &'a Firing>) -> Optio
 }
 
 /// Takes the numbers out of what did not fire. One request has one, whatever of it fired.
-pub(super) fn take_intents(idle: &mut [Firing]) -> Vec<IntentId> {
+pub(super) fn take_intents(idle: &mut [Firing]) -> Vec<Noted> {
     idle.iter_mut().flat_map(|firing| std::mem::take(&mut firing.intents)).collect()
 }

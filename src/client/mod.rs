@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::accounting::{IntentId, Settled};
+use crate::accounting::{Noted, Settled};
 use crate::command::{FireCondition, TagCommand};
 use crate::context::{Context, READ, READ_OF_BIG};
 use crate::doubt::Scope;
@@ -93,9 +93,9 @@ pub struct Client {
     /// It hung up without having read everything.
     broken: bool,
     /// The journal has noted what the next request may invalidate, or why it cannot.
-    intent: Option<Result<IntentId, String>>,
+    intent: Option<Result<Noted, String>>,
     /// Likewise what those behind it may invalidate.
-    row: VecDeque<IntentId>,
+    row: VecDeque<Noted>,
     /// What follows once the replies have arrived that are held.
     held: Vec<After>,
     /// TAG.NEXT: labels for what the next command writes.

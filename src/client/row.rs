@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::Client;
-use crate::accounting::IntentId;
+use crate::accounting::Noted;
 use crate::command::{Command, Kind};
 use crate::doubt::Scope;
 use crate::resp::{Args, Limits, Parsed, RequestParser};
@@ -75,7 +75,7 @@ impl Client {
         }
         let mut noted = noted.into_iter();
         self.intent = noted.next();
-        let others: Vec<Result<IntentId, String>> = noted.collect();
+        let others: Vec<Result<Noted, String>> = noted.collect();
         let is_whole = self.intent.iter().chain(&others).all(Result::is_ok);
         self.row.extend(others.into_iter().flatten());
         if !is_whole {
@@ -103,6 +103,6 @@ impl Client {
 
     /// What was noted for requests that are not sent in a row is not needed.
     pub(super) fn end_row(&mut self) {
-        self.row.drain(..).for_each(|intent| self.context.process.journal.done(intent));
+        self.row.drain(..).for_each(|intent| self.context.process.journal.done(intent.id));
     }
 }

@@ -125,7 +125,7 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
 
 fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Reading {
     let mut matcher = context.matcher.borrow_mut();
-    let mut keys = ReadKeys::new();
+    let (mut keys, mut writes) = (ReadKeys::new(), false);
     let labels_used = context.process.labels_used.load(Ordering::Relaxed);
     command.keys(args, |used| {
         if used.reads {
@@ -136,9 +136,14 @@ fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Rea
                 true => Watch::Unlabelled,
             };
             let hash = context.process.leases.hash(db, used.key);
-            keys.push(ReadKey { family: class.family, watch, hash });
+            keys.push(ReadKey { family: class.family, counts: true, watch, hash });
         }
+        writes |= used.writes;
     });
+    // Not GETEX, which brings no value.
+    if writes && command.fill.is_some() {
+        keys.iter_mut().for_each(|key| key.counts = false);
+    }
     let fetches = context.coalesces()
         && command.fetches(args)
         && keys.first().is_some_and(|key| context.longest_wait(key.family) > 0);

@@ -57,10 +57,7 @@ impl Client {
                 }
             }
             Pause::Fill(key, longest) => self.until_filled(key, longest).await,
-            Pause::Intent(row) => {
-                self.note_row(row).await;
-                failpoint::pass("intent noted");
-            }
+            Pause::Intent(row) => self.note_row(row).await,
             Pause::Scripts => {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
@@ -201,7 +198,7 @@ impl Client {
         let intents = take_intents(&mut verdict.idle);
         match verdict.fired.first_mut() {
             Some(fired) => fired.intents.extend(intents),
-            None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent)),
+            None => intents.into_iter().for_each(|intent| self.context.process.journal.done(intent.id)),
         }
         trigger::not_fired(self, verdict.idle);
         (verdict.fired, is_clean)

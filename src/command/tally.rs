@@ -41,7 +41,7 @@ impl Reads {
             "getex" => Reads::Value,
             "hmget" | "geopos" | "geohash" | "zmscore" | "hgetex" => Reads::NotAllNil,
             "smismember" | "bitfield_ro" | "bitfield" => Reads::NotAllZero,
-            // They may write, too, what they have read.
+            // They may also write what they have read: then it does not count, but a miss is one.
             "sort" | "georadius" | "georadiusbymember" => Reads::Value,
             "httl" | "hpttl" | "hexpiretime" | "hpexpiretime" => Reads::NotAllAbsent,
             "ttl" | "pttl" | "expiretime" | "pexpiretime" => Reads::NotAbsent,

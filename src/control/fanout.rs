@@ -13,7 +13,7 @@ use super::announcement::{self, Announcement, Note};
 use super::deletion::Deletion;
 use super::link::Batch;
 use super::{Engine, known, labels};
-use crate::accounting::{Firing, IntentId, TriggerLabel};
+use crate::accounting::{Firing, Noted, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
 use crate::fanout::{Cause, LogEntry, Outstanding, Phases, Request};
@@ -68,7 +68,7 @@ impl Answers {
 /// Does one fan-out; it does not end before everything is deleted.
 pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     let started = Instant::now();
-    let intents: Vec<IntentId> = request.fired.iter().flat_map(|firing| firing.intents.clone()).collect();
+    let intents: Vec<Noted> = request.fired.iter().flat_map(|firing| firing.intents.clone()).collect();
     if !request.everything && request.fired.iter().all(Firing::only_covers) {
         engine.feed.barrier(request.fired, &engine).await;
         engine.done(&intents);
@@ -82,7 +82,9 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         false => intents,
         true => engine.intend(&tags, &request).await,
     };
-    phases.journal = started.elapsed();
+    // Whoever noted it waited for that before the trigger was sent.
+    phases.journal = intents.iter().map(|noted| noted.took).fold(started.elapsed(), Duration::max);
+    let noted = Instant::now();
     failpoint::pass("fan-out begun");
     let tags: Arc<[Tag]> = if request.everything { engine.all_tags().await } else { tags }.into();
     let invalidating = labels::Invalidating::begin(&engine, &tags);
@@ -103,18 +105,19 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         }
     }
     drop(invalidating);
-    let duration = started.elapsed();
+    let duration = phases.journal + noted.elapsed();
     phases.delete = duration.saturating_sub(phases.journal + phases.barrier);
     let (keys, families) = (deletion.total, std::mem::take(&mut deletion.by_family));
     let gone = std::mem::take(&mut deletion.gone);
     drop(deletion);
     failpoint::pass("all deleted");
     engine.done(&intents);
+    failpoint::pass_after("noted as done", Duration::from_secs(1));
     engine.process.metrics.journal_pending.dec();
     engine.process.metrics.fanout(duration, keys);
     names.iter().for_each(|label| engine.process.metrics.invalidations(label));
     let entry = LogEntry {
-        unix_ms: unix_ms(),
+        unix_ms: unix_ms().saturating_sub(duration.as_millis() as u64),
         cause: request.cause,
         trigger: names.join(", "),
         tags: tags.to_vec(),
@@ -269,7 +272,7 @@ async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) 
 impl Engine {
     /// Notes in the journal what nobody has noted yet. Where that cannot be done the fan-out happens all the same: its
     /// trigger has taken effect.
-    async fn intend(&self, tags: &[Tag], request: &Request) -> Vec<IntentId> {
+    async fn intend(&self, tags: &[Tag], request: &Request) -> Vec<Noted> {
         let scope = if request.everything { Scope::Everything } else { Scope::Tags(tags.to_vec()) };
         match self.process.journal.intend(scope, request.cause.what.clone()).await {
             Ok(intent) => vec![intent],
@@ -287,8 +290,8 @@ impl Engine {
     }
 
     /// These invalidations are complete.
-    fn done(&self, intents: &[IntentId]) {
-        intents.iter().for_each(|intent| self.process.journal.done(*intent));
+    fn done(&self, intents: &[Noted]) {
+        intents.iter().for_each(|intent| self.process.journal.done(intent.id));
     }
 
     /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.

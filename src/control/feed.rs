@@ -1,5 +1,6 @@
 //! The feed: the connection on which Redis reports key changes and proxies speak, and the barrier that orders it.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use super::watched::{Watched, enable_events};
 use super::wire::{self, Wire};
 use super::{Engine, events};
 use crate::accounting::Firing;
-use crate::fanout::CHANNEL;
+use crate::fanout::{CHANNEL, OwnTriggers};
 use crate::lease::Moment;
 use crate::metrics::ConnectionMode;
 
@@ -178,17 +179,10 @@ impl Feed {
     /// lost. `own` are triggers of our clients that the feed need not cover from then on.
     pub async fn barrier(&self, own: Vec<Firing>, engine: &Engine) -> bool {
         if !engine.has_feed() {
-            engine.leave(&own);
+            engine.process.own_triggers.leave_all(&own);
             return false;
         }
-        let (done, passed) = oneshot::channel();
-        {
-            let mut unsent = self.unsent.borrow_mut();
-            unsent.waiters.push(done);
-            unsent.own.extend(own);
-        }
-        self.wake.notify_one();
-        match tokio::time::timeout(PATIENCE, passed).await {
+        match tokio::time::timeout(PATIENCE, self.ask(own)).await {
             Ok(passed) => passed.is_ok(),
             Err(_) => {
                 self.reconnect("the feed does not answer");
@@ -197,23 +191,37 @@ impl Feed {
         }
     }
 
+    /// Asks for a barrier.
+    fn ask(&self, own: Vec<Firing>) -> oneshot::Receiver<()> {
+        let (done, passed) = oneshot::channel();
+        let mut unsent = self.unsent.borrow_mut();
+        unsent.waiters.push(done);
+        unsent.own.extend(own);
+        self.wake.notify_one();
+        passed
+    }
+
     /// The rules have changed.
     pub fn follow_rules(&self) {
         self.changed.set(true);
         self.wake.notify_one();
     }
 
-    /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
+    /// Sends what waits.
     fn send(&self, engine: &Engine, wire: &mut Wire) {
-        let mut expected = self.expected.borrow_mut();
         let mark = announcement::is_noted(&self.unsaid.borrow()).then(|| engine.next_name());
         let note = mark.as_ref().map(|mark| Note { mark, lifetime: self.renewed_lifetime(engine) });
-        let commands = announcement::queue(&self.unsaid.borrow(), note.as_ref(), |words| wire.queue(words));
-        self.unsaid.borrow_mut().clear();
+        self.queue(note.as_ref(), |words| wire.queue(words));
+    }
+
+    /// Queues what waits: announcements first, so that whoever sees a barrier pass knows that they are out.
+    fn queue(&self, note: Option<&Note<'_>>, mut queue: impl FnMut(&[&[u8]])) {
+        let mut expected = self.expected.borrow_mut();
+        let commands = announcement::queue(&self.unsaid.take(), note, &mut queue);
         expected.extend((0..commands).map(|_| Expected::Anything));
-        let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
+        let unsent = self.unsent.take();
         if !unsent.waiters.is_empty() {
-            wire.queue(&["PING"]);
+            queue(&[b"PING"]);
             expected.push_back(Expected::Barrier(unsent));
         }
     }
@@ -230,20 +238,22 @@ impl Feed {
     }
 
     /// Takes a reply. The error is why the connection cannot go on.
-    fn answered(&self, engine: &Engine, reply: Result<(), &[u8]>) -> Result<(), String> {
+    fn answered(&self, own: &OwnTriggers, reply: Result<(), &[u8]>) -> Result<(), String> {
         let expected = self.expected.borrow_mut().pop_front();
         let mut reply = reply.map_err(String::from_utf8_lossy);
         if matches!(expected, Some(Expected::Barrier(_))) {
             reply = wire::is_there(reply);
         }
-        match (expected, reply) {
+        match (expected, &reply) {
             // Memory is full, or this is a replica now: fan-outs and fills meet the same.
-            (Some(Expected::Anything), Err(error)) => self.complain(&error),
-            (_, Err(error)) => return Err(error.into_owned()),
-            (Some(Expected::Barrier(barrier)), Ok(())) => end(barrier, engine, true),
+            (Some(Expected::Anything), Err(error)) => {
+                self.complain(error);
+                return Ok(());
+            }
+            (Some(Expected::Barrier(barrier)), _) => end(barrier, own, reply.is_ok()),
             _ => {}
         }
-        Ok(())
+        reply.map_err(Cow::into_owned)
     }
 
     /// Once for each connection.
@@ -253,22 +263,22 @@ impl Feed {
         }
     }
 
-    fn lost(&self, engine: &Engine) {
+    fn lost(&self, own: &OwnTriggers) {
         self.connected.set(false);
         self.lost.set(Some(Instant::now()));
         self.unsaid.borrow_mut().clear();
-        for expected in std::mem::take(&mut *self.expected.borrow_mut()) {
+        for expected in self.expected.take() {
             if let Expected::Barrier(barrier) = expected {
-                end(barrier, engine, false);
+                end(barrier, own, false);
             }
         }
-        end(std::mem::take(&mut *self.unsent.borrow_mut()), engine, false);
+        end(self.unsent.take(), own, false);
     }
 }
 
 /// Within the same step as the reply to the PING: a write that the feed shows later is not covered any more.
-fn end(barrier: Barrier, engine: &Engine, passed: bool) {
-    engine.leave(&barrier.own);
+fn end(barrier: Barrier, own: &OwnTriggers, passed: bool) {
+    own.leave_all(&barrier.own);
     if passed {
         for waiter in barrier.waiters {
             let _ = waiter.send(());
@@ -322,7 +332,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.process.index.set_incomplete("the feed was lost");
                 super::label_news::lost(&engine);
                 engine.process.doubt_redis();
-                engine.feed.lost(&engine);
+                engine.feed.lost(&engine.process.own_triggers);
                 engine.lost_track_of_peers();
                 engine.fear_for_others();
                 up.set(0);
@@ -474,7 +484,7 @@ fn take(engine: &Rc<Engine>, wire: &mut Wire) -> Result<(), String> {
     {
         match received {
             Received::Push(push) => events::pushed(engine, &push),
-            Received::Reply(reply) => engine.feed.answered(engine, reply)?,
+            Received::Reply(reply) => engine.feed.answered(&engine.process.own_triggers, reply)?,
         }
         at += length;
     }
@@ -487,11 +497,7 @@ impl Engine {
     pub(super) fn has_feed(&self) -> bool {
         self.feed.is_connected() && self.feed.era.get() == self.process.era()
     }
-
-    /// What the feed shows of these triggers' keys from now on is not theirs.
-    pub(super) fn leave(&self, own: &[Firing]) {
-        for firing in own {
-            self.process.own_triggers.leave(firing);
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

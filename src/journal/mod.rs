@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-pub use crate::accounting::IntentId;
+pub use crate::accounting::{IntentId, Noted};
 pub use crate::doubt::Scope;
 pub use describe::Description;
 
@@ -189,7 +189,7 @@ impl Journal {
         &self,
         scope: Scope,
         what: String,
-    ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
+    ) -> impl Future<Output = Result<Noted, String>> + Send + use<> {
         let mut intents = Intents::default();
         let noted = self.prepare(scope, what, &mut intents);
         self.submit(intents);
@@ -202,11 +202,15 @@ impl Journal {
         scope: Scope,
         what: String,
         among: &mut Intents,
-    ) -> impl Future<Output = Result<IntentId, String>> + Send + use<> {
+    ) -> impl Future<Output = Result<Noted, String>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
         among.0.push(Asked { scope: bounded(scope), what: shortened(what), answer });
         let mut waiting = Waiting { answered, journal: self.clone() };
-        async move { (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned())) }
+        let asked = Instant::now();
+        async move {
+            let answer = (&mut waiting.answered).await.unwrap_or_else(|_| Err(CLOSED.to_owned()));
+            answer.map(|id| Noted { id, took: asked.elapsed() })
+        }
     }
 
     /// Asks for intents that were prepared.

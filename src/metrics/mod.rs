@@ -194,7 +194,8 @@ impl Metrics {
         counter.with_label_values(&[family]).inc();
     }
 
-    /// Records one finished fan-out: from its trigger until every key was deleted, and how many those were.
+    /// Records one finished fan-out: how long the writer waited for the journal and until every key was deleted, and how
+    /// many those were.
     pub fn fanout(&self, duration: Duration, keys: u64) {
         self.rare.fanout_duration.observe(duration.as_secs_f64());
         self.rare.fanout_keys.observe(keys as f64);

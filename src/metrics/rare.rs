@@ -186,8 +186,8 @@ fn gauges(registry: &Registry, name: &str, help: &str, label: &str) -> prometheu
 fn fanout(registry: &Registry) -> prometheus::Result<(Histogram, Histogram)> {
     let duration = HistogramOpts::new(
         "rescind_fanout_duration_seconds",
-        "Time that an invalidation took, from its trigger until every dependent key was deleted, in seconds. \
-         The writer waits for it.",
+        "Time that an invalidation took, in seconds: until the journal had it, and from its trigger until every dependent \
+         key was deleted. The writer waits for it.",
     );
     let keys = HistogramOpts::new("rescind_fanout_keys", "Keys that one invalidation deleted.");
     Ok((

@@ -87,7 +87,7 @@ impl Compiler {
             place.0 = place.0.min(key.line);
             return Some(known);
         }
-        let pattern = self.parse(Pattern::parse(&key.value), key.line)?;
+        let pattern = self.parse(Pattern::parse(&key.value), key)?;
         let number = self.drafts.len();
         self.by_text.insert(key.value.clone(), number);
         self.drafts.push(Draft {
@@ -102,12 +102,15 @@ impl Compiler {
         Some(number)
     }
 
-    fn parse<T>(&mut self, parsed: Result<T, Vec<String>>, line: u32) -> Option<T> {
-        parsed.map_err(|errors| errors.into_iter().for_each(|error| self.problem(line, error))).ok()
+    /// Of several on one line the problem tells which it is.
+    fn parse<T>(&mut self, parsed: Result<T, Vec<String>>, text: &Located<String>) -> Option<T> {
+        let shown = if text.value.is_empty() { String::new() } else { format!("`{}`: ", text.value) };
+        let mut problem = |error| self.problem(text.line, format!("{shown}{error}"));
+        parsed.map_err(|errors| errors.into_iter().for_each(&mut problem)).ok()
     }
 
     fn template(&mut self, text: &Located<String>) -> Option<Template> {
-        self.parse(Template::parse(&text.value), text.line)
+        self.parse(Template::parse(&text.value), text)
     }
 
     /// Binds a template to the pattern that is to fill it.
@@ -271,7 +274,7 @@ impl Compiler {
         templates: &[(&Located<String>, Template)],
     ) {
         for tag in &trigger.tags {
-            let Some(pattern) = self.parse(Pattern::parse(&tag.value), tag.line) else { continue };
+            let Some(pattern) = self.parse(Pattern::parse(&tag.value), tag) else { continue };
             let invalidate = self.bind_all(templates, &pattern.captures, tag);
             self.cascades.push(Cascade { pattern, trigger: id, invalidate });
         }

@@ -19,51 +19,6 @@ fn is_there(direct: &mut Client, key: &str) -> bool {
     direct.cmd(&format!("EXISTS {key}")) == ":1\r\n"
 }
 
-/// The places at which a debug build can be made to die, in the order in which a trigger passes them.
-const PLACES: &[&str] = &[
-    "intent noted",
-    "trigger answered",
-    "fan-out begun",
-    "announced",
-    "collected",
-    "one deleted",
-    "all deleted",
-];
-
-#[test]
-fn what_a_dead_proxy_has_begun_is_finished_by_the_next_one() {
-    for place in PLACES {
-        let redis = Redis::start();
-        let mut proxy = Proxy::start(&redis, RULES);
-        proxy.kill();
-        proxy.start_again(&[("RESCIND_DIE_AT", place)]);
-        proxy.ready();
-        fill(&redis, &[KEY, "app:1:blog_posts_1"]);
-        let mut writer = proxy.client();
-        writer.request(&TRIGGER.split(' ').collect::<Vec<_>>());
-        let answered = writer.rest();
-        assert!(!answered.starts_with(b"+OK"), "{place}: the writer was answered");
-        proxy.wait();
-        let mut direct = redis.client();
-        let took_effect = is_there(&mut direct, "app:1:model:Post:7");
-        assert_eq!(took_effect, *place != "intent noted", "{place}");
-        proxy.start_again(&[]);
-        // The very first read that is answered must not see it.
-        let read = proxy.client().cmd(&format!("GET {KEY}"));
-        assert!(read == "$-1\r\n", "{place}: {read}");
-        eventually("it is finished", || (!is_there(&mut direct, KEY)).then_some(()));
-        eventually("all of it", || (!is_there(&mut direct, "app:1:blog_posts_1")).then_some(()));
-        eventually("nothing is pending", || (proxy.metric("rescind_journal_pending") == 0.0).then_some(()));
-        // Nothing is done twice by the one after that, once the journal knows.
-        std::thread::sleep(Duration::from_millis(300));
-        proxy.kill();
-        fill(&redis, &[KEY]);
-        proxy.start_again(&[]);
-        proxy.ready();
-        assert_eq!(proxy.client().cmd(&format!("GET {KEY}")), "$6\r\ncached\r\n", "{place}");
-    }
-}
-
 #[test]
 fn the_client_of_a_dead_proxy_may_bring_its_stale_fill_to_the_next() {
     let redis = Redis::start();

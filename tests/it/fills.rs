@@ -48,6 +48,8 @@ const WAYS: &[(&str, &[&str], &str)] = &[
     ("HGET app:1:home_page_data_1 a", &["HMSET", KEY, "a", "old"], "+OK\r\n"),
     ("LRANGE app:1:home_page_data_1 0 -1", &["RPUSH", KEY, "old", "old"], ":2\r\n"),
     ("SMEMBERS app:1:home_page_data_1", &["SADD", KEY, "old"], ":1\r\n"),
+    ("SORT app:1:home_page_data_1 STORE sorted", &["RPUSH", KEY, "old"], ":1\r\n"),
+    ("GETEX app:1:home_page_data_1 PERSIST", &["SET", KEY, "old"], "+OK\r\n"),
     // Not as a script: what they wrote is looked at behind them.
     ("ZRANGE app:1:home_page_data_1 0 -1", &["ZADD", KEY, "1", "old"], ":1\r\n"),
     ("GET app:1:home_page_data_1", &["INCRBY", KEY, "5"], ":5\r\n"),

@@ -118,6 +118,14 @@ const HOME_READS: &[(&str, u32, u32)] = &[
     ("EVAL return(redis.call('GET',KEYS[1])) 1 @1", 0, 0),
     ("EXPIRE @1 1000", 0, 0),
     ("SORT_RO @l ALPHA", 1, 0),
+    ("SORT @l ALPHA", 1, 0),
+    ("SORT @none", 0, 1),
+    ("SORT @l ALPHA STORE @stored", 0, 0),
+    ("SORT @none STORE @stored", 0, 0),
+    ("GEORADIUS @none 1 1 1 km STORE @stored", 0, 0),
+    ("BITFIELD @none GET u8 0", 0, 1),
+    ("BITFIELD @n SET u8 0 1 GET u8 0", 0, 0),
+    ("GETEX @1 PERSIST", 1, 0),
 ];
 
 fn on_home(line: &str) -> String {

@@ -17,7 +17,7 @@ fn what_is_not_done_is_pending_after_a_crash() {
         intend(&journal, &["a", "b"]).unwrap();
         let done = intend(&journal, &["c"]).unwrap();
         intend(&journal, &["d"]).unwrap();
-        journal.done(done);
+        journal.done(done.id);
         journal.saw("first".to_owned());
         journal.saw("run id 1".to_owned());
         flush(&journal);
@@ -44,7 +44,7 @@ fn a_stop_in_order_is_told_from_a_crash() {
     let (journal, _) = open(folder.path());
     let done = intend(&journal, &["a"]).unwrap();
     intend(&journal, &["b"]).unwrap();
-    journal.done(done);
+    journal.done(done.id);
     journal.close(true);
     assert_eq!(intend(&journal, &["c"]).unwrap_err(), "the journal is closed");
     journal.close(true);
@@ -63,7 +63,7 @@ fn recent_ends_with_the_window_but_not_for_what_is_pending() {
     let (journal, _) = Journal::open(options).unwrap();
     let done = intend(&journal, &["done"]).unwrap();
     intend(&journal, &["pending"]).unwrap();
-    journal.done(done);
+    journal.done(done.id);
     let over = (0..10_000).any(|_| {
         std::thread::sleep(Duration::from_millis(1));
         names(&journal.recent()) == ["pending"]
@@ -113,7 +113,7 @@ fn without_a_folder_it_remembers_as_long_as_it_lives() {
     let done = intend(&journal, &["a"]).unwrap();
     intend(&journal, &["b"]).unwrap();
     drop(journal.intend(tags(&["c"]), String::new()));
-    journal.done(done);
+    journal.done(done.id);
     journal.saw("run id".to_owned());
     assert_eq!(names(&journal.recent()), ["a", "b", "c"]);
     assert_eq!(journal.describe().pending, 1);

@@ -122,11 +122,11 @@ fn busy(journal: &Journal, first: u64, padding: usize) {
                 for number in (first + thread..).step_by(4) {
                     // Few tags: only their latest times are kept.
                     let name = if number.is_multiple_of(10) { number } else { number % 8 };
-                    let id = run(journal.intend(tag(name, padding), number.to_string())).unwrap();
+                    let noted = run(journal.intend(tag(name, padding), number.to_string())).unwrap();
                     say(format!("+{number}"));
                     if number % 10 != 0 {
                         say(format!("-{number}"));
-                        journal.done(id);
+                        journal.done(noted.id);
                     }
                     let rewrites = journal.describe().rewrites;
                     if number % 4 == 0 && rewrites > 0 {

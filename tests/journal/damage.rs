@@ -12,7 +12,7 @@ fn left() -> (TempDir, PathBuf) {
     let folder = folder();
     let (journal, _) = open(folder.path());
     let done = intend(&journal, &["done"]).unwrap();
-    journal.done(done);
+    journal.done(done.id);
     for tag in ["a", "b", "c"] {
         intend(&journal, &[tag]).unwrap();
     }

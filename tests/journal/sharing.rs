@@ -119,14 +119,14 @@ fn what_another_upstream_had_later_is_done_here_as_well() {
     for lives in [true, false] {
         let (journal, _) = Journal::open(other.clone()).unwrap();
         let done = intend(&journal, &["done"]).unwrap();
-        journal.done(done);
+        journal.done(done.id);
         intend(&journal, &["begun"]).unwrap();
         let kept = Some(journal).filter(|_| lives);
         let (journal, recovered) = open(folder.path());
         assert_eq!(pending(&recovered), ["begun done"], "{lives}");
         assert_eq!(recovered.redis, None);
         let done = recovered.pending[0].id;
-        journal.done(done);
+        journal.done(done.id);
         assert_eq!(names(&journal.recent()), ["begun", "done"]);
         // Only once, and they do not tell each other for ever.
         journal.close(true);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rescind::config::Fsync;
-use rescind::journal::{IntentId, Journal, Options, Recovered, Scope};
+use rescind::journal::{Journal, Noted, Options, Recovered, Scope};
 use rescind::rules::Tag;
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ pub fn tags(names: &[&str]) -> Scope {
     Scope::Tags(names.iter().map(|name| Tag::from(name.as_bytes())).collect())
 }
 
-pub fn intend(journal: &Journal, names: &[&str]) -> Result<IntentId, String> {
+pub fn intend(journal: &Journal, names: &[&str]) -> Result<Noted, String> {
     run(journal.intend(tags(names), format!("SET {}", names.concat())))
 }
 
@@ -77,6 +77,6 @@ pub fn crashed(from: &Path) -> TempDir {
 
 /// Waits until the journal has written what nobody waits for.
 pub fn flush(journal: &Journal) {
-    let id = intend(journal, &["flush"]).unwrap();
-    journal.done(id);
+    let noted = intend(journal, &["flush"]).unwrap();
+    journal.done(noted.id);
 }

@@ -16,6 +16,7 @@ class Options:
     seed: int
     reads: int = 500_000
     triggers: int = 20_000
+    seconds_min: float = 0
     seconds_max: float = 3600
     proxies: int = 3
     apps: int = 3
@@ -43,7 +44,7 @@ def parse(description: str, arguments: list[str] | None = None) -> tuple[Options
     add("--seed", type=int, default=random.randrange(1 << 32), help="of all choices (the timing is the machine's)")
     add("--reads", type=int, default=Options.reads)
     add("--triggers", type=int, default=Options.triggers)
-    add("--seconds-max", type=float, default=Options.seconds_max, help="stop then, with what was done")
+    add("--seconds-max", type=float, default=Options.seconds_max, help="give up then")
     add("--proxies", type=int, default=Options.proxies)
     add("--apps", type=int, default=Options.apps, help="processes that read")
     add("--threads", type=int, default=Options.threads, help="of each process")

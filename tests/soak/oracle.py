@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import redis
 
 from access import Access
-from keys import Key, Kind, Value
+from keys import Key, Value
 from shared import Count, Event, History, Shared
 
-# For how long a stale value may be seen that was filled inside MULTI or is big: no script can hold it, and a short
-# window is documented.
+# For how long a stale value may be seen that is big: no script can hold it, and a short window is documented.
 WINDOW = 5.0
 
 
@@ -82,7 +81,7 @@ class Oracle:
         if value.key != key.name:
             self._violation(key, value, f"{key.name} has the value of {value.key}: {how}")
         elif value.version < floor:
-            if (value.big or key.kind is Kind.TRANSACTION) and self._vanishes(key, value, read.proxy):
+            if value.big and self._vanishes(key, value, read.proxy):
                 self._shared.count(self._actor, Count.TOLERATED)
                 return
             self._violation(key, value, f"{key.name}: {value}; acknowledged before the read: {floor}; {how}")

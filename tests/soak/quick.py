@@ -12,8 +12,8 @@ DATA_LOST = ("kill-redis", "snapshot", "failover")
 
 def quick(options: Options) -> bool:
     """Whether all phases did as they should."""
-    # Few keys, so that little time finds much; ended by the clock.
-    base = replace(options, reads=100_000, triggers=6_000, posts=12, direct=1, apps=2)
+    # Few keys, so that little time finds much. Ended by the clock, unless the machine is so slow that hardly anything is done.
+    base = replace(options, reads=500, triggers=30, posts=12, direct=1, apps=2)
     phases: list[tuple[str, float, dict[str, Any]]] = [
         ("no proxy: the oracle must find stale reads", 3, {"naive": True, "expect_violations": True}),
         ("no protection: likewise", 6, {"stale_fill": "off", "expect_violations": True}),
@@ -29,7 +29,7 @@ def quick(options: Options) -> bool:
     failed = []
     for name, seconds, what in phases:
         print(f"== {name}")
-        if not soak(replace(base, seconds_max=seconds, **what)):
+        if not soak(replace(base, seconds_min=seconds, seconds_max=seconds + 20, **what)):
             failed.append(name)
     print("== failed: " + "; ".join(failed) if failed else "== all phases passed")
     return not failed

@@ -107,8 +107,10 @@ class Report:
         print(f"{now - self._began:5.0f} s  {self.counts()}  faults {sum(done.values())}", flush=True)
 
     def counts(self) -> str:
-        total = self._shared.total
-        parts = [f"{count.name.lower()} {total(count)}" for count in Count if total(count)]
+        shown = {count.name.lower(): self._shared.total(count) for count in Count}
+        # Without those that are documented; and said also if there are none.
+        shown = {name: count for name, count in shown.items() if count} | {"violations": self.violations}
+        parts = [f"{name} {count}" for name, count in shown.items()]
         return ", ".join([*parts, f"stale fills undone {self.undone()}"])
 
     def odd_errors(self) -> list[str]:

@@ -106,15 +106,15 @@ class Run:
         return sum((t.done for t in self.troublemakers), Counter())
 
     def go(self) -> None:
-        """Until all is read and triggered, or time is up, or something is broken."""
+        """Until all is read and triggered, but not too short; or time is up, or something is broken."""
         self.report.start()
         for process in self.processes:
             process.start()
-        self._moved = time.monotonic()
+        began = self._moved = time.monotonic()
         for troublemaker in self.troublemakers:
             troublemaker.start()
-        deadline = time.monotonic() + self.options.seconds_max
-        while not self._enough() and time.monotonic() < deadline and not self._broken():
+        least, most = began + self.options.seconds_min, began + self.options.seconds_max
+        while time.monotonic() < (least if self._enough() else most) and not self._broken():
             self.turn()
         self._calm()
         self.shared.stop()
@@ -248,8 +248,9 @@ def _not_tested(run: Run) -> Iterator[str]:
         yield "too few hits to say anything"
     if not options.faults and (errors := total(Count.FAILED) + total(Count.RETRIED)):
         yield f"{errors} errors without faults"
-    if total(Count.TRIGGERS) < 30:
-        yield "too few triggers to say anything"
+    for count, wanted in (Count.READS, options.reads), (Count.TRIGGERS, options.triggers):
+        if total(count) < wanted:
+            yield f"{total(count)} {count.name.lower()} instead of {wanted}"
     if run.report.undone() == 0 and options.stale_fill == "protect" and not options.careful:
         yield "no stale fill was undone: none was tried, or none was noticed"
     if len(run.faults()) < min(len(options.faults), 3):
