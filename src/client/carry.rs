@@ -146,7 +146,7 @@ fn begin(client: &Client, carrying: Carrying<'_>, always: bool) -> Option<Carrie
     index.label(to.0, to.1, &tags, LabelState::InFlight);
     let labels = Labels::new(to.0, to.1, tags.clone());
     Some(Carried {
-        given: Labelled { labels, before, added: vec![], condition, element: None },
+        given: Labelled { labels, before, added: vec![], told: vec![], condition, element: None },
         from: Labels::new(from.0, from.1, tags),
         had,
         moves,
@@ -204,12 +204,14 @@ impl Carried {
         self
     }
 
-    async fn write_given(&mut self, context: &Context) {
+    async fn write_given(&mut self, context: &Rc<Context>) {
         if self.given.labels.tags.is_empty() {
             return;
         }
         let labels = self.given.labels.clone();
-        let added = context.process.fanout.ask(|reply| Order::Give(labels, reply)).await;
+        let writing = context.process.fanout.ask(|reply| Order::Give(labels, reply));
+        let (added, ()) =
+            tokio::join!(writing, labels::tell_coming(context, std::iter::once(&mut self.given)));
         self.given.added = added.unwrap_or_default();
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Labelled {
     pub before: Vec<Tag>,
     /// Those that were not in Redis before.
     pub added: Vec<Tag>,
+    /// Those of which the other proxies have heard that they are coming.
+    pub told: Vec<Tag>,
     /// When the write counts as done.
     pub condition: FireCondition,
     /// Inside MULTI: which of the queued commands it is, counted from 0.
@@ -69,7 +71,7 @@ pub(super) async fn give(
         (before, index.label(db, key, tags, LabelState::InFlight))
     };
     let labels = Labels::new(db, key, tags.to_vec());
-    let mut labelled = Labelled { labels, before, added: vec![], condition, element: None };
+    let mut labelled = Labelled { labels, before, added: vec![], told: vec![], condition, element: None };
     for tag in tags {
         match ask_in(client, db, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
@@ -81,6 +83,23 @@ pub(super) async fn give(
         }
     }
     Ok((labelled, new))
+}
+
+/// Other proxies hear of these labels before the write may be seen: whoever moves the value right then is to know them.
+pub(super) async fn tell_coming(context: &Rc<Context>, given: impl Iterator<Item = &mut Labelled>) {
+    if !context.process.others_may_label.load(Acquire) {
+        return;
+    }
+    let mut coming = vec![];
+    for one in given {
+        let mut labels = one.labels.clone();
+        labels.tags.retain(|tag| !one.told.contains(tag));
+        one.told.extend(labels.tags.iter().cloned());
+        coming.extend(Some((Verb::Coming, labels)).filter(|(_, labels)| !labels.tags.is_empty()));
+    }
+    if !coming.is_empty() {
+        context.process.fanout.ask(|reply| Order::Settle(coming, reply)).await;
+    }
 }
 
 /// Labels the keys that `inner` writes; only then it may be sent.
@@ -111,6 +130,7 @@ pub(super) async fn label_writes(
             }
         }
     }
+    tell_coming(&client.context, all.iter_mut()).await;
     Ok(all)
 }
 
@@ -186,8 +206,13 @@ pub(super) async fn make_one_good(context: &Rc<Context>, labelled: Labelled) {
 
 /// Takes labels back whose write did not take place.
 pub(super) fn undo(context: &Rc<Context>, labelled: Vec<Labelled>) {
-    for Labelled { labels: Labels { db, key, tags }, added, .. } in labelled {
+    for Labelled { labels: Labels { db, key, tags }, added, told, .. } in labelled {
         context.process.index.lock().cancel(db, &key, &tags);
+        if !told.is_empty() {
+            // Ahead of the rest: who still has them puts them back.
+            let withdrawn = vec![(Verb::Withdrawn, Labels { db, key: key.clone(), tags: told })];
+            context.process.fanout.order(Order::Settle(withdrawn, tokio::sync::oneshot::channel().0));
+        }
         context.process.fanout.forget(db, &key, added);
     }
 }

@@ -96,6 +96,7 @@ impl Outcome {
             tags.into_iter().partition(|tag| self.unknown || right.contains(tag));
         // Also those that Redis had before: their value is gone.
         given.added.clone_from(&void);
+        given.told.retain(|tag| void.contains(tag));
         given.labels = Labels { db, key: key.clone(), tags: void };
         (Labels { db, key, tags: kept }, given)
     }
