@@ -320,7 +320,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         for set in &sets {
             ask(client, &[b"ZREM", set, key]).await?;
         }
-        let removed = process.index.lock().unlabel(db, key, &taken.tags);
+        let is_gone = ask(client, &[b"EXISTS", key]).await.is_ok_and(|count| count.is(0));
+        let had = process.index.lock().unlabel(db, key, &taken.tags);
         process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken.clone())], reply)).await;
         for (tag, set) in taken.tags.iter().zip(&sets) {
             // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key. Asked so that the right
@@ -330,7 +331,7 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
                 process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
             }
         }
-        removed
+        if is_gone { 0 } else { had }
     };
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())
