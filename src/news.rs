@@ -1,8 +1,8 @@
 //! What proxies tell each other about explicit labels, on a channel of its own: so the index of each knows the labels
 //! that were given through any of them.
 //!
-//! A message is published behind the change in Redis that it tells of, and before the client hears of it. The feed
-//! shows it in order with the events of keys.
+//! A message is published behind the change in Redis that it tells of, and before the client hears of it; where that cannot be
+//! one step, another one ahead of it. The feed shows them in order with the events of keys.
 
 use bytes::BytesMut;
 
@@ -26,6 +26,10 @@ pub fn label_set(tag: &[u8]) -> Vec<u8> {
 pub enum Verb {
     /// Nothing: there is another proxy.
     Hello,
+    /// A write is under way that gives them to it, and is answered after [`Verb::Given`] or [`Verb::Withdrawn`].
+    Coming,
+    /// That did not take place.
+    Withdrawn,
     /// The key has them.
     Given,
     /// It was written with them, in the same step.
@@ -42,8 +46,10 @@ pub enum Verb {
     Stayed,
 }
 
-const WORDS: [(&[u8], Verb); 8] = [
+const WORDS: [(&[u8], Verb); 10] = [
     (b"hello", Verb::Hello),
+    (b"coming", Verb::Coming),
+    (b"withdrawn", Verb::Withdrawn),
     (b"given", Verb::Given),
     (b"written", Verb::Written),
     (b"taken", Verb::Taken),

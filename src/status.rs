@@ -110,16 +110,21 @@ impl Control for Status {
         if !reasons.is_empty() {
             return Err(reasons);
         }
-        let notes = [
-            (!self.process.index.is_complete())
-                .then_some("the index has only what is written through this proxy: every fan-out also scans"),
-            self.process
-                .journal
-                .describe()
-                .failing
-                .then_some("the journal cannot be written: triggers are refused"),
-        ];
-        Ok(notes.into_iter().flatten().map(str::to_owned).collect())
+        let mut notes = vec![];
+        if !self.process.index.is_complete() {
+            let scans = "the index has only what is written through this proxy: every fan-out also scans";
+            notes.push(scans.to_owned());
+        }
+        if self.process.journal.describe().failing {
+            notes.push("the journal cannot be written: triggers are refused".to_owned());
+        }
+        let error = self.process.fanout_error();
+        if !error.is_empty() {
+            notes.push(format!(
+                "fan-outs fail, and reads of their keys are misses until they succeed: {error}"
+            ));
+        }
+        Ok(notes)
     }
 
     fn invalidate(&self, tags: Vec<Vec<u8>>, client: String) -> Invalidation {

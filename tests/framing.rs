@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use redis_protocol::resp2::decode::decode_range as decode2;
 use redis_protocol::resp2::types::OwnedFrame;
 use redis_protocol::resp3::decode::complete::decode_range as decode3;
-use rescind::resp::{Limits, NotResp, Parsed, ProtocolError, ReplyFramer, RequestParser, encode};
+use rescind::resp::{
+    Limits, NotResp, Parsed, ProtocolError, ReplyFramer, RequestParser, encode, whole_value,
+};
 
 type Request = Vec<Vec<u8>>;
 
@@ -419,6 +421,18 @@ fn replies(bytes: &[u8], sizes: &[usize]) -> Result<Replies, NotResp> {
     Ok((ends, heads))
 }
 
+/// What is seen at one look to be a whole value is what the framer finds. Says whether it is seen.
+fn check_at_one_look(bytes: &[u8]) -> bool {
+    let Some((head, length)) = whole_value(bytes) else { return false };
+    let mut heads = vec![];
+    let progress =
+        ReplyFramer::default().advance(bytes, |depth, head| heads.push((depth, format!("{head:?}"))));
+    let progress = progress.unwrap();
+    assert_eq!((progress.consumed, progress.done), (length, true));
+    assert_eq!(heads, [(0, format!("{head:?}"))]);
+    true
+}
+
 /// Several values one behind the other, in any portions: their ends and heads must come out.
 fn check_replies(values: &[Value], sizes: &[usize]) -> Vec<Vec<u8>> {
     let (mut all, mut ends, mut heads, mut each) = (vec![], vec![], vec![], vec![]);
@@ -473,12 +487,25 @@ proptest! {
     fn a_reply_that_is_not_whole_does_not_end(value in resp3(true), cut in any::<prop::sample::Index>()) {
         let (mut bytes, mut heads) = (vec![], vec![]);
         value.write(0, &mut bytes, &mut heads);
+        check_at_one_look(&bytes);
         let cut = cut.index(bytes.len());
+        prop_assert!(!check_at_one_look(&bytes[..cut]));
         prop_assert_eq!(replies(&bytes[..cut], &[cut.max(1)]).map(|(ends, _)| ends), Ok(vec![]));
     }
 
     #[test]
+    fn frequent_replies_are_seen_at_one_look(length in 0..3000usize, number in 0..10_000_000u32, behind in garbage()) {
+        let bulk = [format!("${length}\r\n").as_bytes(), &vec![b'x'; length], b"\r\n"].concat();
+        let number = format!(":{number}\r\n").into_bytes();
+        for reply in [bulk, number, b"+OK\r\n".to_vec(), b"$-1\r\n".to_vec()] {
+            prop_assert_eq!(whole_value(&reply).map(|(_, length)| length), Some(reply.len()));
+            prop_assert!(check_at_one_look(&[reply, behind.clone()].concat()));
+        }
+    }
+
+    #[test]
     fn garbage_is_no_reply_however_it_arrives(bytes in garbage(), sizes in portions()) {
+        check_at_one_look(&bytes);
         let whole = replies(&bytes, &[bytes.len().max(1)]);
         prop_assert_eq!(replies(&bytes, &sizes), whole.clone());
         if let (Ok((ends, _)), Ok(Some((_, length)))) = (whole, decode3(&bytes)) {

@@ -75,7 +75,7 @@ fn every_metric_of_the_contract_is_there() {
     let metrics = Metrics::new();
     let worker = metrics.worker();
     worker.families(&["home"]);
-    worker.commands(&["get"])[0].done(Duration::from_millis(1), true);
+    worker.commands(&["get"])[0].done(1_000_000, true);
     metrics.register_triggers(&["model saved"]);
     metrics.upstream_up("a:1").set(1);
     metrics.upstream_reconnects("a:1");
@@ -170,7 +170,7 @@ fn workers_are_added_up() {
                 for _ in 0..1000 {
                     families[0].hit(n);
                     families[1].miss(1);
-                    commands[0].done(Duration::from_millis(n), n == 4);
+                    commands[0].done(n * 1_000_000, n == 4);
                     worker.bytes_in(10);
                     worker.bytes_out(n);
                 }
@@ -194,10 +194,10 @@ fn buckets_are_cumulative() {
     let metrics = Metrics::new();
     let worker = metrics.worker();
     let get = worker.commands(&["get"]).remove(0);
-    get.done(Duration::from_micros(20), false);
-    get.done(Duration::from_micros(50), false);
-    get.done(Duration::from_micros(700), false);
-    get.done(Duration::from_secs(60), false);
+    get.done(20_000, false);
+    get.done(50_000, false);
+    get.done(700_000, false);
+    get.done(60_000_000_000, false);
     let exposition = scrape(&metrics);
     let bucket = |le: &str| {
         exposition.get(&format!("rescind_command_duration_seconds_bucket{{command=\"get\",le=\"{le}\"}}"))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
-use super::labels::{self, Labelled};
+use super::labels::{self, Labelled, given_to};
 use crate::command::{Carrying, Command};
 use crate::context::Context;
 use crate::fanout::Order;
@@ -26,8 +26,8 @@ pub(super) struct Carried {
     pub given: Labelled,
     /// Where they come from, and which were there.
     pub from: Labels,
-    /// Those of them that its source got after this was begun.
-    pub late: Vec<Tag>,
+    /// What its source had, or has got since, without what only commands of the same transaction give to it.
+    pub had: Vec<Tag>,
     /// The value is not there any more afterwards.
     pub moves: bool,
     /// The labels of what is overwritten.
@@ -36,6 +36,13 @@ pub(super) struct Carried {
     clock: Clock,
     /// What the source loses until this is settled is remembered.
     _following: Following,
+}
+
+/// Labels to be handed on besides.
+pub(super) struct Late {
+    pub tags: Vec<Tag>,
+    /// What the source has now, as in [`Carried::had`].
+    had: Vec<Tag>,
 }
 
 /// A key of the index is followed as long as this lives.
@@ -103,7 +110,7 @@ pub(super) async fn hand_on(
     let queued = client.outbox.session.borrow().in_multi();
     // Where labels are used, the source may get its first one while its command is under way.
     let always = queued || !client.context.process.knows_labels();
-    let mut carried = begin(&client.context, carrying, always)?;
+    let mut carried = begin(client, carrying, always)?;
     tell_leaving(&client.context, &carried.old).await;
     carried.write_given(&client.context).await;
     Some(carried)
@@ -121,13 +128,15 @@ pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
 }
 
 /// In the index. With `always`, also where there is nothing to do yet: there may be when the command is done.
-fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carried> {
-    let Carrying { from, to, moves, condition } = carrying;
+fn begin(client: &Client, carrying: Carrying<'_>, always: bool) -> Option<Carried> {
+    let (context, Carrying { from, to, moves, condition }) = (&client.context, carrying);
     let mut index = context.process.index.lock();
     let (tags, old) = (index.explicit_of(from.0, from.1), index.explicit_of(to.0, to.1));
     if tags.is_empty() && old.is_empty() && !always {
         return None;
     }
+    let [had, before] =
+        [from, to].map(|at| index.explicit_besides(at.0, at.1, &given_to(at, client.given_in_multi())));
     index.follow(from.0, from.1);
     let _following = Following { process: Arc::clone(&context.process), place: (from.0, from.1.into()) };
     if moves {
@@ -137,9 +146,9 @@ fn begin(context: &Context, carrying: Carrying<'_>, always: bool) -> Option<Carr
     index.label(to.0, to.1, &tags, LabelState::InFlight);
     let labels = Labels::new(to.0, to.1, tags.clone());
     Some(Carried {
-        given: Labelled { labels, before: old.clone(), added: vec![], condition, element: None },
+        given: Labelled { labels, before, added: vec![], told: vec![], condition, element: None },
         from: Labels::new(from.0, from.1, tags),
-        late: vec![],
+        had,
         moves,
         old: Labels::new(to.0, to.1, old),
         clock: context.process.epochs.clock(),
@@ -175,7 +184,7 @@ pub(super) async fn before_exec(client: &mut Client) {
 
 impl Client {
     /// The labels that the transaction gives to keys, in any order.
-    fn given_in_multi(&self) -> impl Iterator<Item = &Labelled> {
+    pub(super) fn given_in_multi(&self) -> impl Iterator<Item = &Labelled> {
         self.transaction.labelled.iter().chain(self.transaction.carried.iter().map(|one| &one.given))
     }
 }
@@ -195,33 +204,37 @@ impl Carried {
         self
     }
 
-    async fn write_given(&mut self, context: &Context) {
+    async fn write_given(&mut self, context: &Rc<Context>) {
         if self.given.labels.tags.is_empty() {
             return;
         }
         let labels = self.given.labels.clone();
-        let added = context.process.fanout.ask(|reply| Order::Give(labels, reply)).await;
+        let writing = context.process.fanout.ask(|reply| Order::Give(labels, reply));
+        let (added, ()) =
+            tokio::join!(writing, labels::tell_coming(context, std::iter::once(&mut self.given)));
         self.given.added = added.unwrap_or_default();
     }
 
-    /// Labels that its source has got meanwhile, without those that commands behind it in the same transaction give to
-    /// what is there then.
-    pub fn late<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
-        let mut tags = context.process.index.lock().explicit_or_lost(self.from.db, &self.from.key);
+    /// Labels that its source has got meanwhile, also from those of the commands `given`, of the same transaction, that come
+    /// before this one.
+    pub fn late<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Late {
+        let from = (self.from.db, &*self.from.key);
+        let given: Vec<_> = given.filter(|one| one.is_of(from)).collect();
+        let own = given_to(from, given.iter().copied());
+        let had = context.process.index.lock().explicit_or_lost(from.0, from.1, &own);
+        let before = given.iter().filter(|one| one.element < self.given.element);
+        let mut tags = had.clone();
+        tags.extend(before.flat_map(|one| one.labels.tags.iter().cloned()));
+        unique(&mut tags);
         tags.retain(|tag| !self.given.labels.tags.contains(tag));
-        for other in given.filter(|other| other.element > self.given.element && other.is_of(&self.from)) {
-            tags.retain(|tag| !other.labels.tags.contains(tag));
-        }
-        tags
+        Late { tags, had }
     }
 
     /// Labels that what it overwrites has got meanwhile, without those of the same transaction.
     fn late_old<'a>(&self, context: &Context, given: impl Iterator<Item = &'a Labelled>) -> Vec<Tag> {
-        let mut tags = context.process.index.lock().explicit_of(self.old.db, &self.old.key);
+        let old = (self.old.db, &*self.old.key);
+        let mut tags = context.process.index.lock().explicit_besides(old.0, old.1, &given_to(old, given));
         tags.retain(|tag| !self.old.tags.contains(tag));
-        for other in given.filter(|other| other.is_of(&self.old)) {
-            tags.retain(|tag| !other.labels.tags.contains(tag));
-        }
         tags
     }
 
@@ -234,11 +247,11 @@ impl Carried {
     }
 
     /// These are handed on, too.
-    pub fn add(&mut self, context: &Context, tags: Vec<Tag>) {
+    pub fn add(&mut self, context: &Context, Late { tags, had }: Late) {
         let Labels { db, key, .. } = &self.given.labels;
         context.process.index.lock().label(*db, key, &tags, LabelState::InFlight);
-        self.given.labels.tags.extend(tags.iter().cloned());
-        self.late.extend(tags);
+        self.given.labels.tags.extend(tags);
+        self.had.extend(had);
     }
 
     /// Labels that are marked as leaving. Other proxies know of a source what the feed shows, and of what is

@@ -20,10 +20,12 @@ use crate::rules::Tag;
 /// Labels given to one key by a write that is under way.
 pub(super) struct Labelled {
     pub labels: Labels,
-    /// The labels that the key had before.
+    /// The labels that the key had before, without those that only commands of the same transaction give to it.
     pub before: Vec<Tag>,
     /// Those that were not in Redis before.
     pub added: Vec<Tag>,
+    /// Those of which the other proxies have heard that they are coming.
+    pub told: Vec<Tag>,
     /// When the write counts as done.
     pub condition: FireCondition,
     /// Inside MULTI: which of the queued commands it is, counted from 0.
@@ -32,8 +34,8 @@ pub(super) struct Labelled {
 
 impl Labelled {
     /// Whether it is this key that they are given to.
-    pub fn is_of(&self, key: &Labels) -> bool {
-        (self.labels.db, &self.labels.key) == (key.db, &key.key)
+    pub fn is_of(&self, (db, key): Place<'_>) -> bool {
+        (self.labels.db, &*self.labels.key) == (db, key)
     }
 
     /// Whether the write took place. `unknown`: there was no reply; a label too many costs a deletion too many, one too
@@ -47,6 +49,14 @@ impl Labelled {
     }
 }
 
+/// A key of a database.
+pub(super) type Place<'a> = (u32, &'a [u8]);
+
+/// What of these labels is given to that key: by each of the commands.
+pub(super) fn given_to<'a>(place: Place<'_>, given: impl Iterator<Item = &'a Labelled>) -> Vec<&'a [Tag]> {
+    given.filter(|one| one.is_of(place)).map(|one| &*one.labels.tags).collect()
+}
+
 /// Labels one key, in the index first and then in Redis. Also returns how many of the tags the index did not know.
 pub(super) async fn give(
     client: &mut Client,
@@ -57,10 +67,11 @@ pub(super) async fn give(
 ) -> Answer<(Labelled, usize)> {
     let (before, new) = {
         let mut index = client.context.process.index.lock();
-        (index.explicit_of(db, key), index.label(db, key, tags, LabelState::InFlight))
+        let before = index.explicit_besides(db, key, &given_to((db, key), client.given_in_multi()));
+        (before, index.label(db, key, tags, LabelState::InFlight))
     };
     let labels = Labels::new(db, key, tags.to_vec());
-    let mut labelled = Labelled { labels, before, added: vec![], condition, element: None };
+    let mut labelled = Labelled { labels, before, added: vec![], told: vec![], condition, element: None };
     for tag in tags {
         match ask_in(client, db, &[b"ZADD", &label_set(tag), b"NX", b"inf", key]).await {
             Ok(reply) if reply.is(1) => labelled.added.push(Tag::clone(tag)),
@@ -72,6 +83,23 @@ pub(super) async fn give(
         }
     }
     Ok((labelled, new))
+}
+
+/// Other proxies hear of these labels before the write may be seen: whoever moves the value right then is to know them.
+pub(super) async fn tell_coming(context: &Rc<Context>, given: impl Iterator<Item = &mut Labelled>) {
+    if !context.process.others_may_label.load(Acquire) {
+        return;
+    }
+    let mut coming = vec![];
+    for one in given {
+        let mut labels = one.labels.clone();
+        labels.tags.retain(|tag| !one.told.contains(tag));
+        one.told.extend(labels.tags.iter().cloned());
+        coming.extend(Some((Verb::Coming, labels)).filter(|(_, labels)| !labels.tags.is_empty()));
+    }
+    if !coming.is_empty() {
+        context.process.fanout.ask(|reply| Order::Settle(coming, reply)).await;
+    }
 }
 
 /// Labels the keys that `inner` writes; only then it may be sent.
@@ -102,6 +130,7 @@ pub(super) async fn label_writes(
             }
         }
     }
+    tell_coming(&client.context, all.iter_mut()).await;
     Ok(all)
 }
 
@@ -124,10 +153,11 @@ pub(super) async fn settle(
         // The news of one that it got in one step may still be on their way.
         context.process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
         // A label that a source got while its command was under way may have come before it.
-        let given = || good.iter().chain(done.iter().map(|one| &one.given));
-        let late: Vec<_> = done.iter().map(|one| one.late(context, given())).collect();
-        for (one, late) in done.iter_mut().zip(late) {
-            let (db, missed) = (one.given.labels.db, one.missed(context, &late));
+        for which in 0..done.len() {
+            let carried = done.iter().chain(&failed).map(|one| &one.given);
+            let late = done[which].late(context, good.iter().chain(&bad).chain(carried));
+            let one = &mut done[which];
+            let (db, missed) = (one.given.labels.db, one.missed(context, &late.tags));
             one.add(context, late);
             if let Some(check) = missed {
                 context.process.fanout.ask(|reply| Order::Check(db, vec![check], reply)).await;
@@ -176,8 +206,13 @@ pub(super) async fn make_one_good(context: &Rc<Context>, labelled: Labelled) {
 
 /// Takes labels back whose write did not take place.
 pub(super) fn undo(context: &Rc<Context>, labelled: Vec<Labelled>) {
-    for Labelled { labels: Labels { db, key, tags }, added, .. } in labelled {
+    for Labelled { labels: Labels { db, key, tags }, added, told, .. } in labelled {
         context.process.index.lock().cancel(db, &key, &tags);
+        if !told.is_empty() {
+            // Ahead of the rest: who still has them puts them back.
+            let withdrawn = vec![(Verb::Withdrawn, Labels { db, key: key.clone(), tags: told })];
+            context.process.fanout.order(Order::Settle(withdrawn, tokio::sync::oneshot::channel().0));
+        }
         context.process.fanout.forget(db, &key, added);
     }
 }

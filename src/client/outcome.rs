@@ -6,11 +6,9 @@
 use std::collections::HashMap;
 
 use super::carry::Carried;
-use super::labels::Labelled;
+use super::labels::{Labelled, Place};
 use crate::news::Labels;
 use crate::rules::{Tag, unique};
-
-type Place<'a> = (u32, &'a [u8]);
 
 /// The labels of the keys concerned, as they are afterwards.
 pub(super) struct Outcome {
@@ -35,12 +33,12 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// What the keys that it names had before.
+    /// What the keys that it names had before, without anything that these commands gave.
     fn before(&self) -> Vec<(Place<'a>, &'a [Tag])> {
         match *self {
             Command::Labels(one) => vec![(place(&one.labels), &one.before)],
             Command::Carries(one) => {
-                vec![(place(&one.from), &one.from.tags), (place(&one.given.labels), &one.given.before)]
+                vec![(place(&one.from), &one.had), (place(&one.given.labels), &one.given.before)]
             }
         }
     }
@@ -59,20 +57,16 @@ impl Outcome {
     /// What these commands came to: those that labelled keys, and those that took labels along; of each first those that
     /// have succeeded, and then those that have not. `unknown`: nobody knows.
     pub fn new(labelled: &[&[Labelled]; 2], carried: &[&[Carried]; 2], unknown: bool) -> Outcome {
-        let [commands, failed] = [0, 1].map(|which| {
+        let [mut commands, failed] = [0, 1].map(|which| {
             let carries = carried[which].iter().map(Command::Carries);
-            let mut commands: Vec<_> = carries.chain(labelled[which].iter().map(Command::Labels)).collect();
-            commands.sort_by_key(Command::order);
-            commands
+            carries.chain(labelled[which].iter().map(Command::Labels)).collect::<Vec<_>>()
         });
-        let mut all: Vec<&Command<'_>> = commands.iter().chain(&failed).collect();
-        all.sort_by_key(|command| command.order());
+        commands.sort_by_key(Command::order);
         let mut tags: HashMap<Place<'_>, Vec<Tag>> = HashMap::new();
-        // The first to name a key has seen it without anything that these commands gave.
-        for (place, before) in all.into_iter().flat_map(Command::before) {
-            tags.entry(place).or_insert_with(|| before.to_vec());
+        // Each has looked when it was queued. What others gave until the next one did was there, too, when the first was run.
+        for (place, before) in commands.iter().chain(&failed).flat_map(Command::before) {
+            add(tags.entry(place).or_default(), before);
         }
-        carried[0].iter().for_each(|one| add(tags.entry(place(&one.from)).or_default(), &one.late));
         let mut ended = vec![];
         for command in &commands {
             match command {
@@ -102,6 +96,7 @@ impl Outcome {
             tags.into_iter().partition(|tag| self.unknown || right.contains(tag));
         // Also those that Redis had before: their value is gone.
         given.added.clone_from(&void);
+        given.told.retain(|tag| void.contains(tag));
         given.labels = Labels { db, key: key.clone(), tags: void };
         (Labels { db, key, tags: kept }, given)
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::forward::{NO_KEY, encoded};
-use super::labels::{give, make_one_good};
+use super::labels::{give, make_one_good, tell_coming};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{EMPTY_TAG, FireCondition, Kind, TagCommand};
@@ -274,9 +274,11 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let mut added = 0;
     if !ask(client, &[b"EXISTS", key]).await?.is(0) {
         let db = client.outbox.session.borrow().current_db();
-        let (labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
+        let (mut labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
         added = new;
-        make_one_good(&Rc::clone(&client.context), labelled).await;
+        let context = Rc::clone(&client.context);
+        tell_coming(&context, std::iter::once(&mut labelled)).await;
+        make_one_good(&context, labelled).await;
         client.context.tick();
         // It may have been filled with a value from before the label's last invalidation.
         let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
@@ -318,7 +320,8 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         for set in &sets {
             ask(client, &[b"ZREM", set, key]).await?;
         }
-        let removed = process.index.lock().unlabel(db, key, &taken.tags);
+        let is_gone = ask(client, &[b"EXISTS", key]).await.is_ok_and(|count| count.is(0));
+        let had = process.index.lock().unlabel(db, key, &taken.tags);
         process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken.clone())], reply)).await;
         for (tag, set) in taken.tags.iter().zip(&sets) {
             // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key. Asked so that the right
@@ -328,7 +331,7 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
                 process.index.lock().label(db, key, std::slice::from_ref(tag), LabelState::Settled);
             }
         }
-        removed
+        if is_gone { 0 } else { had }
     };
     client.outbox.with_buffer(|out| encode::int(out, removed as i64));
     Ok(())

@@ -369,6 +369,7 @@ impl Engine {
     }
 
     fn gone_for_ever(&self, proxy: &peers::ProxyId) {
+        super::label_news::all_have_come(self);
         let taken_over = |tags: &[Tag]| {
             let what = format!("begun by {}", String::from_utf8_lossy(proxy));
             Firing::unconditional(TriggerLabel::TakenOver, tags.to_vec(), what)

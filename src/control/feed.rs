@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::announcement::{self, Announcement, Note};
-use super::known::{self, Unseen};
+use super::known::{self, Counts};
 use super::push::{self, Received};
 use super::watched::{Watched, enable_events};
 use super::wire::{self, Wire};
@@ -76,9 +76,8 @@ pub(super) struct Feed {
     pub(super) made: RefCell<HashSet<Box<[u8]>>>,
     /// When the list of what was invalidated lately was last given a longer life.
     renewed: Cell<Option<Moment>>,
-    /// How often that had been done that shows in no event when that was last asked, and when: first ahead of the index's
-    /// rebuild.
-    unseen: Cell<Option<(Unseen, Moment)>>,
+    /// What Redis had counted when it was last asked, and when that was: first ahead of the index's rebuild.
+    counts: RefCell<Option<(Counts, Moment)>>,
     /// The connection of which it was said that it refuses announcements.
     complained: Cell<u64>,
     /// Set to end the connection.
@@ -122,18 +121,16 @@ impl Feed {
         self.made.borrow_mut().clear();
     }
 
-    /// That had been done so often at `asked`. If that is not as before: how often it was then, and when.
-    pub fn has_counted(&self, unseen: Unseen, asked: Moment) -> Option<(Unseen, Moment)> {
-        let before = self.unseen.replace(Some((unseen, asked)));
-        before.filter(|(before, _)| *before != unseen)
+    /// Redis had counted this at `asked`. Returns what it had when it was asked before, and when that was.
+    pub fn has_counted(&self, counts: Counts, asked: Moment) -> Option<(Counts, Moment)> {
+        self.counts.replace(Some((counts, asked)))
     }
 
     /// The proxy itself has called `CONFIG SET` so often since.
     fn expect_settings(&self, calls: u64) {
-        let more = |(unseen, asked): (Unseen, Moment)| {
-            (Unseen { settings: unseen.settings + calls, ..unseen }, asked)
-        };
-        self.unseen.set(self.unseen.get().map(more));
+        if let Some((counts, _)) = &mut *self.counts.borrow_mut() {
+            counts.expect_settings(calls);
+        }
     }
 
     /// Ends the connection, so that everything is set up anew.
@@ -305,7 +302,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
         // What was asked for up to here is served by a new connection.
         engine.feed.changed.set(false);
         match connect(&engine).await {
-            Ok(Connected { wire, unseen, calls }) => {
+            Ok(Connected { wire, counts, calls }) => {
                 (pause, complained) = (FIRST_PAUSE, None);
                 if was_connected {
                     reconnects.inc();
@@ -323,8 +320,8 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.say_hello();
                 // A fan-out must not find that Redis takes no more connections.
                 engine.deletes.connect();
-                if let Some((unseen, asked)) = unseen {
-                    known::counted(&engine, unseen, asked);
+                if let Some((counts, asked)) = counts {
+                    known::counted(&engine, &counts, asked);
                     engine.feed.expect_settings(calls);
                 }
                 engine.rebuild("the feed was connected");
@@ -364,7 +361,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
 struct Connected {
     wire: Wire,
     /// What Redis had counted, and when it was asked, ahead of all else; `None`: it may not be asked.
-    unseen: Option<(Unseen, Moment)>,
+    counts: Option<(Counts, Moment)>,
     /// The proxy has called `CONFIG SET` since.
     calls: u64,
 }
@@ -390,8 +387,8 @@ async fn connect(engine: &Engine) -> Result<Connected, String> {
         super::described::learn_commands(engine).await;
         let calls = enabled.clone().unwrap_or(0);
         engine.events_enabled(enabled.map(drop));
-        let unseen = identity.map(|identity| (identity.unseen, asked));
-        Ok(Connected { wire, unseen, calls })
+        let counts = identity.map(|identity| (identity.counts, asked));
+        Ok(Connected { wire, counts, calls })
     };
     let patience = Duration::from_secs(10);
     let result = tokio::time::timeout(patience, setting_up).await;

@@ -212,7 +212,7 @@ pub(super) async fn flash(engine: &Engine, db: u32, key: &str) -> Result<(), Str
 async fn look_at_redis(engine: &Rc<Engine>) {
     let asked = engine.moment();
     let Ok(identity) = known::ask(engine).await else { return };
-    known::counted(engine, identity.unseen, asked);
+    known::counted(engine, &identity.counts, asked);
     if known::is_another(engine, &identity) {
         engine.process.doubt_redis();
         // A master that became a replica has been followed by another one.

@@ -1,6 +1,7 @@
 //! Is Redis still the one that it was? One that restarted from an old snapshot, or a replica in its place, holds values
 //! that were deleted since. What was invalidated lately is invalidated again before it is served.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -33,18 +34,84 @@ pub(super) struct Identity {
     /// The run id of a master whose data were never another's: it gives itself a new replication id when its first replica
     /// comes.
     origin: Option<String>,
-    /// How often `DEBUG` was called, which may load other data.
-    reloads: u64,
-    pub unseen: Unseen,
+    pub counts: Counts,
 }
 
-/// How often something was done that shows in no event. `CONFIG RESETSTAT` begins to count anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Unseen {
-    /// `SWAPDB`.
-    pub swaps: u64,
-    /// `CONFIG SET`, which may have switched events off and on again.
-    pub settings: u64,
+/// How often each command was called, as Redis counts: what was done that shows in no event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    run: String,
+    /// Calls, and the microseconds that they took, by a clock that may be set.
+    commands: HashMap<String, (u64, i64)>,
+}
+
+/// How the question is counted.
+const ASKED: &str = "info";
+/// What makes Redis count anew; counts itself afterwards.
+const RESET: &str = "config|resetstat";
+/// May have switched events off and on again.
+const SETTING: &str = "config|set";
+const SWAP: &str = "swapdb";
+/// May load other data.
+const DEBUG: &str = "debug";
+
+impl Counts {
+    /// What `INFO` says: `cmdstat_swapdb:calls=2,usec=31,…`
+    fn of(run: &str, info: &str) -> Self {
+        let read = |line: &str| {
+            let (command, counts) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let (calls, times) = counts.split_once(",usec=")?;
+            let time = times.split(',').next()?;
+            Some((command.to_owned(), (calls.parse().ok()?, time.parse().ok()?)))
+        };
+        Self { run: run.to_owned(), commands: info.lines().filter_map(read).collect() }
+    }
+
+    fn calls(&self, command: &str) -> u64 {
+        self.commands.get(command).map_or(0, |(calls, _)| *calls)
+    }
+
+    /// The proxy itself has called `CONFIG SET` so often since.
+    pub fn expect_settings(&mut self, calls: u64) {
+        if calls > 0 {
+            self.commands.entry(SETTING.to_owned()).or_default().0 += calls;
+        }
+    }
+
+    /// Whether Redis has begun to count anew in between. A reset counts itself afterwards: once, with the microseconds that it
+    /// took. Whatever else is counted grows, at least the question by which the counts `before` were asked for.
+    fn began_anew_since(&self, before: &Counts) -> bool {
+        let reset = self.commands.get(RESET);
+        self.run != before.run
+            || reset != before.commands.get(RESET)
+            || before.commands.iter().any(|(command, (calls, _))| self.calls(command) < *calls)
+            || (reset.is_some() && self.calls(ASKED) == before.calls(ASKED))
+    }
+
+    /// How often a command was called in between, as far as it is still counted.
+    fn calls_since(&self, command: &str, before: &Counts) -> u64 {
+        let calls = self.calls(command);
+        if self.began_anew_since(before) { calls } else { calls - before.calls(command) }
+    }
+
+    /// Whether databases may have been swapped in between.
+    pub fn may_hide_a_swap(&self, before: &Counts) -> bool {
+        self.began_anew_since(before) || self.calls_since(SWAP, before) > 0
+    }
+
+    /// What was done in between that may have made the index incomplete, if something was.
+    fn reason_since(&self, before: &Counts) -> Option<&'static str> {
+        if self.run != before.run {
+            // Of another Redis all that was invalidated lately is invalidated again.
+            return None;
+        }
+        if self.began_anew_since(before) {
+            return Some("CONFIG RESETSTAT");
+        }
+        let reasons = [(SWAP, "SWAPDB"), (SETTING, "CONFIG SET")];
+        let reason = reasons.into_iter().find(|(command, _)| self.calls_since(command, before) > 0);
+        reason.map(|(_, reason)| reason)
+    }
 }
 
 impl Identity {
@@ -66,24 +133,15 @@ impl Identity {
         Self {
             name: format!("{run} {} {role}", value("master_replid")),
             origin: is_origin.then(|| run.to_owned()),
-            reloads: calls(info, "debug"),
-            unseen: Unseen { swaps: calls(info, "swapdb"), settings: calls(info, "config|set") },
+            counts: Counts::of(run, info),
         }
     }
 
     /// Whether the data may have been replaced in between.
     fn is_another(&self, before: &Identity) -> bool {
         let is_same = self.name == before.name || (self.origin.is_some() && self.origin == before.origin);
-        // None since they are counted anew says nothing.
-        !is_same || (self.reloads != before.reloads && self.reloads > 0)
+        !is_same || self.counts.calls_since(DEBUG, &before.counts) > 0
     }
-}
-
-/// `cmdstat_swapdb:calls=2,usec=…`
-fn calls(info: &str, command: &str) -> u64 {
-    let prefix = format!("cmdstat_{command}:calls=");
-    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
-    info.lines().find_map(calls).unwrap_or(0)
 }
 
 /// A connection, and where it leads.
@@ -120,9 +178,9 @@ pub(super) async fn ask(engine: &Engine) -> Result<Identity, String> {
     Ok(Identity::of(&wire::text_of(&info)))
 }
 
-/// How often `SWAPDB` was called; `None`: it may not be asked.
-pub(super) async fn swaps(engine: &Engine) -> Option<u64> {
-    ask(engine).await.ok().map(|identity| identity.unseen.swaps)
+/// What Redis has counted; `None`: it may not be asked.
+pub(super) async fn counts(engine: &Engine) -> Option<Counts> {
+    ask(engine).await.ok().map(|identity| identity.counts)
 }
 
 /// Asks Redis who it is, and invalidates again if it is not the one that it was; ends when it is trusted.
@@ -148,11 +206,11 @@ pub(super) async fn compare(engine: Rc<Engine>) {
     }
 }
 
-/// What shows in no event was done that often when that was asked for at `asked`. Until it was noticed, fan-outs may have
-/// deleted in the wrong database, or missed keys of which no event told.
-pub(super) fn counted(engine: &Rc<Engine>, unseen: Unseen, asked: Moment) {
-    let Some((before, since)) = engine.feed.has_counted(unseen, asked) else { return };
-    let why = if before.swaps == unseen.swaps { "CONFIG SET" } else { "SWAPDB" };
+/// These were the counts at `asked`. Until what shows in no event was noticed, fan-outs may have deleted in the wrong database, or
+/// missed keys of which no event told. What was done right before Redis began to count anew nobody knows.
+pub(super) fn counted(engine: &Rc<Engine>, counts: &Counts, asked: Moment) {
+    let Some((before, since)) = engine.feed.has_counted(counts.clone(), asked) else { return };
+    let Some(why) = counts.reason_since(&before) else { return };
     engine.rebuild(why);
     let tags: Vec<Tag> = engine.process.epochs.since(since).into_iter().map(|(tag, ..)| tag).collect();
     if !tags.is_empty() {
@@ -228,18 +286,62 @@ mod tests {
 
     const INFO: &str = "# Server\r\nrun_id:abc\r\n# Replication\r\nrole:master\r\nmaster_replid:def\r\n\
                         master_replid2:0000\r\n# Commandstats\r\ncmdstat_swapdb:calls=2,usec=1\r\n\
-                        cmdstat_debug:calls=1,usec=9\r\ncmdstat_config|set:calls=7,usec=9\r\n";
+                        cmdstat_debug:calls=1,usec=9\r\ncmdstat_config|set:calls=7,usec=9,usec_per_call=1\r\n";
 
     #[test]
     fn another_run_or_other_data_is_another_redis() {
         let first = Identity::of(INFO);
-        assert_eq!((first.name.as_str(), first.reloads), ("abc def master", 1));
-        assert_eq!(first.unseen, Unseen { swaps: 2, settings: 7 });
-        for (from, to) in [("abc", "xyz"), ("master\r", "slave\r"), ("calls=1", "calls=3")] {
+        assert_eq!(first.name, "abc def master");
+        assert_eq!([SWAP, DEBUG, SETTING, "get"].map(|name| first.counts.calls(name)), [2, 1, 7, 0]);
+        for (from, to) in [("abc", "xyz"), ("master\r", "slave\r"), ("debug:calls=1", "debug:calls=3")] {
             assert!(Identity::of(&INFO.replace(from, to)).is_another(&first), "{from}");
         }
         assert!(!Identity::of(&INFO.replace("calls=2", "calls=5")).is_another(&first));
         assert!(!first.is_another(&Identity::of(INFO)));
+    }
+
+    /// Calls of each command, the reset's with its microseconds.
+    fn counts(info: u64, swaps: u64, reset: Option<u64>) -> Counts {
+        let reset = reset.map_or(String::new(), |usec| format!("cmdstat_{RESET}:calls=1,usec={usec}\r\n"));
+        let swaps = format!("cmdstat_{SWAP}:calls={swaps},usec=7\r\n");
+        Counts::of("abc", &format!("cmdstat_info:calls={info},usec=5\r\n{swaps}{reset}"))
+    }
+
+    #[test]
+    fn what_shows_in_no_event_is_told_by_counts() {
+        let before = counts(5, 1, Some(30));
+        assert_eq!(counts(6, 1, Some(30)).reason_since(&before), None);
+        assert_eq!(counts(6, 2, Some(30)).reason_since(&before), Some("SWAPDB"));
+        assert!(counts(6, 2, Some(30)).may_hide_a_swap(&before));
+        assert!(!counts(6, 1, Some(30)).may_hide_a_swap(&before));
+        let mut expected = before.clone();
+        expected.expect_settings(1);
+        let mut now = counts(6, 1, Some(30));
+        now.expect_settings(1);
+        assert_eq!(now.reason_since(&before), Some("CONFIG SET"));
+        assert_eq!(now.reason_since(&expected), None);
+    }
+
+    #[test]
+    fn counts_that_begin_anew_are_noticed_although_they_look_as_before() {
+        let anew = Some("CONFIG RESETSTAT");
+        assert_eq!(counts(6, 1, Some(30)).reason_since(&counts(5, 1, None)), anew, "the first reset");
+        let before = counts(5, 1, Some(30));
+        assert_eq!(counts(6, 1, Some(31)).reason_since(&before), anew, "it took another time");
+        assert_eq!(counts(6, 0, Some(30)).reason_since(&before), anew, "less swaps");
+        assert_eq!(counts(4, 1, Some(30)).reason_since(&before), anew, "less questions");
+        assert_eq!(counts(5, 1, Some(30)).reason_since(&before), anew, "not even this proxy's question");
+        assert!(counts(5, 1, Some(30)).may_hide_a_swap(&before));
+    }
+
+    #[test]
+    fn a_redis_that_counts_nothing_or_is_another_one_has_not_begun_anew() {
+        assert_eq!(Counts::default().reason_since(&Counts::default()), None);
+        let no_info = Counts::of("abc", "cmdstat_get:calls=5,usec=1\r\n");
+        assert_eq!(no_info.reason_since(&no_info), None);
+        let other = Counts { run: "xyz".to_owned(), ..counts(5, 1, Some(30)) };
+        assert_eq!(counts(1, 1, None).reason_since(&other), None);
+        assert!(counts(9, 1, Some(30)).may_hide_a_swap(&other));
     }
 
     #[test]
@@ -260,10 +362,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_begin_anew_say_nothing_until_they_grow() {
-        let first = Identity::of(&INFO.replace("calls=1", "calls=3"));
-        assert!(!Identity::of(&INFO.replace("cmdstat_debug:calls=1,usec=9\r\n", "")).is_another(&first));
-        assert!(Identity::of(INFO).is_another(&first), "reset and called since");
+    fn what_was_loaded_is_noticed_although_counts_begin_anew() {
+        let first = Identity::of(&format!("{INFO}cmdstat_{RESET}:calls=1,usec=30\r\n"));
+        let again = format!("{INFO}cmdstat_{RESET}:calls=1,usec=31\r\n");
+        assert!(Identity::of(&again).is_another(&first), "reset and called since");
+        let none = again.replace("cmdstat_debug:calls=1,usec=9\r\n", "");
+        assert!(!Identity::of(&none).is_another(&first));
     }
 
     #[test]

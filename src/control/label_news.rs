@@ -1,5 +1,7 @@
 //! What other proxies tell about explicit labels.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +9,7 @@ use super::wire::{Wire, int_of};
 use super::{Engine, labels};
 use crate::index::LabelState;
 use crate::news::{Labels, NEWS, News, Verb};
+use crate::rules::Tag;
 
 /// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
@@ -22,8 +25,45 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
     Ok(())
 }
 
+/// Labels of which another proxy has told that they are coming, each as often as it has: by who told, database, key and tag.
+#[derive(Default)]
+pub(super) struct Coming(RefCell<HashMap<(u64, u32, Box<[u8]>, Tag), usize>>);
+
+impl Coming {
+    fn note(&self, from: u64, Labels { db, key, tags }: &Labels) {
+        let mut coming = self.0.borrow_mut();
+        for tag in tags {
+            *coming.entry((from, *db, key.clone(), Tag::clone(tag))).or_default() += 1;
+        }
+    }
+
+    /// Those of the labels that were coming: once less from now on.
+    fn take(&self, from: u64, Labels { db, key, tags }: &Labels) -> Vec<Tag> {
+        let mut coming = self.0.borrow_mut();
+        let mut take = |tag: &Tag| {
+            let place = (from, *db, key.clone(), Tag::clone(tag));
+            let Some(count) = coming.get_mut(&place) else { return false };
+            *count -= 1;
+            if *count == 0 {
+                coming.remove(&place);
+            }
+            true
+        };
+        tags.iter().filter(|tag| take(tag)).cloned().collect()
+    }
+}
+
+/// Nobody may tell any more what has become of labels that were coming: they count as given.
+pub(super) fn all_have_come(engine: &Engine) {
+    let mut index = engine.process.index.lock();
+    for ((_, db, key, tag), count) in engine.labels_coming.0.borrow_mut().drain() {
+        (0..count).for_each(|_| index.settle(db, &key, std::slice::from_ref(&tag)));
+    }
+}
+
 /// The feed is lost: nothing is heard, also not of new proxies.
 pub(super) fn lost(engine: &Engine) {
+    all_have_come(engine);
     let process = &engine.process;
     process.labels_known.store(false, Ordering::Release);
     process.hears_labels.store(false, Ordering::Release);
@@ -46,8 +86,9 @@ pub(super) async fn greet(engine: Rc<Engine>) {
 
 /// Another proxy, or this one, has said something about labels.
 pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
-    let Some(News { from, verb, labels: Labels { db, key, tags } }) = News::parse(payload) else { return };
+    let Some(News { from, verb, labels }) = News::parse(payload) else { return };
     if verb == Verb::Forgotten {
+        let Labels { db, key, tags } = labels;
         let kept = engine.process.index.lock().explicit_of(db, &key);
         let mine = Labels { db, key, tags: tags.into_iter().filter(|tag| kept.contains(tag)).collect() };
         if !mine.tags.is_empty() {
@@ -65,13 +106,23 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
         engine.process.others_may_label.store(true, Ordering::Release);
     }
     let mut index = engine.process.index.lock();
+    let (db, key, tags) = (labels.db, &labels.key, &labels.tags);
     match verb {
-        Verb::Given | Verb::Written => _ = index.label(db, &key, &tags, LabelState::Settled),
-        Verb::Taken => _ = index.unlabel(db, &key, &tags),
-        Verb::Leaving => index.leaving(db, &key, &tags),
-        // Who says so takes them out of Redis.
-        Verb::Left => _ = index.left(db, &key, &tags),
-        Verb::Stayed => index.stayed(db, &key, &tags),
+        Verb::Coming => {
+            engine.labels_coming.note(from, &labels);
+            index.label(db, key, tags, LabelState::InFlight);
+        }
+        Verb::Given => {
+            index.settle(db, key, &engine.labels_coming.take(from, &labels));
+            index.label(db, key, tags, LabelState::Settled);
+        }
+        // Who says this, or that a value is gone, takes them out of Redis.
+        Verb::Withdrawn => index.cancel(db, key, &engine.labels_coming.take(from, &labels)),
+        Verb::Written => _ = index.label(db, key, tags, LabelState::Settled),
+        Verb::Taken => _ = index.unlabel(db, key, tags),
+        Verb::Leaving => index.leaving(db, key, tags),
+        Verb::Left => _ = index.left(db, key, tags),
+        Verb::Stayed => index.stayed(db, key, tags),
         Verb::Hello | Verb::Forgotten => {}
     }
 }

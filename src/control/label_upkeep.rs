@@ -136,16 +136,34 @@ async fn write_back(engine: &Engine, db: u32, tag: &Tag) {
 
 /// These keys exist: should Redis have lost labels of theirs unseen, as while the feed was lost, they are written back.
 pub(super) async fn assure(engine: &Engine, db: u32, keys: &[Vec<u8>]) {
-    let mut batch = Batch::default();
+    let mut asked = vec![];
     {
         let index = engine.process.index.lock();
         for key in keys {
-            index.explicit_of(db, key).iter().for_each(|tag| add(&mut batch, tag, key));
+            asked.extend(index.explicit_of(db, key).into_iter().map(|tag| (key, tag)));
         }
     }
-    if !engine.dry_run {
-        let _ = engine.scans.call(db, batch).await;
+    let mut batch = Batch::default();
+    asked.iter().for_each(|(key, tag)| batch.push([b"ZSCORE".as_slice(), &label_set(tag), key]));
+    if asked.is_empty() || engine.dry_run {
+        return;
     }
+    let Ok(scores) = engine.scans.call(db, batch).await else { return };
+    // Or it may not be asked.
+    let is_missing = |score| into_result(score).map_or(true, |score| matches!(score, BytesFrame::Null));
+    let missing = asked.into_iter().zip(scores).filter_map(|(one, score)| is_missing(score).then_some(one));
+    let missing: Vec<_> = missing.collect();
+    // One that was taken away a moment ago is not in the index either, once that has heard of it.
+    if missing.is_empty() || (engine.has_feed() && !engine.feed.barrier(vec![], engine).await) {
+        return;
+    }
+    let mut batch = Batch::default();
+    {
+        let index = engine.process.index.lock();
+        let lost = missing.iter().filter(|(key, tag)| index.explicit_of(db, key).contains(tag));
+        lost.for_each(|(key, tag)| add(&mut batch, tag, key));
+    }
+    let _ = engine.scans.call(db, batch).await;
 }
 
 fn is_done(reply: Result<Vec<BytesFrame>, String>) -> bool {

@@ -1,8 +1,9 @@
 //! Keeping explicit labels in Redis, and telling other proxies of them.
 //!
-//! A label that no script gives is in the index first, then in Redis, and only then the write is sent that it belongs to.
-//! Once that is answered the label is made sure of, and told to the other proxies, before the client hears of it. So
-//! whoever takes a label out of Redis need not know of such writes that are under way: they put theirs back.
+//! A label that no script gives is in the index first, then in Redis and told to the other proxies, which may move the value as
+//! soon as it is there, and only then the write is sent that it belongs to. Once that is answered the label is made sure of, and
+//! told once more, before the client hears of it. So whoever takes a label out of Redis need not know of such writes that are
+//! under way: they put theirs back.
 //!
 //! A label that is about to follow a value is marked, by a score below zero that says whose proxy hands it on. As long as it
 //! is, no other takes it out: those see that there is a new value before they hear of its labels.
@@ -160,6 +161,8 @@ pub(super) async fn settle(engine: &Rc<Engine>, changes: Vec<(Verb, Labels)>) {
 async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) {
     changes.retain(|(_, labels)| !labels.tags.is_empty());
     changes = write_once(&engine, changes).await;
+    // What is told ahead of a write is of no use behind it.
+    changes.retain(|(verb, _)| *verb != Verb::Coming);
     if changes.is_empty() {
         return;
     }

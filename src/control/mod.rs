@@ -108,6 +108,8 @@ struct Engine {
     hears_labels: Cell<bool>,
     /// How often others were heard on that channel.
     heard_others: Cell<u64>,
+    /// What others are about to give.
+    labels_coming: label_news::Coming,
     /// Labelled keys whose expiry may have changed.
     retimed: label_upkeep::Retimed,
     /// Label sets that are being written back.
@@ -148,6 +150,7 @@ pub async fn run(parts: Parts) {
         label_changes: label_sets::Changes::default(),
         hears_labels: Cell::new(false),
         heard_others: Cell::new(0),
+        labels_coming: label_news::Coming::default(),
         retimed: label_upkeep::Retimed::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Intent;
 use super::decode::{Decoded, Unreadable, decode};
 use super::file::LogFile;
+use super::record;
 use super::state::{Now, State};
 
 /// A longer file is not read; it counts as damaged. Files are rewritten when they exceed some MiB.
@@ -41,6 +42,8 @@ pub(super) struct Taken {
     files: Vec<(File, PathBuf)>,
     /// Which of them are worth keeping for whoever looks into it.
     damaged: Vec<PathBuf>,
+    /// Which of them say at their end that their process stopped in order.
+    closed: Vec<PathBuf>,
     /// A process did not stop in order.
     pub unclean: bool,
     /// What was wrong.
@@ -77,6 +80,13 @@ impl Folder {
             }
         }
         Err(io::Error::other("new files are locked or removed by somebody else"))
+    }
+
+    /// In the place of a file that there is no room for: it is to be written anew before anything else.
+    pub fn unwritten(&self) -> io::Result<LogFile> {
+        let mut log = LogFile::new(File::open(&self.path)?, self.path.join("unwritten"), 0);
+        log.look();
+        Ok(log)
     }
 
     fn complete(&self, log: &mut LogFile, bytes: &[u8]) -> io::Result<()> {
@@ -218,7 +228,9 @@ impl Folder {
                     } else if decoded.torn {
                         tracing::info!(file = %shown, "ends in an unfinished record, as after a crash");
                     }
-                    taken.unclean |= !state.take_over(decoded, now);
+                    let clean = state.take_over(decoded, now);
+                    taken.unclean |= !clean;
+                    taken.closed.extend(clean.then(|| path.clone()));
                     taken.files.push((file, path));
                     return;
                 }
@@ -236,6 +248,20 @@ impl Folder {
 }
 
 impl Taken {
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Keeps the files for now, as those of a process that lives: none says any more that all has ended in order.
+    pub fn reopen(&self) -> io::Result<()> {
+        let mut closed = self.files.iter().filter(|(_, path)| self.closed.contains(path));
+        closed.try_for_each(|(file, _)| {
+            let length = file.metadata()?.len();
+            file.set_len(length.saturating_sub(record::CLOSED_FRAME))
+        })
+    }
+
     /// Removes the files: another one says the same by now. Damaged ones are kept under another name.
     pub fn remove(self) {
         for (file, path) in self.files {

@@ -127,6 +127,9 @@ impl Journal {
     /// Takes over what processes that are gone left behind and begins a file. Blocks; the error is one line for the
     /// user.
     ///
+    /// Where there is no room for a file, but for those that were found, these stay until there is: triggers are refused until
+    /// then.
+    ///
     /// # Errors
     /// The folder cannot be made, read or written.
     pub fn open(options: Options) -> Result<(Self, Recovered), String> {
@@ -138,7 +141,13 @@ impl Journal {
         let now = shared.now();
         let mut taken = folder.take_over(&mut shared.state(), now)?;
         let snapshot = |mark| shared.state().snapshot(mark, folder.upstream(), now);
-        let file = folder.begin(now, snapshot).map_err(cannot)?;
+        let (file, full) = match folder.begin(now, snapshot) {
+            Err(error) if writer::is_full(&error) && !taken.is_empty() => {
+                taken.reopen().map_err(cannot)?;
+                (folder.unwritten().map_err(cannot)?, Some(error))
+            }
+            begun => (begun.map_err(cannot)?, None),
+        };
         let recovered = {
             let state = shared.state();
             Recovered {
@@ -148,9 +157,12 @@ impl Journal {
                 damage: std::mem::take(&mut taken.damage),
             }
         };
-        taken.remove();
         let (queue, messages) = mpsc::channel();
-        let writer = Writer::new(shared.clone(), folder, file);
+        let mut writer = Writer::new(shared.clone(), folder, file);
+        match full {
+            None => taken.remove(),
+            Some(error) => writer.wait_for_room(taken, &error),
+        }
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&messages))

@@ -22,6 +22,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER: usize = 16 + 4 + 8 + 4 + 4;
 /// Bytes of a frame before its payload.
 pub(super) const FRAME: usize = 8 + 4 + 4 + 4;
+/// Bytes of the record that a process stopped in order, with its frame.
+pub(super) const CLOSED_FRAME: u64 = FRAME as u64 + 1;
 /// Tags of one intent may take as many bytes; beyond, it stands for everything.
 pub(super) const MOST_TAGS: usize = 16 << 20;
 /// No payload is longer: tags, and room for the rest.

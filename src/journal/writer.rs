@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use self::hope::Hope;
 use super::file::LogFile;
-use super::folder::{Folder, plain};
+use super::folder::{Folder, Taken, plain};
 use super::record::{self, Record};
 use super::state::State;
 use super::{Intent, IntentId, Scope, Shared};
@@ -67,6 +67,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     folder: Folder,
     file: LogFile,
+    /// Files of earlier processes that say what this one has not written yet.
+    taken: Taken,
     /// Records that nobody waits for and that are not in the file yet. What they say is in the state already.
     notes: Vec<Record>,
     buffer: Vec<u8>,
@@ -118,6 +120,7 @@ impl Writer {
             shared,
             folder,
             file,
+            taken: Taken::default(),
             notes: vec![],
             buffer: vec![],
             unsynced: None,
@@ -129,6 +132,12 @@ impl Writer {
         };
         writer.tell_size();
         writer
+    }
+
+    /// The file could not be begun. Once it can be written it takes the place of those that were `taken` over.
+    pub fn wait_for_room(&mut self, taken: Taken, error: &io::Error) {
+        self.taken = taken;
+        self.complain(error);
     }
 
     fn tell_size(&self) {
@@ -348,6 +357,7 @@ impl Writer {
         {
             tracing::warn!(%error, file = %old.path().display(), "an old journal cannot be removed");
         }
+        std::mem::take(&mut self.taken).remove();
         self.notes.clear();
         self.unsynced = None;
         self.difference = now.difference();
@@ -406,7 +416,7 @@ impl Writer {
 }
 
 /// Whether there is no room for more.
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
 }

@@ -267,12 +267,13 @@ const FULL_LABELLING: &str = labelling!(full);
 
 /// Takes labels away and tells of it, in one step, so that what is told of labels is told in the order in which they come and
 /// go; all or none of them, so each is first asked to give up what it does not have. `ARGV`: the key, the message, the sets.
-/// Answers how many there were.
+/// Answers how many there were; a key that is gone has none, though its labels may still be there.
 pub const UNLABELLING: &str = concat!(
     "local n=0 for _,k in ipairs({'\\0rescind:none',ARGV[1]}) do for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],k) \
 if type(r)~='number' then ",
     reworded!("r.err", "'zrem'"),
-    "return r end n=n+r end end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) return n"
+    "return r end n=n+r end end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) \
+if redis.pcall('EXISTS',ARGV[1])==0 then n=0 end return n"
 );
 
 /// Asks whether the client's user may do all that [`SCRIPT`] does besides the command: an error says no, and so does 0; else it

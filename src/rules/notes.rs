@@ -9,10 +9,16 @@ impl Rules {
     pub fn notes(self: &Arc<Self>) -> Vec<String> {
         let mut notes = self.unseen();
         let mut matcher = self.matcher();
+        // Each key is compared with all patterns, which takes long where there are thousands: only if it may tell something.
+        let has_settings = self.families.iter().any(Family::is_set);
         for pattern in &self.patterns {
             let key = pattern.pattern.example();
-            notes.extend(self.unreached(&mut matcher, &key));
-            notes.extend(self.gone_at_once(&mut matcher, &key));
+            if has_settings {
+                notes.extend(self.unreached(&mut matcher, &key));
+            }
+            if !pattern.fires.is_empty() {
+                notes.extend(self.gone_at_once(&mut matcher, &key));
+            }
         }
         notes.sort_unstable();
         notes.dedup();
@@ -39,8 +45,7 @@ impl Rules {
             matcher.matching(key).iter().map(|number| self.classes[*number as usize].family).collect();
         families.sort_unstable();
         let [first, later] = [self.family(*families.first()?), self.family(*families.last()?)];
-        let is_pattern = |family: &Family| matches!(&family.keys[..], [only] if *only == family.name);
-        if !is_pattern(first) || is_pattern(later) || later.has_default_settings() {
+        if !first.is_pattern() || !later.is_set() {
             return None;
         }
         Some(format!(
@@ -72,7 +77,13 @@ impl Rules {
 }
 
 impl Family {
-    fn has_default_settings(&self) -> bool {
-        *self == Family::with_defaults(self.name.clone(), self.keys.clone())
+    /// Whether it is a pattern without a `[[family]]`.
+    fn is_pattern(&self) -> bool {
+        matches!(&self.keys[..], [only] if *only == self.name)
+    }
+
+    /// Whether it is a `[[family]]` that sets something.
+    fn is_set(&self) -> bool {
+        !self.is_pattern() && *self != Family::with_defaults(self.name.clone(), self.keys.clone())
     }
 }

@@ -9,8 +9,10 @@ use super::pool::Pool;
 use crate::context::Context;
 use crate::net;
 
-/// How long Redis may take to accept, and again to answer the first commands.
+/// How long Redis may take to accept.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may then take to answer the first commands: as long as it may be silent to those who are connected.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after the first failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -85,7 +87,7 @@ async fn run(conn: &Rc<Conn>, context: &Rc<Context>, backoff: &Backoff) -> Strin
     tokio::pin!(driving);
     let greeted = tokio::select! {
         reason = &mut driving => Some(reason),
-        () = tokio::time::sleep(PATIENCE), if !conn.is_open() => None,
+        () = tokio::time::sleep(SILENCE), if !conn.is_open() => None,
     };
     let reason = match greeted {
         Some(reason) => reason,
@@ -93,7 +95,7 @@ async fn run(conn: &Rc<Conn>, context: &Rc<Context>, backoff: &Backoff) -> Strin
             backoff.succeeded();
             driving.await
         }
-        None => return unreachable("it accepted, but did not answer PING within 5 s"),
+        None => return unreachable("it accepted, but did not answer PING within 10 s"),
     };
     if conn.is_open() {
         backoff.succeeded();

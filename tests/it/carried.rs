@@ -68,14 +68,28 @@ fn a_new_value_is_moved_on() {
 /// A key whose write fires, so that a proxy can be made to die when that has been answered.
 const PAGE: &str = "app:1:model:Tool:1";
 
+/// Two proxies; the first dies when a trigger has been answered to it, and before it does anything about that.
+fn doomed_and_other(redis: &Redis) -> [Proxy; 2] {
+    let mut doomed = Proxy::start(redis, RULES);
+    doomed.kill();
+    doomed.start_again(&[("RESCIND_DIE_AT", "trigger answered")]);
+    doomed.ready();
+    [doomed, Proxy::start(redis, RULES)]
+}
+
+/// What RESTORE is given for the string `v1`.
+fn dump(direct: &mut Client) -> Vec<u8> {
+    direct.cmd("SET plain v1");
+    direct.request(&["DUMP", "plain"]);
+    let dump = direct.raw();
+    let start = dump.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    dump[start..dump.len() - 2].to_vec()
+}
+
 /// `how` brings `PAGE`, which has a label, a new value with the same label through a proxy that dies before it has told of it.
 fn the_label_stays(how: &str) {
     let redis = Redis::start();
-    let mut mover = Proxy::start(&redis, RULES);
-    mover.kill();
-    mover.start_again(&[("RESCIND_DIE_AT", "trigger answered")]);
-    mover.ready();
-    let other = Proxy::start(&redis, RULES);
+    let [mover, other] = doomed_and_other(&redis);
     let (mut client, mut here, mut direct) = (mover.client(), other.client(), redis.client());
     let labels = |here: &mut Client| here.list(&format!("TAG.OF {PAGE}"));
     // Both have heard of each other, and of the label.
@@ -85,18 +99,14 @@ fn the_label_stays(how: &str) {
         known.then_some(())
     });
     assert_eq!(client.cmd("TAG.WITH 1 t SET app:1:tmp v1"), "+OK\r\n");
-    direct.cmd("SET plain v1");
-    direct.request(&["DUMP", "plain"]);
-    let dump = direct.raw();
-    let start = dump.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    let dump = &dump[start..dump.len() - 2];
+    let dump = dump(&mut direct);
     match how {
-        "restore" => client.request(&[b"RESTORE".as_slice(), PAGE.as_bytes(), b"0", dump, b"REPLACE"]),
+        "restore" => client.request(&[b"RESTORE".as_slice(), PAGE.as_bytes(), b"0", &dump, b"REPLACE"]),
         "copy" => client.request(&["COPY", "app:1:tmp", PAGE, "REPLACE"]),
         _ => client.request(&["RENAME", "app:1:tmp", PAGE]),
     }
     client.rest();
-    eventually("the new value is seen", || labels(&mut here).is_empty().then_some(()));
+    assert_eq!(labels(&mut here), ["t"], "{how}");
     // Whatever is done about the old label is done by then.
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(direct.cmd(&format!("GET {PAGE}")), "$2\r\nv1\r\n", "{how}");
@@ -163,4 +173,61 @@ fn the_mark_of_a_label_goes_with_the_command() {
     });
     assert_eq!(client.cmd("RENAME one two"), "+OK\r\n");
     assert_eq!(score(&mut direct, "two"), ["inf"]);
+}
+
+/// Labels that no script gives are known to other proxies before the write is seen.
+#[test]
+fn what_is_labelled_here_may_be_moved_there_before_that_is_told() {
+    for how in ["MULTI", "RESTORE", "RENAME"] {
+        let redis = Redis::start();
+        let [doomed, other] = doomed_and_other(&redis);
+        let (mut client, mut here, mut direct) = (doomed.client(), other.client(), redis.client());
+        here.cmd("TAG.WITH 1 t SET tmp v0");
+        eventually("both know a label", || (client.list("TAG.OF tmp") == ["t"]).then_some(()));
+        let dump = dump(&mut direct);
+        match how {
+            "MULTI" => {
+                assert_eq!(client.cmd("MULTI"), "+OK\r\n");
+                assert_eq!(client.cmd(&format!("TAG.WITH 1 t SET {PAGE} v1")), "+QUEUED\r\n");
+                client.request(&["EXEC"]);
+            }
+            "RESTORE" => {
+                let words = [b"TAG.WITH".as_slice(), b"1", b"t", b"RESTORE", PAGE.as_bytes(), b"0", &dump];
+                client.request(&words);
+            }
+            _ => client.request(&["RENAME", "tmp", PAGE]),
+        }
+        client.rest();
+        assert_eq!(here.cmd(&format!("RENAME {PAGE} page")), "+OK\r\n", "{how}");
+        assert_eq!(here.list("TAG.OF page"), ["t"], "{how}");
+        here.cmd("TAG.INVALIDATE t");
+        assert_eq!(direct.cmd("EXISTS page"), ":0\r\n", "{how}");
+    }
+}
+
+#[test]
+fn a_label_that_does_not_come_is_withdrawn() {
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, RULES)];
+    let (mut client, mut other, mut direct) = (proxies[0].client(), proxies[1].client(), redis.client());
+    direct.cmd("SET k v");
+    other.cmd("TAG.WITH 1 t SET had v");
+    eventually("both know a label", || (client.list("TAG.OF had") == ["t"]).then_some(()));
+    for end in ["EXEC", "DISCARD", "RESET", "QUIT"] {
+        let mut client = proxies[0].client();
+        client.cmd("MULTI");
+        client.cmd("TAG.WITH 1 t SET k w NX");
+        client.cmd("TAG.WITH 1 t SET had w NX");
+        client.cmd("RENAME nothing k");
+        assert_eq!(other.list("TAG.OF k"), ["t"], "{end}");
+        client.cmd(end);
+        for key in ["k", "had"] {
+            let is_left = key == "had";
+            eventually("it was not given", || {
+                let there = direct.cmd(&format!("ZSCORE rescind:tag:t {key}")) != "$-1\r\n";
+                let known = !other.list(&format!("TAG.OF {key}")).is_empty();
+                ([there, known] == [is_left; 2]).then_some(())
+            });
+        }
+    }
 }

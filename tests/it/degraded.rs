@@ -531,9 +531,12 @@ fn a_fan_out_that_fails_again_and_again_is_told_of_once() {
     for part in ["NOPERM", "SET app:1:model:Post:1", "\"Post\"", "post:1"] {
         assert!(told[0].contains(part), "{part} in {}", told[0]);
     }
+    let (status, body) = proxy.http("GET", "/readyz", &[], "");
+    assert!(status == 200 && body.contains("\nfan-outs fail") && body.contains("NOPERM"), "{status}: {body}");
     direct.cmd("ACL SETUSER own +unlink");
     assert_eq!(client.reply(), "+OK\r\n");
     assert_eq!(direct.cmd(&format!("EXISTS {DEPENDENT}")), ":0\r\n");
+    assert!(!proxy.http("GET", "/readyz", &[], "").1.contains("fan-outs fail"));
 }
 
 #[test]

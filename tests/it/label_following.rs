@@ -457,3 +457,50 @@ fn what_is_queued_hands_on_what_there_is_when_it_runs() {
         assert_eq!(lines, counts.map(|count| format!(":{count}\r\n")), "{end}, {through}");
     }
 }
+
+/// What others label while commands are queued follows its value as well, whichever of these come to something; and nothing
+/// follows that only a command gave which did not write.
+#[test]
+fn what_is_labelled_between_two_queued_commands_follows_through_both() {
+    let redis = Redis::start();
+    let proxies = [Proxy::start(&redis, RULES), Proxy::start(&redis, RULES)];
+    let (mut client, mut direct) = (proxies[0].client(), redis.client());
+    // The commands, ahead of which of them `y` is labelled with `g`, and what labels `x` has then.
+    let cases: [(&[&str], usize, &[&str]); 10] = [
+        (&["RENAME x y", "RENAME y x"], 1, &["g"]),
+        (&["COPY x y", "RENAME y x"], 1, &["g"]),
+        (&["COPY x y REPLACE", "COPY y x REPLACE"], 1, &["g"]),
+        (&["MOVE x 1", "COPY y x"], 1, &["g"]),
+        (&["TAG.WITH 1 g SET y v NX", "RENAME y x"], 1, &["g"]),
+        (&["TAG.WITH 1 h APPEND y v", "COPY y x"], 1, &["g", "h"]),
+        (&["RENAME y x", "TAG.WITH 1 g SET y v"], 2, &["g"]),
+        (&["RENAME y z", "RENAME z x"], 2, &["g"]),
+        (&["TAG.WITH 1 h SET y v NX", "COPY y x"], 0, &["g"]),
+        (&["COPY y x", "TAG.WITH 1 h SET y v NX"], 1, &["g"]),
+    ];
+    for (through, (queued, at, expected)) in
+        [0, 1].into_iter().flat_map(|proxy| cases.map(|case| (proxy, case)))
+    {
+        let mut other = proxies[through].client();
+        direct.cmd("FLUSHALL");
+        let mut label = || assert_eq!(other.cmd("TAG.WITH 1 g SET y new"), "+OK\r\n");
+        assert_eq!(client.cmd("MULTI"), "+OK\r\n");
+        for (number, command) in queued.iter().enumerate() {
+            if number == at {
+                label();
+            }
+            assert_eq!(client.cmd(command), "+QUEUED\r\n");
+        }
+        if queued.len() == at {
+            label();
+        }
+        client.cmd("EXEC");
+        for reader in [&mut client, &mut other] {
+            let mut labels = reader.list("TAG.OF x");
+            labels.sort();
+            assert_eq!(labels, expected, "{queued:?}, labelled ahead of {at} through {through}");
+        }
+        other.cmd("TAG.INVALIDATE g");
+        assert_eq!(direct.cmd("EXISTS x"), ":0\r\n", "{queued:?}, labelled ahead of {at} through {through}");
+    }
+}

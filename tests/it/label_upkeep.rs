@@ -307,3 +307,19 @@ fn without_the_right_to_news_and_scripts_one_proxy_keeps_labels() {
     }
     eventually("Redis forgets", || (direct.cmd("KEYS rescind:tag:*") == "*0\r\n").then_some(()));
 }
+
+/// Labels of keys that are looked at, as now and then and whenever a database is flushed, are written back if Redis has lost them.
+#[test]
+fn a_label_that_is_taken_away_just_then_is_not_written_back() {
+    let mut w = World::new();
+    let mut flusher = w.redis.client();
+    flusher.cmd("SELECT 9");
+    for round in 0..400_u64 {
+        w.client.cmd(&format!("TAG.WITH 1 t SET k{round} v"));
+        flusher.send(b"FLUSHDB\r\n");
+        std::thread::sleep(Duration::from_micros(50 * (round % 20)));
+        assert_eq!(w.client.cmd(&format!("TAG.REM k{round} t")), ":1\r\n");
+        assert_eq!(flusher.reply(), "+OK\r\n");
+    }
+    assert_eq!(w.direct.list("ZRANGE rescind:tag:t 0 -1"), [""; 0]);
+}

@@ -36,6 +36,7 @@ mod races;
 mod redis_rs;
 mod refills;
 mod reloads;
+mod resets;
 mod rights;
 mod rows;
 mod set_up;

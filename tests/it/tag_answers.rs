@@ -41,6 +41,22 @@ fn all_labels_are_removed_or_none() {
 }
 
 #[test]
+fn a_key_that_is_gone_has_no_labels_to_remove() {
+    let mut w = World::new(RULES);
+    w.direct.cmd("ACL SETUSER plain on >pw ~* &* +@all -@scripting");
+    let mut plain = w.proxy.client();
+    plain.cmd("AUTH plain pw");
+    for (user, client) in [("default", &mut w.client), ("plain", &mut plain)] {
+        for gone in ["LPOP k", "DEL k"] {
+            assert_eq!(client.cmd("TAG.WITH 2 t u RPUSH k v"), ":1\r\n", "{user}");
+            w.direct.cmd(gone);
+            assert_eq!(client.cmd("TAG.REM k t u"), ":0\r\n", "{user}, {gone}");
+            assert_eq!(w.direct.cmd("EXISTS rescind:tag:t rescind:tag:u"), ":0\r\n", "{user}, {gone}");
+        }
+    }
+}
+
+#[test]
 fn to_ask_for_a_right_takes_no_label_away() {
     let mut w = World::new(RULES);
     let key = |words: &[&str]| encode(words);

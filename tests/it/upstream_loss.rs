@@ -81,17 +81,15 @@ fn a_redis_that_never_answers_gives_an_error() {
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     let proxy = in_front_of(port);
-    let started = Instant::now();
     let mut waiting: Vec<Wire> = (0..3).map(|_| Wire::connect(proxy.port)).collect();
     waiting[0].send(b"GET k\r\n");
     waiting[1].send(b"MULTI\r\n");
     waiting[2].send(b"SET app:1:model:Post:1 x\r\n");
     for wire in &mut waiting {
-        wire.stream.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+        wire.stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
         let reply = wire.text();
         assert!(reply.starts_with("-ERR upstream"), "{reply}");
     }
-    assert!(started.elapsed() < Duration::from_secs(11), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -179,6 +177,26 @@ fn commands_in_flight_are_cut_and_never_repeated() {
     assert_eq!(idle.cmd("GET n"), "$-1\r\n", "nothing was sent again");
     assert_eq!(idle.cmd("INCR n"), ":1\r\n");
     assert_eq!(Wire::connect(proxy.port).cmd("MULTI"), "+OK\r\n");
+}
+
+/// As long as those who are connected: directly, too, one would wait.
+#[test]
+fn who_comes_while_redis_is_held_up_for_some_seconds_is_served() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let mut before = Wire::connect(proxy.port);
+    assert_eq!(before.cmd("SET k v"), "+OK\r\n");
+    redis.signal("-STOP");
+    let mut lines = ["GET k", "WATCH k", "SUBSCRIBE c"].map(|line| (line, Wire::connect(proxy.port)));
+    before.send(b"GET k\r\n");
+    lines.iter_mut().for_each(|(line, wire)| wire.send(format!("{line}\r\n").as_bytes()));
+    std::thread::sleep(Duration::from_secs(6));
+    redis.signal("-CONT");
+    assert_eq!(before.text(), "$1\r\nv\r\n");
+    for (line, wire) in &mut lines {
+        let reply = wire.text();
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
 }
 
 #[test]

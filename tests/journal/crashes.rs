@@ -8,7 +8,7 @@ use std::time::Duration;
 use rescind::config::Fsync;
 
 use crate::child::{Role, Running};
-use crate::support::{files, folder, names, open};
+use crate::support::{crashed, files, folder, intend, names, open, pending};
 
 /// What a process may rely on after all the lines of another.
 #[derive(Default)]
@@ -141,4 +141,46 @@ fn a_limit_on_the_size_of_files_is_survived() {
     let (_, recovered) = open(folder.path());
     assert_eq!(recovered.damage, [""; 0]);
     assert_eq!(recovered.pending.into_iter().map(|one| one.what).collect::<Vec<_>>(), accepted);
+}
+
+/// Whoever starts again on a full disk goes on with what the process before it has left, and refuses what is new.
+#[test]
+fn without_room_at_the_start_it_waits_for_room() {
+    for clean in [false, true] {
+        let folder = folder();
+        let (journal, _) = open(folder.path());
+        intend(&journal, &["before"]).unwrap();
+        journal.close(clean);
+        let wrapper = ["prlimit", "--fsize=0:", "--"];
+        let mut running = Running::start(Role::Limited, folder.path(), Fsync::Always, 1, &wrapper);
+        assert_eq!(running.line().as_deref(), Some("=1"));
+        assert_eq!(running.line().as_deref(), Some("!the journal cannot be written: File too large"));
+        // If it ends now, it was not in order, whatever the one before it has said.
+        let (_, recovered) = open(crashed(folder.path()).path());
+        assert_eq!((pending(&recovered), recovered.unclean), (vec!["before".to_owned()], true), "{clean}");
+        assert_eq!(recovered.damage, [""; 0]);
+        // It holds what it has taken over.
+        let (other, recovered) = open(folder.path());
+        assert!(recovered.pending.is_empty() && !recovered.unclean);
+        other.close(true);
+        let pid = running.id().to_string();
+        let lifted = Command::new("prlimit").args(["--fsize=unlimited:", "--pid", &pid]).status().unwrap();
+        assert!(lifted.success());
+        running.say("go on");
+        assert_eq!(running.line().as_deref(), Some("+1001"));
+        running.kill();
+        let (_journal, recovered) = open(folder.path());
+        let begun: Vec<_> = recovered.pending.into_iter().map(|one| one.what).collect();
+        assert_eq!(begun, ["SET before", "1001"], "{clean}");
+        assert_eq!(files(folder.path(), "log").len(), 1, "the old ones are gone");
+    }
+}
+
+#[test]
+fn without_room_for_the_first_file_it_does_not_start() {
+    let folder = folder();
+    let wrapper = ["prlimit", "--fsize=0:", "--"];
+    let mut running = Running::start(Role::Limited, folder.path(), Fsync::Always, 1, &wrapper);
+    assert_eq!(running.line(), None);
+    assert!(files(folder.path(), "log").is_empty() && files(folder.path(), "tmp").is_empty());
 }

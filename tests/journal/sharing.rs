@@ -126,7 +126,7 @@ fn what_another_upstream_had_later_is_done_here_as_well() {
         assert_eq!(pending(&recovered), ["begun done"], "{lives}");
         assert_eq!(recovered.redis, None);
         let done = recovered.pending[0].id;
-        journal.done(done.id);
+        journal.done(done);
         assert_eq!(names(&journal.recent()), ["begun", "done"]);
         // Only once, and they do not tell each other for ever.
         journal.close(true);

@@ -74,7 +74,7 @@ fn what_is_asked_for_later_gets_a_barrier_of_its_own() {
 fn own_triggers_are_covered_until_their_barrier_passes() {
     let (feed, own) = connected();
     let (fired, other) = (firing(b"k"), firing(b"other"));
-    [&fired, &other].map(|firing| own.enter(firing));
+    [&fired, &other].into_iter().for_each(|firing| own.enter(firing));
     let asked = feed.ask(vec![fired]);
     assert_eq!(queued(&feed), ["PING"]);
     assert!(own.covers_key(b"k"));
@@ -87,7 +87,7 @@ fn own_triggers_are_covered_until_their_barrier_passes() {
 fn a_barrier_that_is_refused_or_lost_has_not_passed() {
     let (feed, own) = connected();
     let (fired, later) = (firing(b"k"), firing(b"later"));
-    [&fired, &later].map(|firing| own.enter(firing));
+    [&fired, &later].into_iter().for_each(|firing| own.enter(firing));
     let mut refused = feed.ask(vec![fired.clone()]);
     queued(&feed);
     assert!(feed.answered(&own, Err(b"NOPERM")).is_err(), "the connection cannot go on");
