@@ -135,7 +135,8 @@ const fn mutation(protection: &'static str, schedules: u64, options: fn() -> Opt
 
 const CALM: Options = Options::CALM;
 
-/// Without `news`, `start` or `told` something is found once in tens of thousands of schedules; `gap` has a test of its own.
+/// Without `news`, which the proxies do not have, `start` or `told` something is found once in tens of thousands of schedules.
+/// Of the proxies themselves `crashes` and `refills` in `tests/it` fail without the latter two. `gap` has a test of its own.
 pub const MUTATIONS: [Mutation; 21] = [
     mutation("barrier", 1000, || CALM),
     mutation("order", 3000, || Options { proxies: 3, ..CALM }),
