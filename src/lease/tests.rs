@@ -5,6 +5,8 @@ use super::sharing::{MEMORY, PROOF, SHOWN};
 use super::*;
 use crate::rules::Tag;
 
+mod parts;
+
 const WINDOW: Moment = 5000;
 
 fn client(id: u64) -> Client {

@@ -5,10 +5,67 @@ use std::time::Duration;
 
 use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
 
+const KEY: &str = "app:1:home_page_data_1";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+
 fn run(client: &mut Client, lines: &[&str]) {
     for line in lines {
         let reply = client.cmd(line);
         assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+}
+
+/// Fills of the home page are watched for longer than any test takes.
+fn patient(redis: &Redis) -> Proxy {
+    let family = "name = \"home\"\nfill_window = \"300s\"\n";
+    Proxy::start(redis, &RULES.replace("name = \"home\"\n", family))
+}
+
+/// What reads a key, and what fills it in parts.
+const PARTS: [(&str, &str); 3] = [
+    ("HGETALL app:1:home_page_data_1", "HSET app:1:home_page_data_1 field v"),
+    ("LRANGE app:1:home_page_data_1 0 -1", "RPUSH app:1:home_page_data_1 v"),
+    ("SMEMBERS app:1:home_page_data_1", "SADD app:1:home_page_data_1 v"),
+];
+
+#[test]
+fn a_fill_in_parts_ends_when_who_had_missed_the_key_misses_it_once_more() {
+    for (read, fill) in PARTS {
+        let redis = Redis::start();
+        let proxy = patient(&redis);
+        let [mut reader, mut filler, mut direct] = [proxy.client(), proxy.client(), redis.client()];
+        run(&mut reader, &[read]);
+        run(&mut proxy.client(), &[TRIGGER]);
+        // All of it is stale.
+        run(&mut filler, &[fill, fill]);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+        run(&mut reader, &[read]);
+        run(&mut filler, &[fill, fill]);
+        assert_ne!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+    }
+}
+
+#[test]
+fn so_it_does_where_tasks_share_connections_unless_it_may_be_the_rest() {
+    for (read, fill) in PARTS {
+        let redis = Redis::start();
+        let proxy = patient(&redis);
+        let [mut reader, mut filler, mut direct] = [proxy.client(), proxy.client(), redis.client()];
+        for other in 0..8 {
+            let key = format!("app:1:home_page_data_shared_{other}");
+            run(&mut reader, &[&format!("GET {key}")]);
+            run(&mut filler, &[&format!("SET {key} v")]);
+        }
+        run(&mut reader, &[read]);
+        run(&mut proxy.client(), &[TRIGGER]);
+        run(&mut filler, &[fill]);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+        eventually("it is cached again", || {
+            std::thread::sleep(Duration::from_millis(200));
+            run(&mut reader, &[read]);
+            run(&mut filler, &[fill]);
+            (direct.cmd(&format!("EXISTS {KEY}")) != ":0\r\n").then_some(())
+        });
     }
 }
 
