@@ -69,6 +69,32 @@ fn so_it_does_where_tasks_share_connections_unless_it_may_be_the_rest() {
     }
 }
 
+#[test]
+fn what_one_transaction_asks_of_a_key_is_one_miss() {
+    let redis = Redis::start();
+    let proxy = patient(&redis);
+    let mut direct = redis.client();
+    let mut pool: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    // Requests of several connections are under way at once: it is presumed that tasks share these.
+    direct.cmd("CLIENT PAUSE 300 ALL");
+    pool.iter_mut().for_each(|client| client.send(b"GET app:1:home_page_data_9\r\n"));
+    pool.iter_mut().for_each(|client| assert_eq!(client.raw(), b"$-1\r\n"));
+    let looks: Vec<Vec<u8>> =
+        ["MULTI", &format!("TTL {KEY}"), &format!("EXISTS {KEY}"), &format!("GET {KEY}"), "EXEC"]
+            .map(|line| encode(&line.split(' ').collect::<Vec<_>>()))
+            .to_vec();
+    for round in 0..4 {
+        for client in &mut pool {
+            client.send(&looks.concat());
+            (0..4).for_each(|_| _ = client.raw());
+            assert_eq!(client.raw(), b"*3\r\n:-2\r\n:0\r\n$-1\r\n");
+        }
+        pool.iter_mut().for_each(|client| run(client, &[&format!("SET {KEY} v")]));
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":1\r\n", "round {round}");
+        run(&mut proxy.client(), &[TRIGGER]);
+    }
+}
+
 /// More tags than a script looks through, and others besides.
 fn invalidate_very_many(client: &mut Client, also: &str) {
     let others: Vec<String> = (0..1200).map(|n| format!("other:{n}")).collect();
