@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use crate::command::{FireCondition, Outcome, Reads, Tally, is_there, reads_need_elements};
@@ -350,6 +351,8 @@ pub struct Reader {
     looks_inside: bool,
     /// Within EXEC: the element, counted from 1.
     element: usize,
+    /// The keys that were missed there: a transaction is one task's, so whatever it asks of a key, it misses that once.
+    missed: Option<HashSet<KeyHash>>,
     /// The elements that fired, counted from 0, in ascending order.
     fired: SmallVec<[usize; 2]>,
     /// The elements whose labels hold, counted likewise.
@@ -526,7 +529,13 @@ impl Reader {
         if let Some(tally) = self.tally.take()
             && let Some(reading) = queued.get(self.element.wrapping_sub(1)).and_then(|q| q.reading.as_ref())
         {
-            reading.settle(&tally, count);
+            let missed = &mut self.missed;
+            reading.settle(&tally, |mut key, seen| {
+                if seen != Seen::Hit && !missed.get_or_insert_default().insert(key.hash) {
+                    key.watch = Watch::No;
+                }
+                count(key, seen);
+            });
         }
     }
 

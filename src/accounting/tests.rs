@@ -184,6 +184,26 @@ fn mget_inside_exec() {
 }
 
 #[test]
+fn whatever_exec_asks_of_a_key_it_misses_it_once() {
+    let of = |hash| {
+        let mut one = read(Reads::Value, &[1]);
+        let key = ReadKey { family: FamilyId(1), watch: Watch::Tagged, counts: true, hash };
+        one.reading.as_mut().unwrap().keys[0] = key;
+        one
+    };
+    let account = Account::Exec([5, 5, 6, 7, 6].map(of).to_vec());
+    let (mut framer, mut reader, mut counted) = (ReplyFramer::default(), Reader::default(), vec![]);
+    let mut count = |key: ReadKey, seen| counted.push((key.hash, seen, key.watch == Watch::Tagged));
+    reader.begin(&account);
+    let reply = b"*5\r\n:0\r\n$-1\r\n$-1\r\n:1\r\n$-1\r\n";
+    framer.advance(reply, |depth, head| reader.on(depth, head, &account, &mut count)).unwrap();
+    reader.finish(account, &mut count);
+    let (hit, miss) = (Seen::Hit, Seen::Miss);
+    let expected = [(5, miss, true), (5, miss, false), (6, miss, true), (7, hit, true), (6, miss, false)];
+    assert_eq!(counted, expected, "each is counted, and watched once");
+}
+
+#[test]
 fn each_element_has_its_own_condition() {
     let queued =
         || vec![write(NotNil, "nx"), write(NotNil, "xx"), write(NotZero, "setnx"), write(Nil, "nx get")];

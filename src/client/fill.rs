@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::forward::Extra;
 use super::{Client, Pause, Step};
 use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
@@ -107,7 +108,7 @@ impl Written<'_> {
         let is_suspect = self.is_late() || leases.is_feared(now);
         match is_suspect {
             true => self.unheard(BEFORE_ALL, Unsure::Fresh),
-            false => self.unheard(clock?, Unsure::Stale),
+            false => self.unheard(clock?, Unsure::Asked),
         }
     }
 
@@ -153,7 +154,8 @@ impl Written<'_> {
             unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
         };
         let mut found = clock.map_or(vec![], |clock| comparison.since(clock));
-        found.extend(clock.and_then(|clock| self.unheard(clock, Unsure::Stale)));
+        let unsure = if clock == Some(BEFORE_ALL) { Unsure::Stale } else { Unsure::Asked };
+        found.extend(clock.and_then(|clock| self.unheard(clock, unsure)));
         if is_foreign {
             found.extend(comparison.elsewhere(context.is_strict(self.family)));
         }
@@ -188,8 +190,10 @@ impl Written<'_> {
                 || process.epochs.has_news(clock)
                 || process.fanout.outstanding() > 0
                 || process.index.expects_labels(self.db, self.key, self.context.moment()));
-        let since = || process.epochs.mark_at(clock).unwrap_or_default();
-        may_be_stale.then(|| What::Unlabelled { since: since(), unsure })
+        may_be_stale.then(|| {
+            let (since, entries) = process.epochs.mark_at(clock);
+            What::Unlabelled { since, entries, unsure }
+        })
     }
 }
 
@@ -268,7 +272,7 @@ impl Comparison<'_> {
             let expected = |tag: &Tag| match (self.known(tag), self.unsure) {
                 (Some(epoch), _) => What::Epoch((&**tag).into(), epoch),
                 (None, Unsure::Stale) => What::Never,
-                (None, Unsure::Fresh) => What::Epoch((&**tag).into(), Box::default()),
+                (None, _) => What::Epoch((&**tag).into(), Box::default()),
             };
             return self.tags.iter().map(expected).collect();
         }
@@ -329,5 +333,25 @@ impl Client {
         }
         let conn = self.conn();
         (!conn.knows_scripts(&self.outbox)).then_some(Step::Again(Pause::Scripts))
+    }
+
+    /// What the request writes is looked at when it is done.
+    pub(super) fn look_behind(
+        &mut self,
+        command: &Command,
+        args: Args<'_>,
+        checks: Vec<Check>,
+        queued: bool,
+        extra: &mut Extra,
+    ) {
+        let db = self.outbox.session.borrow().current_db();
+        let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
+        let unwrapped = Unwrapped { db, condition: command.fire_condition(args), checks };
+        if queued {
+            self.transaction.unwrapped.push(unwrapped);
+        } else {
+            extra.hold = true;
+            extra.after.unwrapped.push(unwrapped);
+        }
     }
 }

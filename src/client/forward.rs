@@ -491,6 +491,15 @@ impl Client {
     ) -> Option<Script> {
         let labels = std::mem::take(&mut extra.labels);
         let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
+        // What Redis may not remember is looked at behind it all the same.
+        let (beyond, checks): (Vec<_>, Vec<_>) = checks.into_iter().partition(Check::is_beyond);
+        if !beyond.is_empty() {
+            extra.may_resend = false;
+            self.look_behind(command, args, beyond, queued, extra);
+            if checks.is_empty() && labels.tags.is_empty() {
+                return None;
+            }
+        }
         let db = self.outbox.session.borrow().current_db();
         let condition = command.fire_condition(args);
         // Where Redis takes no commands it names the one that it has been sent.
@@ -534,14 +543,7 @@ impl Client {
             let scripted = (!queued).then_some(Scripted { command, short, checks: (db, checks), kept });
             return Some(Script { request, scripted });
         }
-        let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
-        let unwrapped = fill::Unwrapped { db, condition, checks };
-        if queued {
-            self.transaction.unwrapped.push(unwrapped);
-        } else {
-            extra.hold = true;
-            extra.after.unwrapped.push(unwrapped);
-        }
+        self.look_behind(command, args, checks, queued, extra);
         None
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::Engine;
 use super::announcement::{Announcement, epoch_anew, epoch_named, number_of};
+use super::fills;
 use super::link::Batch;
 use super::wire::{Wire, array_of, bytes_of, int_of};
 use crate::accounting::{Firing, TriggerLabel};
@@ -263,6 +264,11 @@ impl Engine {
             Message::Undone { proxy, db, key } => {
                 if proxy == self.process.id {
                     self.process.metrics.stale_fills(&self.family_of(db, &key));
+                }
+            }
+            Message::Unsure { proxy, db, key, since } => {
+                if proxy == self.process.id {
+                    tokio::task::spawn_local(fills::look_again(Rc::clone(self), db, key, since));
                 }
             }
         }

@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(text(&commands[0]), "SET rescind:epoch:a p-3 PX 10");
         assert_eq!(text(&commands[1]), "SET rescind:epoch:b p-2 PX 10");
         assert_eq!(text(&commands[2]), "LPUSH rescind:recent ta tb ta mp.1");
-        assert_eq!(text(&commands[3]), "LTRIM rescind:recent 0 1023");
+        assert_eq!(text(&commands[3]), "LTRIM rescind:recent 0 16383");
         assert_eq!(text(&commands[4]), "PEXPIRE rescind:recent 10");
         assert_eq!(told(&commands[5]), ["begun p-2", "done p-1", "begun p-3", "mark p.1"]);
         assert_eq!(commands.len(), 6);

@@ -7,15 +7,27 @@ use std::time::Duration;
 use redis_protocol::resp3::types::BytesFrame;
 
 use super::Engine;
+use super::labels::learn;
 use super::link::{Batch, has_no_database};
 use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::lease::script::{self, Check, MOST_RECENT_OF_ANY, RECENT, Recent, Unsure, What, epoch_key};
+use crate::lease::Expected;
+use crate::lease::script::{Check, MOST_RECENT_OF_ANY, MOST_SINCE, RECENT, Recent, Unsure, What, epoch_key};
 use crate::news::label_set;
 
-/// So many labels are looked for at once; of more it is taken for granted that they are there.
+/// So many labels are looked for at once; of more only what the feed has shown counts.
 const MOST_LOOKED_FOR: usize = 50_000;
 /// The pause before it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Looks at a key that was written in `db`, of which Redis could not tell whether it had a label that was invalidated since that
+/// mark, and deletes it if it had.
+pub(super) async fn look_again(engine: Rc<Engine>, db: u32, key: Box<[u8]>, since: Box<[u8]>) {
+    learn(&engine).await;
+    if has_stale_label(&engine, db, &key, &since) {
+        engine.process.metrics.stale_fills(&engine.family_of(db, &key));
+        check(engine, db, vec![Check { key, what: What::Never }]).await;
+    }
+}
 
 /// Looks at keys that were written in `db` and deletes those that are stale; returns when that is done.
 pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
@@ -38,8 +50,8 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
                 questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
                 questions.push([b"PUBSUB".as_slice(), b"NUMSUB", channel]);
             }
-            What::Unlabelled { since, unsure } => {
-                for tag in tags_since(recent.as_deref(), since, *unsure).unwrap_or_default() {
+            What::Unlabelled { .. } => {
+                for tag in tags_since(recent.as_deref(), check).unwrap_or_default() {
                     labels.push([b"ZSCORE".as_slice(), &label_set(tag), &check.key]);
                 }
                 if labels.len() > MOST_LOOKED_FOR {
@@ -51,16 +63,23 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     }
     let mut labels = engine.deletes.call(db, labels).await?.into_iter();
     let answers = engine.deletes.call(0, questions).await?;
-    let (mut stale, mut known) = (Vec::<&[u8]>::new(), HashSet::new());
+    let (mut stale, mut known, mut learnt) = (Vec::<&[u8]>::new(), HashSet::new(), false);
     let mut answers = answers.into_iter().map(into_result);
     let mut answer = || answers.next().unwrap_or_else(|| Err("no answer".to_owned()));
     for check in checks {
         let is_stale = match &check.what {
-            What::Unlabelled { since, unsure } => match tags_since(recent.as_deref(), since, *unsure) {
+            What::Unlabelled { since, unsure, .. } => match tags_since(recent.as_deref(), check) {
                 Some(tags) => {
                     labels.by_ref().take(tags.len()).fold(false, |had, score| had | has(score, *unsure))
                 }
-                None => true,
+                None if *unsure == Unsure::Stale => true,
+                None => {
+                    if !learnt {
+                        learn(engine).await;
+                    }
+                    learnt = true;
+                    has_stale_label(engine, db, &check.key, since)
+                }
             },
             What::Never => answer().map(|_| true)?,
             What::Epoch(_, expected) => bytes_of(&answer()?).is_some_and(|epoch| **epoch != **expected),
@@ -84,25 +103,34 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
     engine.deletes.one(db, request).await.map(|_| ())
 }
 
+/// Whether a label of the key, as far as the feed has shown by now, was invalidated since that mark.
+fn has_stale_label(engine: &Engine, db: u32, key: &[u8], since: &[u8]) -> bool {
+    let epochs = &engine.process.epochs;
+    let clock = epochs.clock_at(since);
+    let tags = engine.process.index.explicit_of(db, key);
+    tags.iter().any(|tag| epochs.expected(tag, clock) == Expected::Stale)
+}
+
 /// What was invalidated lately, if that is asked for. `None`: Redis does not tell.
 async fn recent(engine: &Engine, checks: &[Check]) -> Result<Option<Vec<Vec<u8>>>, String> {
-    if script::unlabelled(checks) == 0 {
+    let asks = |check: &Check| matches!(check.what, What::Unlabelled { .. }) && !check.is_beyond();
+    if !checks.iter().any(asks) {
         return Ok(None);
     }
     let mut question = Batch::default();
-    question.push([b"LRANGE".as_slice(), RECENT, b"0", b"-1"]);
+    question.push([b"LRANGE".as_slice(), RECENT, b"0", (MOST_SINCE - 1).to_string().as_bytes()]);
     let entries = engine.deletes.call(0, question).await?.into_iter().next().map(into_result);
     let Some(Ok(entries)) = entries else { return Ok(None) };
     Ok(Some(array_of(entries).iter().filter_map(bytes_of).map(|entry| entry.to_vec()).collect()))
 }
 
-/// The tags that were invalidated since that mark. `None`: others may have been, and it is `unsure` whether the value is
-/// stale.
-fn tags_since<'a>(recent: Option<&'a [Vec<u8>]>, mark: &[u8], unsure: Unsure) -> Option<Vec<&'a [u8]>> {
-    let is_fresh = unsure == Unsure::Fresh;
-    let Some(recent) = recent else { return is_fresh.then(Vec::new) };
+/// The tags that were invalidated since the mark of that check. `None`: others may have been, and that matters.
+fn tags_since<'a>(recent: Option<&'a [Vec<u8>]>, check: &Check) -> Option<Vec<&'a [u8]>> {
+    let What::Unlabelled { since, unsure, .. } = &check.what else { return None };
+    let is_fresh = *unsure == Unsure::Fresh;
+    let Some(recent) = recent.filter(|_| !check.is_beyond()) else { return is_fresh.then(Vec::new) };
     let looked_at = if is_fresh { MOST_RECENT_OF_ANY } else { recent.len() };
-    let (tags, all) = Recent::tags_since(&recent[..looked_at.min(recent.len())], mark);
+    let (tags, all) = Recent::tags_since(&recent[..looked_at.min(recent.len())], since);
     (all || is_fresh).then_some(tags)
 }
 
@@ -111,7 +139,7 @@ fn tags_since<'a>(recent: Option<&'a [Vec<u8>]>, mark: &[u8], unsure: Unsure) ->
 fn has(score: BytesFrame, unsure: Unsure) -> bool {
     match into_result(score) {
         Ok(score) => is_score(score),
-        Err(error) => unsure == Unsure::Stale && !error.starts_with("WRONGTYPE"),
+        Err(error) => unsure != Unsure::Fresh && !error.starts_with("WRONGTYPE"),
     }
 }
 

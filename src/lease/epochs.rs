@@ -33,6 +33,8 @@ struct Mark {
     /// How many announcements had been seen with it.
     clock: Clock,
     at: Moment,
+    /// How much had been announced and marked with it.
+    noted: u64,
     name: Box<[u8]>,
 }
 
@@ -54,6 +56,8 @@ pub struct Epochs {
     /// Misses that are older were open while announcements were missed.
     gap: AtomicU64,
     len: AtomicUsize,
+    /// How many tags have been announced, and how many marks.
+    noted: AtomicU64,
     tags: RwLock<HashMap<Tag, Epoch>>,
     /// Oldest first.
     marks: RwLock<VecDeque<Mark>>,
@@ -74,6 +78,7 @@ impl Epochs {
             known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, told: None });
         }
         self.len.store(known.len(), Ordering::Relaxed);
+        self.noted.fetch_add(tags.len() as u64, Ordering::Relaxed);
         self.clock.fetch_add(1, Ordering::Release);
     }
 
@@ -142,17 +147,29 @@ impl Epochs {
     pub fn marked(&self, mark: &[u8], now: Moment) {
         let mut marks = self.marks_mut();
         let clock = self.clock();
+        let noted = self.noted.fetch_add(1, Ordering::Relaxed) + 1;
         // Of a miss that was recorded in between it is not known on which side it is: for it the earlier one counts.
         if marks.back().is_none_or(|last| last.clock < clock) {
-            marks.push_back(Mark { clock, at: now, name: mark.into() });
+            marks.push_back(Mark { clock, at: now, noted, name: mark.into() });
         }
     }
 
-    /// The latest mark that had been seen when a miss of `clock` was.
-    pub fn mark_at(&self, clock: Clock) -> Option<Box<[u8]>> {
+    /// The latest mark that had been seen when a miss of `clock` was, or nothing, and how much came since.
+    pub fn mark_at(&self, clock: Clock) -> (Box<[u8]>, usize) {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
         let later = marks.partition_point(|mark| mark.clock <= clock);
-        marks.get(later.checked_sub(1)?).map(|mark| mark.name.clone())
+        let mark = later.checked_sub(1).and_then(|last| marks.get(last));
+        let since = self.noted.load(Ordering::Relaxed) - mark.map_or(0, |mark| mark.noted);
+        (
+            mark.map_or_else(Box::default, |mark| mark.name.clone()),
+            usize::try_from(since).unwrap_or(usize::MAX),
+        )
+    }
+
+    /// How many announcements had been seen with that mark, if it is remembered.
+    pub fn clock_at(&self, mark: &[u8]) -> Clock {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.iter().rfind(|known| *known.name == *mark).map_or(BEFORE_ALL, |known| known.clock)
     }
 
     fn marks_mut(&self) -> RwLockWriteGuard<'_, VecDeque<Mark>> {

@@ -306,7 +306,8 @@ impl Leases {
         now: Moment,
     ) -> Option<Filled> {
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
-        let begun = open.begun(client, fill);
+        let follows = self.sharing.is_known(client.host, now) || !self.sharing.is_presumed(client.host, now);
+        let begun = open.begun(client, fill, follows, now);
         let is_own = begun.is_some() || open.misses.iter().any(own);
         let connections = self.sharing.connections(client.host);
         if fill != Fill::Perhaps && open.is_telling(client, is_own, connections) {
@@ -319,7 +320,7 @@ impl Leases {
         let others = open.may_go_on(client, fill, now).filter(|_| known);
         let decides = open.decide(client, begun, found, shared, now)?;
         open.pay(client);
-        open.fill(Miss { client, ..decides }, begun, fill, known, now);
+        open.fill(client, decides, begun, fill, known, now);
         let is_own = is_own && !known;
         Some(Filled {
             clock: others.into_iter().chain([decides.clock]).min(),

@@ -40,6 +40,10 @@ pub(super) struct Miss {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filling {
     pub(super) miss: Miss,
+    /// The connection that had missed the key.
+    of: u64,
+    /// When the time of the latest miss was to be over that had come when it began: others came later.
+    latest: Moment,
     is_whole: bool,
     /// Its connection has deleted the key since: what that writes next begins anew.
     has_ended: bool,
@@ -132,24 +136,45 @@ impl Open {
         self.misses.is_empty() && self.filled.is_empty()
     }
 
-    /// The connection has filled the key, as of that miss.
-    pub(super) fn fill(&mut self, miss: Miss, begun: Option<Filling>, fill: Fill, known: bool, now: Moment) {
+    /// The connection has filled the key, as of that miss of whichever connection.
+    pub(super) fn fill(
+        &mut self,
+        client: Client,
+        miss: Miss,
+        begun: Option<Filling>,
+        fill: Fill,
+        known: bool,
+        now: Moment,
+    ) {
         let same =
             |one: &Filling, other: &Filling| (one.miss.clock, one.began) == (other.miss.clock, other.began);
         let begun = begun.filter(|begun| begun.miss.clock == miss.clock);
-        let began = begun.map_or(now, |begun| begun.began);
+        let near = self.misses.iter().filter(|one| one.client.host == client.host);
+        let latest = near.map(|one| one.until).max().unwrap_or_default();
+        let anew = Filling {
+            miss: Miss { client, ..miss },
+            of: miss.client.id,
+            latest,
+            is_whole: fill == Fill::Whole,
+            has_ended: false,
+            began: now,
+            at: now,
+        };
+        let filling = match begun {
+            Some(Filling { of, latest, began, .. }) => Filling { of, latest, began, ..anew },
+            None => anew,
+        };
         // Another task's parts may come over the same connection.
         let stays = |filling: &Filling| {
             known && filling.at + TOGETHER > now && !begun.is_some_and(|begun| same(filling, &begun))
         };
-        self.filled.retain(|filling| !filling.miss.is_own(miss.client) || stays(filling));
+        self.filled.retain(|filling| !filling.miss.is_own(client) || stays(filling));
         if self.filled.len() == MOST_MISSES {
             self.filled.remove(0);
         } else if self.filled.is_empty() {
             self.filled.reserve_exact(1);
         }
-        let is_whole = fill == Fill::Whole;
-        self.filled.push(Filling { miss, is_whole, has_ended: false, began, at: now });
+        self.filled.push(filling);
     }
 
     /// The connection deletes the key.
@@ -299,12 +324,6 @@ impl Open {
         now: Moment,
     ) -> Option<Miss> {
         let near = |miss: &Miss| miss.client.host == client.host;
-        // With a miss of its own since then it begins anew.
-        let has_missed = |begun: &Filling| {
-            let open = |miss: &&Miss| miss.is_own(client) && miss.is_open() && !miss.left;
-            self.misses.iter().filter(open).any(|miss| miss.clock > begun.miss.clock)
-        };
-        let begun = begun.filter(|begun| !has_missed(begun));
         let part = begun.map(|begun| begun.miss);
         if shared {
             if let Some(begun) = begun.filter(|begun| now < begun.at + PAUSE) {
@@ -323,9 +342,20 @@ impl Open {
         found.or_else(|| self.take(near)).or_else(|| self.oldest())
     }
 
-    /// The fill in parts with which such a write of the client goes on.
-    pub(super) fn begun(&self, client: Client, fill: Fill) -> Option<Filling> {
+    /// The fill in parts with which such a write of the client goes on. `follows`: it is known how the connections of its host
+    /// are used, so what they have missed since tells when a fill over another one begins anew.
+    pub(super) fn begun(&self, client: Client, fill: Fill, follows: bool, now: Moment) -> Option<Filling> {
         let last = self.filled.iter().copied().rfind(|filling| filling.miss.is_own(client));
-        last.filter(|filling| filling.goes_on(fill) && !filling.has_ended)
+        let begun = last.filter(|filling| filling.goes_on(fill) && !filling.has_ended)?;
+        let has_paused = begun.at + PAUSE <= now;
+        // With a miss of its own since then it begins anew. So does a fill of what another connection had missed, when that one
+        // misses the key once more, or after a while any of them.
+        let is_next = |miss: &Miss| match miss.is_own(client) {
+            true => true,
+            false if !follows || begun.of == client.id || miss.until <= begun.latest => false,
+            false => miss.client.id == begun.of || (has_paused && miss.client.host == client.host),
+        };
+        let later = |miss: &&Miss| miss.is_open() && !miss.left && miss.clock > begun.miss.clock;
+        (!self.misses.iter().filter(later).any(is_next)).then_some(begun)
     }
 }

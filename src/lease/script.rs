@@ -18,8 +18,11 @@ pub const EPOCHS: &[u8] = b"rescind:epoch:";
 /// come to it before they are told. So who missed a key after the message with that mark had been seen here reads what was
 /// committed with all that stands behind it.
 pub const RECENT: &[u8] = b"rescind:recent";
-/// So much of it is looked at; it may be longer for a moment. What was invalidated before is not known any more.
-pub const MOST_RECENT: usize = 1024;
+/// So much of it is kept; it may be longer for a moment. What was invalidated before is not known any more: the proxy that
+/// writes the key looks at it once more, when the feed has shown which labels it has.
+pub const MOST_RECENT: usize = 16_384;
+/// So much of it a fill may have to be compared with, as far as the feed has shown. What came to it since comes on top of that.
+pub const MOST_SINCE: usize = 1024;
 /// Only so much for a key of which it is not known whether it is a cached value at all.
 pub const MOST_RECENT_OF_ANY: usize = 256;
 
@@ -41,7 +44,7 @@ impl<'a> Recent<'a> {
         }
     }
 
-    /// The tags in front of that mark, in any order, and whether these are all.
+    /// Of the first [`MOST_SINCE`], the tags in front of that mark, in any order, and whether these are all.
     pub fn tags_since(entries: &'a [Vec<u8>], mark: &[u8]) -> (Vec<&'a [u8]>, bool) {
         let entry = Recent::Mark(mark).encoded();
         let place = entries.iter().position(|one| *one == entry);
@@ -49,7 +52,7 @@ impl<'a> Recent<'a> {
         let mut tags: Vec<&[u8]> = since.iter().filter_map(|one| one.strip_prefix(b"t")).collect();
         tags.sort_unstable();
         tags.dedup();
-        (tags, place.is_some() || entries.len() < MOST_RECENT)
+        (tags, place.is_some() || entries.len() < MOST_SINCE)
     }
 }
 
@@ -87,7 +90,8 @@ macro_rules! reworded {
 /// number of checks; three words for each (what to look at, what to find there, the key); the labels, in a script that gives
 /// some; the command. What to look at: nothing, for what is known to be stale; an epoch; or, in a full script, a channel, on
 /// which somebody must listen if the epoch that stands beside it exists, or the list of what was invalidated lately: the key
-/// must have none of the labels that stand there in front of a mark (`m`, or `M` where what is not known does not count).
+/// must have none of the labels that stand there in front of a mark (`m`, or `M` where what is not known does not count, or
+/// `u` where the proxy is then asked to look at the key: it hears of that behind all that the script cannot see).
 ///
 /// The proxy counts what it knows to be stale; of the rest the script tells it. What it could not undo it does not do.
 macro_rules! script {
@@ -135,14 +139,16 @@ macro_rules! full {
             more: "if string.sub(w,1,14)=='rescind:proxy:' then \
 s=c('EXISTS',ARGV[i+1])==1 and c('PUBSUB','NUMSUB',w)[2]==0 \
 elseif w=='rescind:recent' then local a,q,x,f,l=0,{},ARGV[i+1] s=false \
-local y=string.sub(x,1,1)=='M' x='m'..string.sub(x,2) \
-repeat l=redis.pcall('LRANGE',w,a,a+31) if l.err then s=not y break end if d~='' then c('SELECT',d) end \
+local y=string.sub(x,1,1) x='m'..string.sub(x,2) \
+repeat l=redis.pcall('LRANGE',w,a,a+31) if l.err then break end if d~='' then c('SELECT',d) end \
 for _,t in ipairs(l) do f=t==x \
 if not (f or q[t]) and string.sub(t,1,1)=='t' then q[t]=1 \
 s=type(redis.pcall('ZSCORE','rescind:tag:'..string.sub(t,2),k))=='string' end \
 if f or s then break end end \
-if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>(y and 255 or 1023) \
-s=s or not (y or f) and #l==32 else ", "end ";
+if d~='' then c('SELECT',0) end a=a+32 until f or s or #l<32 or a>(y=='M' and 255 or y=='m' and 1023 or 16383) \
+if not (s or f or y=='M') and (l.err or #l==32) then s=y=='m' or type(redis.pcall('PUBLISH','rescind:proxies',\
+'*5'..string.sub(string.gsub(ARGV[2],'undone','unsure',1),3)..#k..'\\r\\n'..k..'\\r\\n$'..(#x-1)..'\\r\\n'..string.sub(x,2)..'\\r\\n'))\
+~='number' end else ", "end ";
             $($labels)*
         )
     };
@@ -314,6 +320,8 @@ pub enum What {
     Unlabelled {
         /// The mark. Empty: there was none.
         since: Box<[u8]>,
+        /// How much stands in front of it, as far as the feed has shown.
+        entries: usize,
         /// What counts if Redis does not know it any more.
         unsure: Unsure,
     },
@@ -335,6 +343,8 @@ impl What {
 pub enum Unsure {
     /// The value is stale: at worst it has to be computed once more.
     Stale,
+    /// Whoever wrote it looks once more, by what the feed has shown up to then.
+    Asked,
     /// It is not: the key need be no cached value, and must not be lost.
     Fresh,
 }
@@ -494,6 +504,12 @@ impl Wrapping<'_> {
 }
 
 impl Check {
+    /// Whether so much has been invalidated since that only what the feed has shown of the key's labels tells.
+    pub fn is_beyond(&self) -> bool {
+        let What::Unlabelled { entries, unsure, .. } = &self.what else { return false };
+        *unsure == Unsure::Asked && *entries > MOST_SINCE
+    }
+
     fn encode(&self, out: &mut BytesMut) {
         match &self.what {
             What::Never => [b"".as_slice(), b""].iter().for_each(|word| encode::bulk(out, word)),
@@ -505,12 +521,14 @@ impl Check {
                 encode::bulk(out, channel);
                 encode::bulk(out, &epoch_key(tag));
             }
-            What::Unlabelled { since, unsure } => {
+            What::Unlabelled { since, unsure, .. } => {
                 encode::bulk(out, RECENT);
                 let mut mark = Recent::Mark(since).encoded();
-                if *unsure == Unsure::Fresh {
-                    mark[0].make_ascii_uppercase();
-                }
+                mark[0] = match unsure {
+                    Unsure::Stale => b'm',
+                    Unsure::Asked => b'u',
+                    Unsure::Fresh => b'M',
+                };
                 encode::bulk(out, &mark);
             }
         }

@@ -5,6 +5,8 @@ use super::sharing::{MEMORY, PROOF, SHOWN};
 use super::*;
 use crate::rules::Tag;
 
+mod parts;
+
 const WINDOW: Moment = 5000;
 
 fn client(id: u64) -> Client {
@@ -45,7 +47,7 @@ fn a_fill_is_compared_with_what_came_after_its_miss() {
 fn a_miss_knows_the_latest_mark_that_was_seen_before_it() {
     let epochs = Epochs::default();
     let first = epochs.clock();
-    assert_eq!((epochs.mark_at(first), epochs.has_news(first)), (None, false));
+    assert_eq!((epochs.mark_at(first), epochs.has_news(first)), ((Box::default(), 0), false));
     epochs.announced(&[tag("a")], b"1", 10);
     // Between an announcement and its mark.
     let between = epochs.clock();
@@ -55,21 +57,26 @@ fn a_miss_knows_the_latest_mark_that_was_seen_before_it() {
     epochs.marked(b"m2", 20);
     // Nothing was announced since: what may stand in front of it in Redis has not been heard of.
     epochs.marked(b"m3", 30);
-    let mark = |clock| epochs.mark_at(clock).map(|mark| String::from_utf8(mark.to_vec()).unwrap());
-    assert_eq!(mark(first), None);
-    assert_eq!(mark(between).as_deref(), Some("m1"));
-    assert_eq!(mark(between + 1).as_deref(), Some("m1"));
-    assert_eq!(mark(epochs.clock()).as_deref(), Some("m2"));
+    assert_eq!([b"m1".as_slice(), b"m2"].map(|mark| epochs.clock_at(mark)), [between, epochs.clock()]);
+    assert_eq!(epochs.clock_at(b"m0"), BEFORE_ALL);
+    let mark = |clock| {
+        let (mark, entries) = epochs.mark_at(clock);
+        (String::from_utf8(mark.to_vec()).unwrap(), entries)
+    };
+    assert_eq!(mark(first), (String::new(), 6));
+    assert_eq!(mark(between), ("m1".to_owned(), 4));
+    assert_eq!(mark(between + 1), ("m1".to_owned(), 4));
+    assert_eq!(mark(epochs.clock()), ("m2".to_owned(), 1));
     assert_eq!((epochs.has_news(between), epochs.has_news(epochs.clock())), (true, false));
     assert!(epochs.has_news(BEFORE_ALL));
     epochs.forget_before(100);
-    assert_eq!(epochs.mark_at(epochs.clock()).as_deref(), Some(b"m2".as_slice()));
-    assert_eq!(epochs.mark_at(between), None);
+    assert_eq!(mark(epochs.clock()), ("m2".to_owned(), 1));
+    assert_eq!(mark(between), (String::new(), 6));
 }
 
 #[test]
 fn the_list_tells_what_was_invalidated_since_a_mark() {
-    use script::{MOST_RECENT, Recent};
+    use script::{MOST_SINCE, Recent};
     let entries: Vec<Vec<u8>> =
         [Recent::Mark(b"2"), Recent::Tag(b"mark"), Recent::Tag(b"b"), Recent::Mark(b"1"), Recent::Tag(b"a")]
             .map(Recent::encoded)
@@ -80,7 +87,7 @@ fn the_list_tells_what_was_invalidated_since_a_mark() {
     // It was never seen, or is so old that the list has gone since.
     assert_eq!(since("0").0.len(), 3);
     assert_eq!(since("ark").0.len(), 3);
-    let full = vec![Recent::Tag(b"a").encoded(); MOST_RECENT];
+    let full = vec![Recent::Tag(b"a").encoded(); MOST_SINCE];
     assert_eq!(Recent::tags_since(&full[1..], b"0"), (vec![b"a".as_slice()], true), "each once");
     assert_eq!(
         Recent::tags_since(&full, b"0"),

@@ -67,6 +67,17 @@ pub enum Message {
         /// The key.
         key: Box<[u8]>,
     },
+    /// Redis does not know any more whether a key that a client of that proxy has written had a label that was invalidated.
+    Unsure {
+        /// The proxy.
+        proxy: ProxyId,
+        /// The database.
+        db: u32,
+        /// The key.
+        key: Box<[u8]>,
+        /// The mark since which it must not have been.
+        since: Box<[u8]>,
+    },
 }
 
 impl Message {
@@ -97,6 +108,10 @@ impl Message {
             Message::Undone { proxy, db, key } => {
                 let db = db.to_string();
                 encode::request(out, [b"undone".as_slice(), proxy, db.as_bytes(), key]);
+            }
+            Message::Unsure { proxy, db, key, since } => {
+                let db = db.to_string();
+                encode::request(out, [b"unsure".as_slice(), proxy, db.as_bytes(), key, since]);
             }
         }
     }
@@ -141,15 +156,20 @@ impl Message {
             (b"busy", 3) => Message::Busy(proxy, number(args.get(2)?)?),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
-                let db = match args.get(2)? {
-                    b"" => 0,
-                    db => number(db)?,
-                };
-                Message::Undone { proxy, db, key: args.get(3)?.into() }
+                Message::Undone { proxy, db: database(args.get(2)?)?, key: args.get(3)?.into() }
+            }
+            (b"unsure", 5) => {
+                let (db, key) = (database(args.get(2)?)?, args.get(3)?.into());
+                Message::Unsure { proxy, db, key, since: args.get(4)?.into() }
             }
             _ => return None,
         })
     }
+}
+
+/// As scripts name it.
+fn database(text: &[u8]) -> Option<u32> {
+    if text.is_empty() { Some(0) } else { number(text) }
 }
 
 fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
@@ -208,7 +228,8 @@ mod tests {
             Message::Busy(proxy.clone(), u64::MAX),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),
-            Message::Undone { proxy, db: 12, key: b"\0\xff".as_slice().into() },
+            Message::Undone { proxy: proxy.clone(), db: 12, key: b"\0\xff".as_slice().into() },
+            Message::Unsure { proxy: proxy.clone(), db: 0, key: b"".as_slice().into(), since: proxy },
         ];
         let mut together = BytesMut::new();
         for message in &all {

@@ -27,6 +27,7 @@ mod label_following;
 mod label_upkeep;
 mod limits;
 mod metrics;
+mod misses;
 mod names;
 mod no_database;
 mod out_of_touch;

@@ -1,0 +1,160 @@
+//! Which misses a write fills: where others come over other connections, where one task looks twice, and where a great deal is
+//! invalidated in between.
+
+use std::time::Duration;
+
+use crate::support::{Client, Proxy, RULES, Redis, encode, eventually};
+
+const KEY: &str = "app:1:home_page_data_1";
+const TRIGGER: &str = "SET app:1:model:Post:7 1";
+
+fn run(client: &mut Client, lines: &[&str]) {
+    for line in lines {
+        let reply = client.cmd(line);
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+}
+
+/// Fills of the home page are watched for longer than any test takes.
+fn patient(redis: &Redis) -> Proxy {
+    let family = "name = \"home\"\nfill_window = \"300s\"\n";
+    Proxy::start(redis, &RULES.replace("name = \"home\"\n", family))
+}
+
+/// What reads a key, and what fills it in parts.
+const PARTS: [(&str, &str); 3] = [
+    ("HGETALL app:1:home_page_data_1", "HSET app:1:home_page_data_1 field v"),
+    ("LRANGE app:1:home_page_data_1 0 -1", "RPUSH app:1:home_page_data_1 v"),
+    ("SMEMBERS app:1:home_page_data_1", "SADD app:1:home_page_data_1 v"),
+];
+
+#[test]
+fn a_fill_in_parts_ends_when_who_had_missed_the_key_misses_it_once_more() {
+    for (read, fill) in PARTS {
+        let redis = Redis::start();
+        let proxy = patient(&redis);
+        let [mut reader, mut filler, mut direct] = [proxy.client(), proxy.client(), redis.client()];
+        run(&mut reader, &[read]);
+        run(&mut proxy.client(), &[TRIGGER]);
+        // All of it is stale.
+        run(&mut filler, &[fill, fill]);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+        run(&mut reader, &[read]);
+        run(&mut filler, &[fill, fill]);
+        assert_ne!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+    }
+}
+
+#[test]
+fn so_it_does_where_tasks_share_connections_unless_it_may_be_the_rest() {
+    for (read, fill) in PARTS {
+        let redis = Redis::start();
+        let proxy = patient(&redis);
+        let [mut reader, mut filler, mut direct] = [proxy.client(), proxy.client(), redis.client()];
+        for other in 0..8 {
+            let key = format!("app:1:home_page_data_shared_{other}");
+            run(&mut reader, &[&format!("GET {key}")]);
+            run(&mut filler, &[&format!("SET {key} v")]);
+        }
+        run(&mut reader, &[read]);
+        run(&mut proxy.client(), &[TRIGGER]);
+        run(&mut filler, &[fill]);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "{fill}");
+        eventually("it is cached again", || {
+            std::thread::sleep(Duration::from_millis(200));
+            run(&mut reader, &[read]);
+            run(&mut filler, &[fill]);
+            (direct.cmd(&format!("EXISTS {KEY}")) != ":0\r\n").then_some(())
+        });
+    }
+}
+
+#[test]
+fn what_one_transaction_asks_of_a_key_is_one_miss() {
+    let redis = Redis::start();
+    let proxy = patient(&redis);
+    let mut direct = redis.client();
+    let mut pool: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    // Requests of several connections are under way at once: it is presumed that tasks share these.
+    direct.cmd("CLIENT PAUSE 300 ALL");
+    pool.iter_mut().for_each(|client| client.send(b"GET app:1:home_page_data_9\r\n"));
+    pool.iter_mut().for_each(|client| assert_eq!(client.raw(), b"$-1\r\n"));
+    let looks: Vec<Vec<u8>> =
+        ["MULTI", &format!("TTL {KEY}"), &format!("EXISTS {KEY}"), &format!("GET {KEY}"), "EXEC"]
+            .map(|line| encode(&line.split(' ').collect::<Vec<_>>()))
+            .to_vec();
+    for round in 0..4 {
+        for client in &mut pool {
+            client.send(&looks.concat());
+            (0..4).for_each(|_| _ = client.raw());
+            assert_eq!(client.raw(), b"*3\r\n:-2\r\n:0\r\n$-1\r\n");
+        }
+        pool.iter_mut().for_each(|client| run(client, &[&format!("SET {KEY} v")]));
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":1\r\n", "round {round}");
+        run(&mut proxy.client(), &[TRIGGER]);
+    }
+}
+
+/// More tags than a script looks through, and others besides.
+fn invalidate_very_many(client: &mut Client, also: &str) {
+    let others: Vec<String> = (0..1200).map(|n| format!("other:{n}")).collect();
+    client.call(&["PUBLISH", "rescind:invalidate", also]);
+    assert!(client.call(&["PUBLISH", "rescind:invalidate", &others.join(" ")]).starts_with(':'));
+}
+
+#[test]
+fn a_key_that_nothing_names_is_kept_however_much_was_invalidated_since_it_was_missed() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let [mut client, mut direct] = [proxy.client(), redis.client()];
+    run(&mut client, &["TAG.WITH 1 label SET app:1:labelled v"]);
+    let long = "v".repeat(300_000);
+    for fills in [
+        vec![encode(&["SET", "session", "v", "NX", "EX", "100"])],
+        vec![encode(&["MULTI"]), encode(&["SET", "session", "v"]), encode(&["EXEC"])],
+        // Not as a script.
+        vec![encode(&["SET", "session", &long])],
+        vec![encode(&["SORT", "app:1:numbers", "STORE", "session"])],
+    ] {
+        run(&mut direct, &["RPUSH app:1:numbers 1"]);
+        run(&mut client, &["EXISTS session"]);
+        invalidate_very_many(&mut proxy.client(), "label");
+        for fill in &fills {
+            client.send(fill);
+            assert!(!client.reply().starts_with('-'));
+        }
+        // Nor is it deleted behind the reply: what has been asked until now is answered.
+        assert!(client.cmd("TAG.INVALIDATE unknown").starts_with(':'));
+        let fill = String::from_utf8_lossy(fills.last().unwrap());
+        assert_eq!(direct.cmd("DEL session"), ":1\r\n", "{:.30}", fill);
+    }
+    assert_eq!(proxy.metric("rescind_stale_fills_total{family=\"other\"}"), 0.0);
+}
+
+#[test]
+fn where_redis_has_forgotten_more_than_the_proxy_has_heard_of_only_labelled_keys_are_looked_at() {
+    let redis = Redis::start();
+    let proxies = crate::proxies::some(&redis, 2);
+    let mut direct = redis.client();
+    let [mut filler, mut labels] = [proxies[0].client(), proxies[1].client()];
+    let stale = || proxies[0].metric("rescind_stale_fills_total{family=\"other\"}");
+    run(&mut labels, &["TAG.WITH 1 label SET app:1:labelled v"]);
+    let others = ["LPUSH", "rescind:recent"].into_iter().chain(std::iter::repeat_n("tother", 20_000));
+    let others = encode(&others.collect::<Vec<_>>());
+    eventually("a stale fill was undone", || {
+        run(&mut direct, &["DEL page session"]);
+        run(&mut filler, &["MGET page session"]);
+        run(&mut labels, &["TAG.INVALIDATE label"]);
+        direct.send(&others);
+        assert!(direct.reply().starts_with(':'));
+        // The filler's proxy has not heard of the label when it sends the fill.
+        direct.cmd("CLIENT PAUSE 400 ALL");
+        labels.request(&["TAG.WITH", "1", "label", "SET", "page", "new"]);
+        std::thread::sleep(Duration::from_millis(100));
+        filler.send(&[encode(&["SET", "page", "old"]), encode(&["SET", "session", "v"])].concat());
+        assert_eq!([labels.reply(), filler.reply(), filler.reply()], ["+OK\r\n"; 3]);
+        eventually("the old value is gone", || (direct.cmd("GET page") != "$3\r\nold\r\n").then_some(()));
+        assert_eq!(direct.cmd("EXISTS session"), ":1\r\n");
+        (stale() > 0.0).then_some(())
+    });
+}
