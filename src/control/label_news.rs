@@ -25,9 +25,12 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
     Ok(())
 }
 
-/// Labels of which another proxy has told that they are coming, each as often as it has: by who told, database, key and tag.
+/// Labels of which another proxy has told that they are coming, each as often as it has.
 #[derive(Default)]
-pub(super) struct Coming(RefCell<HashMap<(u64, u32, Box<[u8]>, Tag), usize>>);
+pub(super) struct Coming(RefCell<HashMap<Told, usize>>);
+
+/// Who told of it, its database, key and tag.
+type Told = (u64, u32, Box<[u8]>, Tag);
 
 impl Coming {
     fn note(&self, from: u64, Labels { db, key, tags }: &Labels) {
