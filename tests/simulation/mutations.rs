@@ -135,9 +135,9 @@ const fn mutation(protection: &'static str, schedules: u64, options: fn() -> Opt
 
 const CALM: Options = Options::CALM;
 
-/// Without `news`, which the proxies do not have, `start` or `told` something is found once in tens of thousands of schedules.
-/// Of the proxies themselves `crashes` and `refills` in `tests/it` fail without the latter two. `gap` has a test of its own.
-pub const MUTATIONS: [Mutation; 21] = [
+/// Without `news`, which the proxies do not have, or `told` something is found once in tens of thousands of schedules; without
+/// what the latter stands for `refills` in `tests/it` fails. `gap` has a test of its own.
+pub const MUTATIONS: [Mutation; 22] = [
     mutation("barrier", 1000, || CALM),
     mutation("order", 3000, || Options { proxies: 3, ..CALM }),
     mutation("fill check", 1000, || CALM),
@@ -176,6 +176,14 @@ pub const MUTATIONS: [Mutation; 21] = [
         redis_crashes: true,
         turnover: true,
         faults: 4,
+        ..CALM
+    }),
+    mutation("start", 8000, || Options {
+        proxies: 3,
+        proxy_crashes: true,
+        redis_crashes: true,
+        balanced: true,
+        faults: 2,
         ..CALM
     }),
     mutation("foreign recent", 3000, || Options { redis_crashes: true, ..CALM }),
