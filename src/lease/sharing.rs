@@ -17,7 +17,8 @@ pub(super) const SHOWN: u32 = 4;
 const RARE: u32 = 64;
 /// So many fills that could have shown it, and did not, show that each connection serves one task at a time.
 pub(super) const PROOF: u32 = 32;
-/// How long it is remembered what fills and requests tell about connections, in milliseconds.
+/// How long it is remembered, of hosts without connections, what fills and requests tell about them, in milliseconds; and that
+/// nothing is shared, of any.
 pub(super) const MEMORY: Moment = 60_000;
 
 /// What is known about one host: fills from there, of keys that had been missed over other connections, too. Who shares
@@ -28,21 +29,24 @@ struct Host {
     without: u32,
     fills: u32,
     since: Moment,
-    /// Until then it counts that requests of several connections were under way at the same time: where that happens, it
-    /// is taken for granted that they are shared, until enough fills have shown that they are not.
+    /// Requests of several connections were under way at the same time, and until then that counts even if the host has no
+    /// connections any more: where that happens, it is taken for granted that they are shared, until enough fills have shown
+    /// that they are not.
     busy_until: Moment,
     connections: usize,
 }
 
 impl Host {
-    /// Whether tasks there share connections, as fills have shown.
+    /// Whether tasks there share connections, as fills have shown. A quiet time does not change that.
     fn shows(&self, now: Moment) -> bool {
-        self.is_fresh(now) && self.without >= SHOWN && self.without >= self.fills / RARE
+        let lasts = self.connections > 0 || self.is_fresh(now);
+        lasts && self.without >= SHOWN && self.without >= self.fills / RARE
     }
 
     /// Whether that is to be presumed.
     fn suggests(&self, now: Moment) -> bool {
-        self.busy_until > now && !(self.is_fresh(now) && self.is_disproved())
+        let lasts = self.busy_until > now || (self.busy_until > 0 && self.connections > 0);
+        lasts && !(self.is_fresh(now) && self.is_disproved())
     }
 
     fn is_disproved(&self) -> bool {
@@ -53,12 +57,13 @@ impl Host {
         self.since + 2 * MEMORY > now
     }
 
-    /// What was long ago weighs less. That does not make it disproved, nor a proof void.
+    /// What was long ago weighs less. That does not make it disproved, nor what was shown or disproved void.
     fn fade(&mut self, now: Moment) {
+        let least = if self.shows(now) { SHOWN } else { 0 };
         (self.without, self.fills) = match (self.is_fresh(now), self.is_disproved()) {
-            (false, _) => (0, 0),
-            (true, false) => (self.without.div_ceil(4), self.fills / 4),
+            (false, _) if least == 0 => (0, 0),
             (true, true) => (self.without / 4, (self.fills / 4).max(PROOF + self.without / 4 * RARE)),
+            _ => (self.without.div_ceil(4).max(least), self.fills / 4),
         };
         self.since = now;
     }

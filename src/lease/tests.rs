@@ -300,8 +300,12 @@ fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_prove
     assert!(!leases.knows_sharing(0));
     leases.missed(2, client(1), 10, 0, WINDOW);
     assert_eq!(both(leases.filled(2, client(1), Fill::Whole, None, 0)), (Some(10), true));
-    // It is forgotten when it has not happened for long.
+    // A quiet time does not change it.
     let later = 4 * MEMORY;
+    leases.expire(later);
+    assert_eq!(swapped(&leases, 7, later), [10, 10]);
+    // It is forgotten when the connections are gone.
+    (0..20).for_each(|_| leases.disconnected(7));
     leases.expire(later);
     assert_eq!(swapped(&leases, 7, later), [12, 10]);
 }
@@ -384,11 +388,28 @@ fn where_tasks_share_connections_an_own_miss_proves_nothing() {
     let far = Client { id: 9, host: 8 };
     leases.missed(1, far, 13, 0, WINDOW);
     assert_eq!(clock(leases.filled(1, far, Fill::Whole, None, 1)), Some(13));
-    // And here again when nothing of the kind has been seen for long.
-    let later = 2 * MEMORY;
-    leases.missed(1, client(1), 10, later, WINDOW);
-    leases.missed(1, client(2), 12, later, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, later)), Some(12));
+    // And here again when nothing of the kind has been seen for long, and its connections are gone.
+    assert_eq!(swapped(&leases, 7, 2 * MEMORY), [12, 10]);
+}
+
+#[test]
+fn that_tasks_share_connections_is_not_forgotten_while_they_are_quiet() {
+    let leases = Leases::new();
+    leases.connected(7);
+    give_away(&leases);
+    for hours in 1..9 {
+        let later = hours * 60 * MEMORY;
+        leases.expire(later);
+        assert_eq!(swapped(&leases, 7, later), [10, 10], "after {hours} hours");
+    }
+    // Many fills, each over the connection that has missed the key, say that it has changed.
+    let later = 10 * 60 * MEMORY;
+    (0..100).for_each(|_| leases.connected(7));
+    for key in 1000..1400 {
+        [1, 2].into_iter().for_each(|id| leases.missed(key, client(id), 1, later, WINDOW));
+        [1, 2].into_iter().for_each(|id| drop(leases.filled(key, client(id), Fill::Whole, None, later)));
+    }
+    assert_eq!(swapped(&leases, 7, later), [12, 10]);
 }
 
 #[test]

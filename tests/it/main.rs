@@ -51,5 +51,6 @@ mod tag_answers;
 mod tags;
 mod transactions;
 mod triggers;
+mod unread;
 mod upstream_loss;
 mod upstream_moves;
