@@ -407,7 +407,9 @@ fn that_tasks_share_connections_is_not_forgotten_while_they_are_quiet() {
     (0..100).for_each(|_| leases.connected(7));
     for key in 1000..1400 {
         [1, 2].into_iter().for_each(|id| leases.missed(key, client(id), 1, later, WINDOW));
-        [1, 2].into_iter().for_each(|id| drop(leases.filled(key, client(id), Fill::Whole, None, later)));
+        for id in [1, 2] {
+            leases.filled(key, client(id), Fill::Whole, None, later);
+        }
     }
     assert_eq!(swapped(&leases, 7, later), [12, 10]);
 }
