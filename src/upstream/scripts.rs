@@ -10,7 +10,10 @@ use crate::lease::script::{self, Short};
 use crate::outbox::Outbox;
 use crate::resp::Head;
 
-/// When Redis is asked again that could not answer.
+/// When Redis is asked again that could not answer: it may be able to any moment, and until it is asked what is filled may be
+/// seen before it is looked at.
+const SOON: Duration = Duration::from_millis(10);
+/// The same of one that has refused what it had said the user may do.
 const LATER: Duration = Duration::from_secs(1);
 
 /// What scripts can do on a connection.
@@ -29,7 +32,7 @@ enum Rights {
     /// As [`script::probe`] says.
     Yes(i64),
     No,
-    /// Redis answers nothing of the kind now, or has refused what it had said they may; as of then.
+    /// Redis answers nothing of the kind, or has refused what it had said they may: it is not asked before then.
     NotNow(Instant),
 }
 
@@ -94,7 +97,7 @@ impl Conn {
         match self.scripts.get().rights {
             _ if !self.is_alive() => return true,
             Rights::Yes(_) | Rights::No => return true,
-            Rights::NotNow(since) if self.context.now() < since + LATER => return true,
+            Rights::NotNow(until) if self.context.now() < until => return true,
             Rights::NotNow(_) | Rights::Unknown => self.ask_for_scripts(),
             Rights::Asked => {}
         }
@@ -113,7 +116,7 @@ impl Conn {
         self.set_rights(match error {
             // Perhaps somebody else's rights were asked for, or it says nothing about rights.
             _ if self.scripts.get().rights != Rights::Asked => Rights::Unknown,
-            Some(text) if passes(text) => Rights::NotNow(self.context.now()),
+            Some(text) if passes(text) => Rights::NotNow(self.context.now() + SOON),
             None if reply > 0 => Rights::Yes(reply),
             _ => Rights::No,
         });
@@ -121,7 +124,7 @@ impl Conn {
 
     /// The user may not do something that a script does, whatever was answered before.
     pub(super) fn lacks_rights(&self) {
-        self.set_rights(Rights::NotNow(self.context.now()));
+        self.set_rights(Rights::NotNow(self.context.now() + LATER));
     }
 
     /// A command was answered like that: if it was a matter of rights, they may be others than they were. Who meets a replica

@@ -224,3 +224,29 @@ fn a_pause_of_everything_passes() {
     assert_eq!(fresh.text(), "$1\r\nv\r\n");
     assert_eq!((user.text(), user.text()), ("+OK\r\n".to_owned(), "$1\r\nv\r\n".to_owned()));
 }
+
+/// What goes without a script can be seen before it is looked at.
+#[test]
+fn a_fill_right_behind_a_time_in_which_redis_was_loading_is_compared_in_the_same_step() {
+    let redis = Redis::with(&["--enable-debug-command", "yes"]);
+    let proxy = Proxy::configured(&redis, "");
+    let mut straight = redis.client();
+    straight.cmd("DEBUG POPULATE 300 k 200");
+    straight.cmd("CONFIG SET key-load-delay 2000 loading-process-events-interval-bytes 1024");
+    let mut loader = Wire::connect(redis.port);
+    loader.send(&encode(&["DEBUG", "RELOAD"]));
+    eventually("Redis is loading", || straight.cmd("PING").starts_with("-LOADING").then_some(()));
+    // Whether scripts are possible is asked on a new connection now, and not answered.
+    straight.cmd("CLIENT KILL TYPE normal SKIPME yes");
+    let mut client = Wire::connect(proxy.port);
+    let early = client.cmd("GET app:1:blog_posts_1");
+    assert!(early.starts_with("-LOADING"), "{early}");
+    eventually("Redis has loaded", || (straight.cmd("PING") == "+PONG\r\n").then_some(()));
+    straight.cmd("CONFIG RESETSTAT");
+    assert_eq!(client.cmd("GET app:1:blog_posts_1"), "$-1\r\n");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(client.cmd("SET app:1:blog_posts_1 new"), "+OK\r\n");
+    let counts = straight.cmd("INFO commandstats");
+    assert!(counts.contains("cmdstat_set:calls=1,"), "{counts}");
+    assert!(counts.contains("cmdstat_eval:calls=1,"), "{counts}");
+}
