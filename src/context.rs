@@ -192,10 +192,7 @@ impl Context {
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {
-            Watch::Tagged => {
-                client.task.borrow_mut().missed(clock, now, window);
-                self.process.leases.missed(key.hash, client.lessee(), clock, now, window);
-            }
+            Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
         }
     }
@@ -224,14 +221,6 @@ impl Context {
     pub fn may_fill(&self) -> bool {
         let process = &self.process;
         !process.leases.is_idle(self.moment()) || process.tells_fills()
-    }
-
-    /// Whether what the client writes without having missed it may have been computed together with what it, or another one of its
-    /// host, has missed.
-    #[inline]
-    pub fn may_be_along(&self, client: &Outbox) -> bool {
-        let now = self.moment();
-        client.task.borrow().goes_on(now) || self.process.leases.may_be_along(client.lessee().host, now)
     }
 
     /// Whether the client's request may have waited here for so long that the miss which it fills is over.

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
 use crate::backlog::{Backlog, MOST_IN_MEMORY};
-use crate::lease::{Client, Hits, Moment, Task};
+use crate::lease::{Client, Hits, Moment};
 use crate::net::WriteHalf;
 use crate::session::Session;
 
@@ -62,8 +62,6 @@ pub struct Outbox {
     average: Cell<usize>,
     /// Keys that it has read and that were there.
     pub hits: RefCell<Hits>,
-    /// What it has missed and filled lately.
-    pub task: RefCell<Task>,
     /// How many replies have arrived, counted round and round.
     answered: Cell<u32>,
     /// Since when its task may not have looked at what has come.
@@ -104,7 +102,6 @@ impl Outbox {
             waker: RefCell::default(),
             average: Cell::new(64),
             hits: RefCell::default(),
-            task: RefCell::default(),
             answered: Cell::new(0),
             waiting_since: Cell::new(None),
             resting_since: Cell::new(None),

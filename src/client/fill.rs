@@ -102,7 +102,7 @@ impl Written<'_> {
             let clock = leases.oldest(self.hash, now)?;
             return self.unheard(clock, Unsure::Fresh);
         }
-        let clock = leases.clock_of_labelled(self.filled(false, now), self.hash, now);
+        let clock = leases.clock_of_labelled(self.filled(now), self.hash, now);
         self.closes(clock, fills);
         // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
         let is_suspect = self.is_late() || leases.is_feared(now);
@@ -116,7 +116,7 @@ impl Written<'_> {
     fn with_tags(&self, labels: &[Tag], is_labelled: bool, fills: &mut Vec<(KeyHash, Clock)>) -> Vec<What> {
         let (context, process) = (self.context, &self.context.process);
         let (now, is_late) = (context.moment(), self.is_late());
-        let filled = self.filled(self.is_computed(), now);
+        let filled = self.filled(now);
         let mut clock = match is_labelled {
             true => process.leases.clock_of_labelled(filled, self.hash, now),
             false => filled.clock,
@@ -133,29 +133,18 @@ impl Written<'_> {
         };
         clock = clock.or(hit);
         let is_foreign = !filled.is_own && !process.is_alone() && self.fill != Fill::Count;
-        let host = self.outbox.lessee().host;
-        let may_be_along = clock.is_none() && self.is_computed() && process.leases.may_be_along(host, now);
-        if clock.is_none() && !is_foreign && !may_be_along {
-            return vec![];
-        }
-        let mut tags = tags(context, self.db, self.key);
-        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
-        tags.extend(new.into_iter().cloned());
-        if may_be_along {
-            clock = self.clock_of_host(&tags, now);
-        }
         if clock.is_none() && !is_foreign {
             return vec![];
         }
         self.closes(clock, fills);
-        if let Some(clock) = filled.clock.filter(|_| self.fill != Fill::Perhaps) {
-            process.leases.filled_from(host, &tags, clock, now);
-        }
+        let mut tags = tags(context, self.db, self.key);
+        let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
+        tags.extend(new.into_iter().cloned());
         let lacks =
             clock.is_none_or(|clock| clock == BEFORE_ALL) && lacks_epochs(context, self.outbox, window);
         let knows = match hit {
             // Another task of the connection may be the one that was told.
-            Some(_) => !process.leases.may_share(host, now),
+            Some(_) => !process.leases.may_share(self.outbox.lessee().host, now),
             None => is_lone,
         };
         let comparison = Comparison {
@@ -173,41 +162,18 @@ impl Written<'_> {
         found
     }
 
-    /// Which miss it fills; `along`: it may be that of another key.
-    fn filled(&self, along: bool, now: Moment) -> Filled {
+    /// Which miss it fills.
+    fn filled(&self, now: Moment) -> Filled {
         let window = self.context.fill_window(self.family);
         let found = self.outbox.hits.borrow().found_until(self.hash, window);
-        let (leases, client) = (&self.context.process.leases, self.outbox.lessee());
-        let task = *self.outbox.task.borrow();
-        // What was found there since is computed anew.
-        let is_found = found.is_some_and(|until| until > task.began + window);
-        match along && task.goes_on(now) && !is_found {
-            true => leases.filled_along(self.hash, client, self.fill, found, task, now),
-            false => leases.filled(self.hash, client, self.fill, found, now),
-        }
-    }
-
-    /// As old is a key with these tags that has no miss of its own, where tasks share connections. Who has just invalidated one of
-    /// them brings something new.
-    fn clock_of_host(&self, tags: &[Tag], now: Moment) -> Option<Clock> {
-        let process = &self.context.process;
-        let is_told = |tag: &Tag| process.epochs.told(tag, self.outbox.id).is_some();
-        let host = self.outbox.lessee().host;
-        process.leases.clock_along(host, tags, now).filter(|_| !tags.iter().any(is_told))
+        self.context.process.leases.filled(self.hash, self.outbox.lessee(), self.fill, found, now)
     }
 
     /// Notes the miss that is closed. Those of what may only read stay open.
     fn closes(&self, clock: Option<Clock>, fills: &mut Vec<(KeyHash, Clock)>) {
-        if let Some(clock) = clock.filter(|_| self.fill != Fill::Perhaps) {
-            fills.push((self.hash, clock));
-            let now = self.context.moment();
-            self.outbox.task.borrow_mut().filled(clock, now, self.context.fill_window(self.family));
+        if self.fill != Fill::Perhaps {
+            fills.extend(clock.map(|clock| (self.hash, clock)));
         }
-    }
-
-    /// Whether it may have been computed together with other keys.
-    fn is_computed(&self) -> bool {
-        !matches!(self.fill, Fill::Perhaps | Fill::Count)
     }
 
     /// Whether the request has waited here for so long that its miss may be over.

@@ -112,9 +112,7 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
                 plainly = hits.clock_of(hash, now, context.fill_window(class.family)).is_none();
             }
             if plainly && may_fill {
-                let hash = process.leases.hash(db, used.key);
-                let may_be_along = (class.has_tags || labels) && context.may_be_along(outbox);
-                plainly = !may_be_along && !process.leases.may_be_filled(hash, now);
+                plainly = !process.leases.may_be_filled(process.leases.hash(db, used.key), now);
             }
             let asks = used.deletes || (command.retimes && context.retiming_is_due());
             if plainly && labels && asks {

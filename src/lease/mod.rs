@@ -13,14 +13,10 @@
 //! for clients that have given themselves away: by requests of several connections under way at once, as long as their
 //! fills have not disproved it, or by fills over connections that had not missed the key, or not so often.
 //!
-//! Who misses one key may write two: one that is written without having been missed is as old as what the connection's
-//! [`Task`] has missed of others.
-//!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.
 //!
 //! It knows no sockets and no clock: moments are told.
 
-mod along;
 mod computing;
 mod epochs;
 mod hits;
@@ -30,7 +26,6 @@ mod sharing;
 pub mod trouble;
 
 pub use crate::command::Fill;
-pub use along::Task;
 pub use computing::{Computations, Turn, Waiter};
 pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
 pub use hits::Hits;
@@ -42,11 +37,8 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use hashbrown::DefaultHashBuilder;
 
-use along::Along;
-use open::{ANYBODY, Miss, Open, PAUSE};
+use open::{ANYBODY, Miss, Open};
 use sharing::Sharing;
-
-use crate::rules::Tag;
 
 /// Milliseconds since the process started.
 pub type Moment = u64;
@@ -107,7 +99,6 @@ pub struct Leases {
     open: DashMap<KeyHash, Open, DefaultHashBuilder>,
     len: AtomicUsize,
     sharing: Sharing,
-    along: Along,
     /// Until then a write without a miss counts as a fill of one that is older than all: misses have been lost.
     suspect_until: AtomicU64,
     /// Until then it is not known whether that is so.
@@ -132,7 +123,6 @@ impl Leases {
             open: DashMap::default(),
             len: AtomicUsize::new(0),
             sharing: Sharing::default(),
-            along: Along::default(),
             suspect_until: AtomicU64::new(0),
             feared_until: AtomicU64::new(0),
             ran_at: AtomicU64::new(0),
@@ -217,60 +207,6 @@ impl Leases {
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
         Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
-    }
-
-    /// As [`Leases::filled`], of a key that is computed, while the client's `task` goes on: unless the connection has missed that
-    /// key as well, or has written it already, it is as if it had missed it with the others.
-    pub fn filled_along(
-        &self,
-        key: KeyHash,
-        client: Client,
-        fill: Fill,
-        found: Found,
-        task: Task,
-        now: Moment,
-    ) -> Filled {
-        let (concerned, is_open) = self
-            .open
-            .get(&key)
-            .map_or((false, false), |open| (open.concerns(client, task.began), open.is_open_to(client)));
-        if concerned {
-            return self.filled(key, client, fill, found, now);
-        }
-        let shared = self.sharing.is_presumed(client.host, now);
-        // Else it may as well be the fill of a miss over another connection.
-        if !shared && !is_open {
-            self.missed(key, client, task.clock, now, task.until.saturating_sub(now));
-        }
-        let filled = self.filled(key, client, fill, found, now);
-        let clock = filled.clock.into_iter().chain([task.clock]).min();
-        Filled { clock, is_own: false, is_sure: false, is_lone: !shared }
-    }
-
-    /// A key with these tags was filled from that host, as of that clock: its task may write others over any connection.
-    pub fn filled_from(&self, host: u64, tags: &[Tag], clock: Clock, now: Moment) {
-        if !self.sharing.is_presumed(host, now) {
-            return;
-        }
-        for tag in tags {
-            if !self.along.filled(self.hasher.hash_one((host, tag)), clock, now) {
-                self.suspect_fills(now + 2 * PAUSE);
-            }
-        }
-    }
-
-    /// As old is a key with these tags that is written from that host without having been missed. `None`: it is new.
-    pub fn clock_along(&self, host: u64, tags: &[Tag], now: Moment) -> Option<Clock> {
-        if !self.may_be_along(host, now) {
-            return None;
-        }
-        tags.iter().filter_map(|tag| self.along.clock(self.hasher.hash_one((host, tag)), now)).min()
-    }
-
-    /// Whether there may be such a clock.
-    #[inline]
-    pub fn may_be_along(&self, host: u64, now: Moment) -> bool {
-        !self.along.is_idle(now) && self.sharing.is_presumed(host, now)
     }
 
     /// The client deletes the key as a whole, and may be about to fill it anew.
@@ -500,7 +436,6 @@ impl Leases {
             self.open.shrink_to_fit();
         }
         self.sharing.expire(now);
-        self.along.expire(now);
     }
 }
 

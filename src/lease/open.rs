@@ -314,18 +314,6 @@ impl Open {
         taken.min_by_key(|miss| miss.clock)
     }
 
-    /// Whether the connection has a miss of the key open, or has filled it since.
-    pub(super) fn concerns(&self, client: Client, since: Moment) -> bool {
-        let open = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
-        let filled = |filling: &Filling| filling.miss.is_own(client) && filling.at >= since;
-        self.misses.iter().any(open) || self.filled.iter().any(filled)
-    }
-
-    /// Whether tasks of the client's host may have a miss of the key open.
-    pub(super) fn is_open_to(&self, client: Client) -> bool {
-        self.misses.iter().any(|miss| miss.client.host == client.host && miss.is_open())
-    }
-
     /// The miss that decides about a write of the client, which may go on with a fill of its own.
     pub(super) fn decide(
         &mut self,

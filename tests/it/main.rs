@@ -51,6 +51,5 @@ mod tag_answers;
 mod tags;
 mod transactions;
 mod triggers;
-mod unread;
 mod upstream_loss;
 mod upstream_moves;
