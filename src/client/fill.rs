@@ -132,7 +132,8 @@ impl Written<'_> {
             Some(_) => None,
         };
         clock = clock.or(hit);
-        let is_foreign = !filled.is_own && !process.is_alone() && self.fill != Fill::Count;
+        let is_strict = context.is_strict(self.family);
+        let is_foreign = !filled.is_own && (is_strict || !process.is_alone()) && self.fill != Fill::Count;
         if clock.is_none() && !is_foreign {
             return vec![];
         }
@@ -157,7 +158,7 @@ impl Written<'_> {
         let unsure = if clock == Some(BEFORE_ALL) { Unsure::Stale } else { Unsure::Asked };
         found.extend(clock.and_then(|clock| self.unheard(clock, unsure)));
         if is_foreign {
-            found.extend(comparison.elsewhere(context.is_strict(self.family)));
+            found.extend(comparison.elsewhere(is_strict));
         }
         found
     }

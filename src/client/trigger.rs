@@ -103,8 +103,9 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
         if used.writes {
             let class = matcher.classify(db, used.key);
             let may_fill = may_fill_any || (may_fill && class.has_tags);
-            // What has no miss here may have one at another proxy.
-            plainly &= !class.has_triggers && (!may_fill || process.is_alone());
+            // What has no miss here may have one at another proxy, or be as old as one of another key.
+            let must_have_missed = may_fill && (!process.is_alone() || context.is_strict(class.family));
+            plainly &= !class.has_triggers && !must_have_missed;
             plainly &= feed_db.is_none_or(|db| !matcher.classify(db, used.key).has_triggers);
             plainly &= !(used.deletes && process.index.expects_labels(db, used.key, now));
             if plainly && may_rewrite && (class.has_tags || labels) {

@@ -158,3 +158,25 @@ fn where_redis_has_forgotten_more_than_the_proxy_has_heard_of_only_labelled_keys
         (stale() > 0.0).then_some(())
     });
 }
+
+/// As Django's `cache_page` does: the header is missed, and it and the page are written.
+#[test]
+fn strictly_a_page_that_was_written_unread_is_undone_like_the_header_that_was_missed() {
+    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"strict\"\n");
+    let redis = Redis::start();
+    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), &rules, &[]);
+    proxy.ready();
+    let (header, page) = ("app:1:home_page_data_header", "app:1:home_page_data_page");
+    let [mut slow, mut quick, mut writer] = [proxy.client(), proxy.client(), proxy.client()];
+    assert_eq!(slow.cmd(&format!("GET {header}")), "$-1\r\n");
+    assert_eq!(writer.cmd("SET app:1:model:Post:7 1"), "+OK\r\n");
+    assert_eq!(quick.cmd(&format!("GET {header}")), "$-1\r\n");
+    slow.cmd(&format!("SET {header} old"));
+    quick.cmd(&format!("SET {header} new"));
+    slow.cmd(&format!("SET {page} old"));
+    assert_eq!(quick.cmd(&format!("GET {header}")), "$3\r\nnew\r\n");
+    assert_eq!(quick.cmd(&format!("GET {page}")), "$-1\r\n");
+    // Who has missed the page itself since fills it.
+    quick.cmd(&format!("SET {page} new"));
+    assert_eq!(quick.cmd(&format!("GET {page}")), "$3\r\nnew\r\n");
+}
