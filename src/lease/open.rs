@@ -350,10 +350,10 @@ impl Open {
         let has_paused = begun.at + PAUSE <= now;
         // With a miss of its own since then it begins anew. So does a fill of what another connection had missed, when that one
         // misses the key once more, or after a while any of them.
-        let is_next = |miss: &Miss| match miss.is_own(client) {
-            true => true,
-            false if !follows || begun.of == client.id || miss.until <= begun.latest => false,
-            false => miss.client.id == begun.of || (has_paused && miss.client.host == client.host),
+        let is_foreign = follows && begun.of != client.id;
+        let may_be_next = |other: Client| other.id == begun.of || (has_paused && other.host == client.host);
+        let is_next = |miss: &Miss| {
+            miss.is_own(client) || (is_foreign && miss.until > begun.latest && may_be_next(miss.client))
         };
         let later = |miss: &&Miss| miss.is_open() && !miss.left && miss.clock > begun.miss.clock;
         (!self.misses.iter().filter(later).any(is_next)).then_some(begun)
