@@ -266,8 +266,8 @@ impl Comparison<'_> {
 
     /// Where there are other proxies, a write without a miss may be the fill of a miss that one of them has seen: its client has
     /// come here because that one died. Whether it did, and whether there is anything new, is for Redis to say: news may be
-    /// on their way to this proxy. `strict`: or by a load balancer; then only who has just been told of the invalidation
-    /// surely knows better.
+    /// on their way to this proxy. `strict`: or by a load balancer, or it is written along with a key that was missed, by
+    /// whichever proxy; then only who has just been told of the invalidation surely knows better.
     fn elsewhere(&self, strict: bool) -> Vec<What> {
         if strict || self.unsure == Unsure::Stale {
             let expected = |tag: &Tag| match (self.known(tag), self.unsure) {

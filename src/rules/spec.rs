@@ -38,7 +38,7 @@ pub enum StaleFill {
     /// It is undone.
     #[default]
     Protect,
-    /// Where there are several proxies, also what may be one is undone.
+    /// So is what may be one: no miss of its key is known.
     Strict,
 }
 
