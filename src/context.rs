@@ -67,6 +67,8 @@ pub struct Context {
     nanos: Cell<u64>,
     /// Until when `may_retime` has used up what it grants.
     retimed_until: Cell<Moment>,
+    /// Look-ups that found nothing, see `retimes_in_vain`.
+    retimed_in_vain: Cell<u32>,
     dirty: RefCell<Vec<Rc<Outbox>>>,
     /// Looks at requests behind the one that is dealt with.
     pub ahead: RefCell<RequestParser>,
@@ -81,7 +83,9 @@ pub const READ_OF_BIG: usize = 128 * 1024;
 
 /// See [`Context::retiming_is_due`].
 const RETIMING: Moment = 4;
-const RETIMINGS: Moment = 5000;
+const RETIMINGS: Moment = 1000;
+/// So many keys without labels may be looked up in place of one score.
+const IN_VAIN: u32 = 64;
 
 impl Context {
     /// The context of one worker.
@@ -111,6 +115,7 @@ impl Context {
             moment: Cell::new(0),
             nanos: Cell::new(0),
             retimed_until: Cell::new(0),
+            retimed_in_vain: Cell::new(0),
             dirty: RefCell::default(),
             ahead: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_OF_BIG]),
@@ -192,7 +197,10 @@ impl Context {
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {
-            Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
+            Watch::Tagged => {
+                client.begins_anew();
+                self.process.leases.missed(key.hash, client.lessee(), clock, now, window);
+            }
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
         }
     }
@@ -323,7 +331,7 @@ impl Context {
     }
 
     /// Whether the score of one more labelled key may follow a change of its expiry: one in each four milliseconds, and as
-    /// many at once as were not used in the last five seconds. Scores are hints for the sweep, which asks Redis itself, and
+    /// many at once as were not used in the last second. Scores are hints for the sweep, which asks Redis itself, and
     /// asking for each expiry and writing it costs more than the write that may have changed it.
     #[inline]
     pub fn retiming_is_due(&self) -> bool {
@@ -338,6 +346,15 @@ impl Context {
             self.retimed_until.set(self.retimed_until.get().max(oldest) + RETIMING);
         }
         may
+    }
+
+    /// A key was looked up for it that has no labels: that takes part of one, for a look-up costs a cache miss.
+    pub fn retimes_in_vain(&self) {
+        self.retimed_in_vain.set(self.retimed_in_vain.get() + 1);
+        if self.retimed_in_vain.get() == IN_VAIN {
+            self.retimed_in_vain.set(0);
+            self.may_retime();
+        }
     }
 
     /// Remembers that `outbox` has bytes to write.

@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a case does as many times as it is told.
 type Case = fn(u64);
 
-const CASES: [(&str, Case); 17] = [
+const CASES: [(&str, Case); 19] = [
     ("frame request: GET", |n| frame_request(&request(&["GET", KEY]), n)),
     ("frame request: SET of 100 bytes", |n| frame_request(&request(&["SET", KEY, VALUE]), n)),
     ("frame reply: 100 bytes", |n| frame_reply(&bulk(VALUE), n)),
@@ -41,6 +41,12 @@ const CASES: [(&str, Case); 17] = [
     ("relay: SET, 16 at once", |n| relay::run(&request(&["SET", KEY, VALUE]), b"+OK\r\n", 16, n)),
     ("relay: SET of an untagged key, 16 at once", |n| {
         relay::run(&request(&["SET", OTHER_KEY, VALUE]), b"+OK\r\n", 16, n);
+    }),
+    ("relay: SET of a labelled key, 16 at once", |n| {
+        relay::run_beside(Some(OTHER_KEY), &request(&["SET", OTHER_KEY, VALUE]), b"+OK\r\n", 16, n);
+    }),
+    ("relay: SET of an untagged key beside a labelled one, 16 at once", |n| {
+        relay::run_beside(Some(KEY), &request(&["SET", OTHER_KEY, VALUE]), b"+OK\r\n", 16, n);
     }),
     ("relay: MSET of 10, 16 at once", |n| {
         let pairs = [[OTHER_KEY, VALUE]; 10].concat();

@@ -10,6 +10,7 @@ use rescind::client::Client;
 use rescind::command::Commands;
 use rescind::context::Context;
 use rescind::fanout;
+use rescind::index::LabelState;
 use rescind::journal::Journal;
 use rescind::metrics::Metrics;
 use rescind::net::{Address, ReadHalf, WriteHalf};
@@ -23,6 +24,11 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Sends `request` through the proxy as often as told, `batch` of them at once, and takes the replies.
 pub fn run(request: &[u8], reply: &[u8], batch: usize, repetitions: u64) {
+    run_beside(None, request, reply, batch, repetitions);
+}
+
+/// Likewise, where the key `labelled` has an explicit label.
+pub fn run_beside(labelled: Option<&str>, request: &[u8], reply: &[u8], batch: usize, repetitions: u64) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -36,7 +42,7 @@ pub fn run(request: &[u8], reply: &[u8], batch: usize, repetitions: u64) {
                 tokio::task::spawn_local(serve(Rc::clone(&serving), stream));
             }
         });
-        let mut client = connect(&path);
+        let mut client = connect(&path, labelled);
         // Everything is looked up, greeted and warm before what counts begins.
         let mut buffer = vec![0; 64 * 1024];
         talk(&mut client, &mut buffer, b"*1\r\n$4\r\nPING\r\n", 7).await;
@@ -49,12 +55,16 @@ pub fn run(request: &[u8], reply: &[u8], batch: usize, repetitions: u64) {
 }
 
 /// The client's end of a connection to a worker that is made here.
-fn connect(redis: &std::path::Path) -> UnixStream {
+fn connect(redis: &std::path::Path, labelled: Option<&str>) -> UnixStream {
     let (handle, _orders) = fanout::Handle::new();
     let journal = Journal::none(Duration::ZERO);
     let process = Process::new(Address::Unix(redis.to_owned()), Metrics::new(), journal, handle);
     // As on a Redis that the control thread has looked at.
     process.labels_known.store(true, Ordering::Release);
+    if let Some(key) = labelled {
+        process.labels_used.store(true, Ordering::Release);
+        process.index.lock().label(0, key.as_bytes(), &[b"label".as_slice().into()], LabelState::Settled);
+    }
     let context =
         Context::new(Arc::new(process), Arc::new(Commands::builtin()), &super::rules(10), Relay::new().0);
     let pool = Pool::new(Rc::clone(&context));

@@ -88,7 +88,8 @@ pub(super) fn account_plainly(
 fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command, args: Args<'_>) -> bool {
     let process = &context.process;
     let may_fill = command.fill.is_some() && context.may_fill();
-    if process.own_writes() || (command.fill.is_some() && context.may_fill_late(outbox)) {
+    let may_be_old = || context.may_fill_late(outbox) || outbox.overtaken_at(context.moment()).is_some();
+    if process.own_writes() || (command.fill.is_some() && may_be_old()) {
         return false;
     }
     // Keys without tags are filled with anything, as long as nobody gives labels.
@@ -118,6 +119,9 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
             let asks = used.deletes || (command.retimes && context.retiming_is_due());
             if plainly && labels && asks {
                 plainly = !process.index.may_have_labels(db, used.key);
+                if plainly && !used.deletes {
+                    context.retimes_in_vain();
+                }
             }
         }
     });

@@ -19,7 +19,7 @@ use crate::rules::Tag;
 
 /// Keys whose expiry is asked for at once, and the pause in between: what changes often is asked for once.
 const RETIMED: usize = 1000;
-const RETIMING: Duration = Duration::from_millis(20);
+const RETIMING: Duration = Duration::from_millis(100);
 /// Keys that may wait to be asked for. What is beyond is left to the sweep, which asks Redis itself.
 const MOST_RETIMED: usize = 100_000;
 
