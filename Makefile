@@ -16,6 +16,8 @@ PROPERTY_TESTS := --lib --test config --test framing --test index_model --test r
 # Where these differ from the one of Debian, something has been wrong.
 SERVERS := redis-8.2 valkey-9.1
 SERVER_TESTS := set_up:: identity:: kills:: standing:: standing_races:: fills:: refills:: tag_answers:: label_ proxies:: pinned::a_wait
+# Tests of the real thing wait more than they compute.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 SECONDS := 120
 # PREDIXY=/path/to/predixy takes it into the comparison.
 RESULTS = benches/results/$(shell date +%F)
