@@ -201,9 +201,10 @@ def proxies(bench: "Bench") -> Iterator[Figure]:
     loads = {
         "GETs/s": (words("GET", "ruled"), 16),
         "SETs/s, no tags": (words("SET", "other"), 16),
-        "SETs/s, tags": (words("SET", "ruled"), 16),
+        "SETs/s, tags, without a miss": (words("SET", "ruled"), 16),
         "triggers/s, 50 clients": (("SET", f"model:{RANDOM}:1", "saved"), 1),
     }
+    fills = "misses and their fills/s, one client"
     # How many dependents, how often, and the pause before the trigger.
     triggers = {
         "100 dependents, idle": (100, bench.scaled(30), 0.01),
@@ -220,6 +221,12 @@ def proxies(bench: "Bench") -> Iterator[Figure]:
                 for name, pair in pairs:
                     rate = redis_benchmark(pair.proxy.port, *command, sizes[load]).rate
                     bench.keep(f"{load} {name}", rate)
+            for name, pair in pairs:
+                count = bench.scaled(10_000)
+                begun = time.perf_counter()
+                pipelined_fills(pair.client, count)
+                bench.keep(f"{fills} {name}", count / (time.perf_counter() - begun))
+                pair.direct.pipeline(("UNLINK", key("page", n)) for n in range(count))
             for what, (dependents, repeats, pause) in triggers.items():
                 for name, pair in pairs:
                     pair.proxy.settle()
@@ -230,7 +237,7 @@ def proxies(bench: "Bench") -> Iterator[Figure]:
         ratio = bench.ratio(f"{what} three", f"{what} one")
         measure = "the same: three proxies / one"
         yield Figure(measure, ratio) if what.endswith("at once") else at_most(1.2, measure, ratio)
-    for load in loads:
+    for load in [*loads, fills]:
         yield Figure(f"{load}, one proxy", bench.median(f"{load} one"))
         yield at_least(0.83, f"{load}: three proxies / one", bench.ratio(f"{load} three", f"{load} one"))
 

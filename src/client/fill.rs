@@ -7,7 +7,7 @@ use super::{Client, Pause, Step};
 use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
-use crate::lease::script::{self, Check, Unsure, What};
+use crate::lease::script::{Check, Unsure, What};
 use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash, Moment};
 use crate::outbox::Outbox;
 use crate::resp::Args;
@@ -304,14 +304,6 @@ impl Comparison<'_> {
     fn known(&self, tag: &Tag) -> Option<Box<[u8]>> {
         self.context.process.epochs.told(tag, self.told?)
     }
-}
-
-/// Whether the request can be sent as a script, together with its checks.
-pub(super) fn is_scripted(command: &Command, args: Args<'_>, checks: &[Check]) -> bool {
-    // A script deletes what is stale in the client's own database.
-    let here = command.other_db(args).is_none();
-    let fits = script::fits(args.len(), checks.len()) && script::fits_in_a_step(checks);
-    here && fits && command.is_scripted && command.arity_ok(args.len())
 }
 
 /// Looks at what was written and undoes what is stale; returns when that is done. False: it takes too long.

@@ -2,35 +2,25 @@
 
 use std::rc::Rc;
 
-use bytes::BytesMut;
-
+use super::rewrite::{NO_KEY, encoded, without, without_redirect};
+use super::scripted::Script;
 use super::with::{Labels, with_of};
 use super::{After, Client, Pause, Step, carry, fill, trigger};
 use crate::accounting::{Account, Queued};
 use crate::command::{Command, FireCondition, Kind, TagCommand};
 use crate::context::Context;
-use crate::lease::script::{self, Check, Wrapping};
-use crate::resp::{Args, encode};
+use crate::lease::script::Check;
+use crate::resp::Args;
 use crate::session::{Effect, Forward, Local, Route};
-use crate::upstream::{Conn, Fills, Kept, Pending, Retimed, Scripted, Special};
+use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
 
 /// The metrics label of a command that the table does not know: beyond all labels.
 const UNKNOWN: u16 = u16::MAX;
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
-/// Bytes of a request that are kept for the case that it has to be sent once more.
-const MOST_RESENT: usize = 16 * 1024;
-
 /// Where the command is counted.
 fn metric_of(command: Option<&Command>) -> u16 {
     command.map_or(UNKNOWN, |command| command.metric)
-}
-
-/// A write that goes as a script.
-struct Script {
-    request: BytesMut,
-    /// Unless it is queued: inside EXEC's reply no error is worded anew.
-    scripted: Option<Scripted>,
 }
 
 /// What to do with a request besides forwarding it.
@@ -478,75 +468,6 @@ impl Client {
         (!of.is_empty() || !stale.is_empty()).then(|| Box::new(Fills { of, condition, only_adds, stale }))
     }
 
-    /// How a write with `checks` or labels is sent: as a script, if one is given back. Otherwise what it writes is looked at
-    /// when it is done, before the client gets its reply.
-    fn way_of_fill(
-        &mut self,
-        conn: &Conn,
-        command: Option<&Command>,
-        args: Args<'_>,
-        checks: Vec<Check>,
-        queued: bool,
-        extra: &mut Extra,
-    ) -> Option<Script> {
-        let labels = std::mem::take(&mut extra.labels);
-        let command = command.filter(|_| !checks.is_empty() || !labels.tags.is_empty())?;
-        // What Redis may not remember is looked at behind it all the same.
-        let (beyond, checks): (Vec<_>, Vec<_>) = checks.into_iter().partition(Check::is_beyond);
-        if !beyond.is_empty() {
-            extra.may_resend = false;
-            self.look_behind(command, args, beyond, queued, extra);
-            if checks.is_empty() && labels.tags.is_empty() {
-                return None;
-            }
-        }
-        let db = self.outbox.session.borrow().current_db();
-        let condition = command.fire_condition(args);
-        // Where Redis takes no commands it names the one that it has been sent.
-        let confined = self.outbox.session.borrow().may_be_confined();
-        let may =
-            !confined && conn.takes_scripts() && (script::unlabelled(&checks) == 0 || conn.sees_labels());
-        let scripted = !extra.partial && may && fill::is_scripted(command, args, &checks);
-        if scripted || !labels.tags.is_empty() {
-            let process = &self.context.process;
-            let told = labels.told;
-            let labels = labels.of(command, args, db, process.number);
-            if told {
-                let now = self.context.moment();
-                labels.keys.iter().for_each(|key| process.index.expect_labels(db, key, now));
-            }
-            let mut request = BytesMut::new();
-            let wrapping = Wrapping { db, proxy: &process.id, condition, checks: &checks, labels };
-            let short = wrapping.short().filter(|_| !queued);
-            let size = args.iter().map(<[u8]>::len).sum::<usize>();
-            let keeps = extra.may_resend && size <= MOST_RESENT && wrapping.labels.tags.is_empty();
-            let named = keeps && short.is_some_and(|script| conn.may_call(script));
-            let begin = match short {
-                Some(script) => wrapping.wrap_shortly(script, named, &mut request, args),
-                None => wrapping.wrap(&mut request, args),
-            };
-            self.may_be_resent = keeps;
-            // The text of the script is not needed any more.
-            let from = if named { 0 } else { begin };
-            let arguments = args.len();
-            let kept = keeps.then(|| Kept {
-                request: request[from..].into(),
-                named,
-                begin: begin - from,
-                arguments,
-            });
-            if !extra.after.labelled.is_empty() && !process.is_alone() {
-                // While its label was not in Redis, an invalidation by another proxy may have missed it.
-                extra.after.unwrapped.push(fill::Unwrapped { db, condition, checks: checks.clone() });
-            }
-            let command = command.name.clone();
-            let scripted = (!queued).then_some(Scripted { command, short, checks: (db, checks), kept });
-            return Some(Script { request, scripted });
-        }
-        self.look_behind(command, args, checks, queued, extra);
-        None
-    }
-
     /// Whether labels may follow what the request does.
     fn labels_follow(&self, command: &Command, args: Args<'_>) -> bool {
         command.carries && {
@@ -571,40 +492,6 @@ impl Client {
         }
         Step::Done
     }
-}
-
-/// What is asked for in place of a key that must not be seen. Behind the key itself, so that rights to it suffice.
-pub(super) const NO_KEY: &[u8] = b"\0rescind:none";
-
-/// The request with these arguments, in order, replaced by keys that do not exist.
-fn without(args: Args<'_>, hidden: &[usize]) -> BytesMut {
-    let mut out = BytesMut::new();
-    encode::array(&mut out, args.len());
-    for (index, arg) in args.iter().enumerate() {
-        match hidden.binary_search(&index).is_ok() {
-            true => encode::bulk(&mut out, &[arg, NO_KEY].concat()),
-            false => encode::bulk(&mut out, arg),
-        }
-    }
-    out
-}
-
-/// A CLIENT CAPA without the word that makes a replica of Valkey send its client past the proxy, to the master. Words that it
-/// does not know it takes.
-fn without_redirect(args: Args<'_>) -> BytesMut {
-    let mut out = BytesMut::new();
-    let is_redirect = |arg: &[u8]| arg.eq_ignore_ascii_case(b"redirect");
-    let words: Vec<&[u8]> = args.iter().map(|arg| if is_redirect(arg) { b"none" } else { arg }).collect();
-    encode::request(&mut out, words);
-    out
-}
-
-/// The request in multibulk form.
-pub(super) fn encoded(args: Args<'_>) -> BytesMut {
-    let mut out = BytesMut::new();
-    let args: Vec<&[u8]> = args.iter().collect();
-    encode::request(&mut out, args);
-    out
 }
 
 /// What the request means to a session. One with a wrong number of arguments is refused by Redis without any

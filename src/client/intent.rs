@@ -54,7 +54,7 @@ impl Client {
         for (request, silent) in [(bad, true), (end, forward.silent)] {
             let mut pending = super::tag::pending_of(self, Some(error));
             pending.special.iter_mut().for_each(|special| special.silent = silent);
-            self.conn().send(&super::forward::encoded(request.as_args()), Some(pending));
+            self.conn().send(&super::rewrite::encoded(request.as_args()), Some(pending));
         }
         Step::Done
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::forward::{NO_KEY, encoded};
 use super::labels::{give, make_one_good, tell_coming};
+use super::rewrite::{NO_KEY, encoded};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
 use crate::command::{EMPTY_TAG, FireCondition, Kind, TagCommand};

@@ -98,7 +98,7 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
     let mut matcher = context.matcher.borrow_mut();
     let hits = outbox.hits.borrow();
     let may_rewrite = command.fill.is_some() && !hits.is_empty();
-    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied()).filter(|feed| *feed != db);
+    let feed_db = matcher.rules().feed_database().filter(|feed| *feed != db);
     let mut plainly = true;
     command.keys(args, |used| {
         if used.writes {
@@ -172,7 +172,7 @@ fn written(
     let own_writes = process.own_writes();
     let databases = written_in(command, args, db);
     // Of writes in other databases the feed thinks that they were made in this one: it is not told.
-    let feed_db = matcher.rules().databases().and_then(|all| all.first().copied());
+    let feed_db = matcher.rules().feed_database();
     command.keys(args, |used: KeyUse<'_>| {
         if !used.writes {
             return;
@@ -323,11 +323,10 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     for firing in others.iter_mut().filter(|firing| firing.only_covers() || firing.partial) {
         // Whoever wrote it, his command is not known, so all triggers of the key fire.
         let mut matcher = client.context.matcher.borrow_mut();
-        let databases = matcher.rules().databases().map(<[u32]>::to_vec);
+        let feed_db = matcher.rules().feed_database();
         let mut fired = vec![];
         for (db, key) in &firing.keys {
-            let db = databases.as_ref().and_then(|all| all.first().copied()).unwrap_or(*db);
-            matcher.fired(db, key, None, &mut fired);
+            matcher.fired(feed_db.unwrap_or(*db), key, None, &mut fired);
         }
         (firing.triggers, firing.tags) = merged(fired);
     }

@@ -274,15 +274,8 @@ impl Open {
         if let Some(miss) = self.misses.iter_mut().find(same) {
             miss.taken = miss.taken.max(1);
         } else if self.misses.len() < MOST_MISSES {
-            self.misses.push(Miss {
-                count: 0,
-                taken: 1,
-                lent: 0,
-                reopened: false,
-                left: true,
-                owed: 0,
-                ..closed
-            });
+            let closed = Miss::new(client, closed.clock, closed.until);
+            self.misses.push(Miss { count: 0, taken: 1, left: true, owed: 0, ..closed });
         }
     }
 

@@ -221,9 +221,14 @@ impl Rules {
         self.databases.as_deref()
     }
 
+    /// The first of them, if they are named: in it the feed takes writes to have been made of which it is not told where.
+    pub fn feed_database(&self) -> Option<u32> {
+        self.databases().and_then(|all| all.first().copied())
+    }
+
     /// The first of them.
     pub fn first_database(&self) -> u32 {
-        self.databases().and_then(|all| all.first().copied()).unwrap_or(0)
+        self.feed_database().unwrap_or(0)
     }
 
     /// The same where rules name the same dependents of each tag, also in other processes.
