@@ -197,10 +197,7 @@ impl Context {
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {
-            Watch::Tagged => {
-                client.begins_anew();
-                self.process.leases.missed(key.hash, client.lessee(), clock, now, window);
-            }
+            Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
         }
     }

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use crate::accounting::{Queued, Verdict};
 use crate::backlog::{Backlog, MOST_IN_MEMORY};
-use crate::lease::{Client, Clock, Hits, Moment};
+use crate::lease::{Client, Hits, Moment};
 use crate::net::WriteHalf;
 use crate::session::Session;
 
@@ -62,7 +62,6 @@ pub struct Outbox {
     average: Cell<usize>,
     /// Keys that it has read and that were there.
     pub hits: RefCell<Hits>,
-    overtaken: Cell<Option<(Clock, Moment)>>,
     /// How many replies have arrived, counted round and round.
     answered: Cell<u32>,
     /// Since when its task may not have looked at what has come.
@@ -103,7 +102,6 @@ impl Outbox {
             waker: RefCell::default(),
             average: Cell::new(64),
             hits: RefCell::default(),
-            overtaken: Cell::new(None),
             answered: Cell::new(0),
             waiting_since: Cell::new(None),
             resting_since: Cell::new(None),
@@ -116,23 +114,6 @@ impl Outbox {
     /// Who it is when it misses and fills keys.
     pub fn lessee(&self) -> Client {
         Client { id: self.id, host: self.host }
-    }
-
-    /// What it has filled last was known to be stale, as of that miss: until then, what it writes without having read it may have
-    /// been computed along with it.
-    pub fn is_overtaken(&self, clock: Clock, until: Moment) {
-        self.overtaken.set(Some((clock, until)));
-    }
-
-    /// It has missed something else since, or filled it in time.
-    pub fn begins_anew(&self) {
-        self.overtaken.set(None);
-    }
-
-    /// As old may be what it writes without having read it. `None`: it is new.
-    #[inline]
-    pub fn overtaken_at(&self, now: Moment) -> Option<Clock> {
-        self.overtaken.get().filter(|(_, until)| now < *until).map(|(clock, _)| clock)
     }
 
     /// Its task begins to wait for something else than requests, or to deal with one that it cannot just send on.

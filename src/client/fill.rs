@@ -15,9 +15,6 @@ use crate::rules::{FamilyId, KeyClass, Tag};
 
 /// With so many fills it is looked which of them have been answered.
 const MOST_FILLS: usize = 256;
-/// For so long behind a stale fill, a key that its connection writes without having read it is taken to have been computed
-/// along with it, in milliseconds.
-const ALONG: Moment = 500;
 
 /// A write whose keys have to be looked at behind it, because no script can do it with it.
 #[derive(Clone, Debug)]
@@ -39,8 +36,7 @@ pub(super) fn checks(
     labels: &[Tag],
 ) -> Vec<Check> {
     let process = &context.process;
-    let may_be_old = context.may_fill_late(outbox) || outbox.overtaken_at(context.moment()).is_some();
-    let may_fill = context.may_fill() || may_be_old || !outbox.hits.borrow().is_empty();
+    let may_fill = context.may_fill() || context.may_fill_late(outbox) || !outbox.hits.borrow().is_empty();
     if !command.is_write() || (labels.is_empty() && !may_fill) || process.dry_run {
         return vec![];
     }
@@ -136,24 +132,18 @@ impl Written<'_> {
             Some(_) => None,
         };
         clock = clock.or(hit);
-        let along = match clock {
-            None if !matches!(self.fill, Fill::Perhaps | Fill::Count) => self.outbox.overtaken_at(now),
-            _ => None,
-        };
         let is_strict = context.is_strict(self.family);
         let is_foreign = !filled.is_own && (is_strict || !process.is_alone()) && self.fill != Fill::Count;
-        if clock.is_none() && along.is_none() && !is_foreign {
+        if clock.is_none() && !is_foreign {
             return vec![];
         }
         self.closes(clock, fills);
-        let own = clock;
-        clock = clock.or(along);
         let mut tags = tags(context, self.db, self.key);
         let new: Vec<&Tag> = labels.iter().filter(|tag| !tags.contains(tag)).collect();
         tags.extend(new.into_iter().cloned());
         let lacks =
             clock.is_none_or(|clock| clock == BEFORE_ALL) && lacks_epochs(context, self.outbox, window);
-        let knows = match hit.or(along) {
+        let knows = match hit {
             // Another task of the connection may be the one that was told.
             Some(_) => !process.leases.may_share(self.outbox.lessee().host, now),
             None => is_lone,
@@ -165,14 +155,6 @@ impl Written<'_> {
             unsure: if lacks { Unsure::Stale } else { Unsure::Fresh },
         };
         let mut found = clock.map_or(vec![], |clock| comparison.since(clock));
-        match own {
-            // One that waited here for too long says nothing of those behind it.
-            Some(clock) if clock != BEFORE_ALL && found.contains(&What::Never) => {
-                self.outbox.is_overtaken(clock, now + ALONG);
-            }
-            Some(_) => self.outbox.begins_anew(),
-            None => {}
-        }
         let unsure = if clock == Some(BEFORE_ALL) { Unsure::Stale } else { Unsure::Asked };
         found.extend(clock.and_then(|clock| self.unheard(clock, unsure)));
         if is_foreign {

@@ -88,8 +88,7 @@ pub(super) fn account_plainly(
 fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command, args: Args<'_>) -> bool {
     let process = &context.process;
     let may_fill = command.fill.is_some() && context.may_fill();
-    let may_be_old = || context.may_fill_late(outbox) || outbox.overtaken_at(context.moment()).is_some();
-    if process.own_writes() || (command.fill.is_some() && may_be_old()) {
+    if process.own_writes() || (command.fill.is_some() && context.may_fill_late(outbox)) {
         return false;
     }
     // Keys without tags are filled with anything, as long as nobody gives labels.
