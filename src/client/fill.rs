@@ -127,11 +127,18 @@ impl Written<'_> {
         // Without an open miss it may know better, or have read what it writes anew.
         let is_lone = filled.is_lone && clock == filled.clock;
         let window = context.fill_window(self.family);
-        let hit = match clock {
-            None => self.outbox.hits.borrow().clock_of(self.hash, now, window),
-            Some(_) => None,
+        let may_share = process.leases.may_share(self.outbox.lessee().host, now);
+        // What others have missed meanwhile makes it no newer, but where they may have read it over this connection.
+        let hit = match clock.is_none() || !(filled.is_own || may_share) {
+            true => self
+                .outbox
+                .hits
+                .borrow()
+                .clock_of(self.hash, now, window)
+                .filter(|hit| clock.is_none_or(|clock| *hit < clock)),
+            false => None,
         };
-        clock = clock.or(hit);
+        clock = hit.or(clock);
         let is_strict = context.is_strict(self.family);
         let is_foreign = !filled.is_own && (is_strict || !process.is_alone()) && self.fill != Fill::Count;
         if clock.is_none() && !is_foreign {
@@ -145,7 +152,7 @@ impl Written<'_> {
             clock.is_none_or(|clock| clock == BEFORE_ALL) && lacks_epochs(context, self.outbox, window);
         let knows = match hit {
             // Another task of the connection may be the one that was told.
-            Some(_) => !process.leases.may_share(self.outbox.lessee().host, now),
+            Some(_) => !may_share,
             None => is_lone,
         };
         let comparison = Comparison {

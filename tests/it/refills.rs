@@ -209,6 +209,20 @@ fn what_is_computed_anew_although_it_was_there_is_as_old_as_its_read() {
 }
 
 #[test]
+fn so_it_is_if_somebody_else_has_missed_the_key_meanwhile() {
+    let mut w = World::new();
+    let (mut one, mut other) = (w.client(), w.client());
+    w.direct.cmd(&format!("SET {KEY} first"));
+    run(&mut one, &[&format!("GET {KEY}")]);
+    w.invalidate(TRIGGER);
+    run(&mut other, &[&format!("GET {KEY}")]);
+    run(&mut one, &[&format!("SET {KEY} old")]);
+    assert_eq!(w.exist(KEY), ":0\r\n");
+    run(&mut other, &[&format!("SET {KEY} new")]);
+    assert_eq!(w.exist(KEY), ":1\r\n");
+}
+
+#[test]
 fn that_another_task_of_the_connection_was_told_of_the_invalidation_does_not_make_it_newer() {
     let mut w = World::new();
     let (mut one, mut other) = (w.client(), w.client());
