@@ -283,9 +283,11 @@ impl Engine {
         let labels: Vec<&str> = rules.triggers().iter().map(|t| t.label.as_str()).collect();
         self.process.metrics.register_triggers(&labels);
         *self.matcher.borrow_mut() = rules.matcher();
-        *self.rules.borrow_mut() = Arc::clone(&rules);
+        let before = self.rules.replace(Arc::clone(&rules));
         // What was missed before may have got tags now. Ahead of the workers, who follow what comes next.
-        self.process.leases.suspect_fills(self.moment() + self.longest_window());
+        if !rules.watches_like(&before) {
+            self.process.leases.suspect_fills(self.moment() + self.longest_window());
+        }
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
         self.say_here();

@@ -231,6 +231,12 @@ impl Rules {
         self.feed_database().unwrap_or(0)
     }
 
+    /// Whether keys have the same tags by them as by `other`, and their misses are watched alike.
+    pub fn watches_like(&self, other: &Self) -> bool {
+        (self.fingerprint, self.databases(), self.families())
+            == (other.fingerprint, other.databases(), other.families())
+    }
+
     /// The same where rules name the same dependents of each tag, also in other processes.
     pub fn fingerprint(&self) -> u32 {
         self.fingerprint

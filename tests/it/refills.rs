@@ -269,6 +269,22 @@ fn rules_that_come_between_miss_and_fill_count() {
 }
 
 #[test]
+fn the_same_rules_once_more_make_nothing_suspect() {
+    let mut w = World::new();
+    let changed = RULES.replace("[tags]", "[tags]\nLate = [\"late_*\"]");
+    for (number, (rules, stays)) in [(RULES, true), (&*changed, false)].into_iter().enumerate() {
+        w.invalidate(TRIGGER);
+        w.proxy.folder.write("proxy.toml", rules);
+        w.proxy.signal("-HUP");
+        let ok = "rescind_config_reloads_total{result=\"ok\"}";
+        eventually("reloaded", || (w.proxy.metric(ok) == (number + 1) as f64).then_some(()));
+        w.proxy.ready();
+        run(&mut w.client(), &[&format!("SET {KEY} v")]);
+        assert_eq!(w.exist(KEY), if stays { ":1\r\n" } else { ":0\r\n" }, "{rules}");
+    }
+}
+
+#[test]
 fn rules_that_come_with_a_restart_count_too() {
     let mut w = World::new();
     run(&mut w.client(), &["GET app:1:late_1"]);
