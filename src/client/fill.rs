@@ -133,7 +133,12 @@ impl Written<'_> {
         };
         clock = clock.or(hit);
         let is_strict = context.is_strict(self.family);
-        let is_foreign = !filled.is_own && (is_strict || !process.is_alone()) && self.fill != Fill::Count;
+        // Beside other proxies one of them may have seen another task's miss, wherever tasks share connections.
+        let may_be_foreign = match process.is_alone() {
+            true => is_strict && !filled.is_known,
+            false => !filled.is_own,
+        };
+        let is_foreign = may_be_foreign && self.fill != Fill::Count;
         if clock.is_none() && !is_foreign {
             return vec![];
         }

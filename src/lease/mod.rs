@@ -85,6 +85,8 @@ pub struct Filled {
     /// Its connection has a miss of the key, and nothing has shown that it serves several tasks; else it may be the fill of a
     /// miss that is not known here.
     pub is_own: bool,
+    /// The miss that decides is known to be open: its connection's own, or, where tasks share connections, one from there.
+    pub is_known: bool,
     /// That miss is the one that decides: it is not even presumed that the connection serves several tasks.
     pub is_sure: bool,
     /// There is no miss of the key that is known, or it only goes on with a fill of its own, and its connection serves one task
@@ -206,7 +208,9 @@ impl Leases {
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
-        Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
+        let [is_known, is_sure] =
+            [found.is_some_and(|found| found.is_known), found.is_some_and(|found| found.is_sure)];
+        Filled { clock, is_own, is_known, is_sure, is_lone }
     }
 
     /// The client deletes the key as a whole, and may be about to fill it anew.
@@ -318,6 +322,8 @@ impl Leases {
         let misses_anew = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let goes_on = begun.is_some() && !open.misses.iter().any(misses_anew);
         let others = open.may_go_on(client, fill, now).filter(|_| known);
+        let near = |miss: &Miss| miss.client.host == client.host && miss.is_open();
+        let is_known = is_own || (shared && open.misses.iter().any(near));
         let decides = open.decide(client, begun, found, shared, now)?;
         open.pay(client);
         open.fill(client, decides, begun, fill, known, now);
@@ -325,6 +331,7 @@ impl Leases {
         Some(Filled {
             clock: others.into_iter().chain([decides.clock]).min(),
             is_own,
+            is_known,
             is_sure: is_own && !shared,
             is_lone: goes_on && !shared,
         })
