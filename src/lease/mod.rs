@@ -13,6 +13,11 @@
 //! for clients that have given themselves away: by requests of several connections under way at once, as long as their
 //! fills have not disproved it, or by fills over connections that had not missed the key, or not so often.
 //!
+//! Not every write is a fill: who has changed the database may write the new value at once, unread. That takes out a miss of
+//! somebody else, and the bag is younger then than what is open. It is told apart only where a connection has been told of the
+//! latest invalidation of the key, and nothing shows that tasks share it: then no miss is taken out. Where they do, it may as
+//! well be another task's fill, and misses that stay in the bag although they were filled would keep a hot key from being cached.
+//!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.
 //!
 //! It knows no sockets and no clock: moments are told.
@@ -202,7 +207,21 @@ impl Leases {
 
     /// The client writes the key, which its connection has `found` there: which miss decides whether the value is stale?
     pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
-        let found = self.take(key, client, fill, found, now);
+        self.filled_by(key, client, fill, found, now, || false)
+    }
+
+    /// As [`Leases::filled`], of a connection that may have been `told` of the latest invalidation of the key: what it then
+    /// writes and has not missed is most likely new, and no fill.
+    pub fn filled_by(
+        &self,
+        key: KeyHash,
+        client: Client,
+        fill: Fill,
+        found: Found,
+        now: Moment,
+        told: impl FnOnce() -> bool,
+    ) -> Filled {
+        let found = self.take(key, client, fill, found, now, told);
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
@@ -286,7 +305,15 @@ impl Leases {
         (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
     }
 
-    fn take(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Option<Filled> {
+    fn take(
+        &self,
+        key: KeyHash,
+        client: Client,
+        fill: Fill,
+        found: Found,
+        now: Moment,
+        told: impl FnOnce() -> bool,
+    ) -> Option<Filled> {
         if self.len.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -296,9 +323,9 @@ impl Leases {
             // What it would fill is only looked up: if it does not write the key, its client may still fill it.
             // As young as its client's last look, since it need not be the end of what began with an earlier one.
             let mut open = open.clone();
-            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now);
+            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now, told);
         }
-        self.take_of(&mut open, client, fill, found, now)
+        self.take_of(&mut open, client, fill, found, now, told)
     }
 
     fn take_of(
@@ -308,13 +335,16 @@ impl Leases {
         fill: Fill,
         found: Found,
         now: Moment,
+        told: impl FnOnce() -> bool,
     ) -> Option<Filled> {
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let follows = self.sharing.is_known(client.host, now) || !self.sharing.is_presumed(client.host, now);
         let begun = open.begun(client, fill, follows, now);
         let is_own = begun.is_some() || open.misses.iter().any(own);
+        let is_unread = begun.is_none() && !open.misses.iter().any(|miss| miss.is_own(client));
+        let is_new = is_unread && told();
         let connections = self.sharing.connections(client.host);
-        if fill != Fill::Perhaps && open.is_telling(client, is_own, connections) {
+        if fill != Fill::Perhaps && !is_new && open.is_telling(client, is_own, connections) {
             self.sharing.filled(client.host, is_own, now);
         }
         let known = self.sharing.is_known(client.host, now);
@@ -324,7 +354,11 @@ impl Leases {
         let others = open.may_go_on(client, fill, now).filter(|_| known);
         let near = |miss: &Miss| miss.client.host == client.host && miss.is_open();
         let is_known = is_own || (shared && open.misses.iter().any(near));
-        let decides = open.decide(client, begun, found, shared, now)?;
+        let decides = match is_new && shared && !known {
+            // Unless tasks do share connections nobody's miss is filled by that, and each is to be filled yet.
+            true => open.clone().decide(client, begun, found, shared, now)?,
+            false => open.decide(client, begun, found, shared, now)?,
+        };
         open.pay(client);
         open.fill(client, decides, begun, fill, known, now);
         let is_own = is_own && !known;

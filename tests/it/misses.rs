@@ -214,3 +214,22 @@ fn strictly_what_has_been_missed_here_is_as_old_as_its_miss() {
         assert_eq!(direct.cmd("EXISTS app:1:home_page_data_2"), ":0\r\n", "round {round}");
     }
 }
+
+#[test]
+fn who_writes_through_over_the_connection_of_his_trigger_shares_it_with_nobody() {
+    let redis = Redis::start();
+    let proxy = patient(&redis);
+    let [mut slow, mut quick, mut other, mut writer] = [(); 4].map(|()| proxy.client());
+    let mut direct = redis.client();
+    for n in 0..12 {
+        let key = format!("app:1:home_page_data_{n}");
+        let (get, old, new) = (format!("GET {key}"), format!("SET {key} old"), format!("SET {key} new"));
+        run(&mut slow, &[&get]);
+        run(&mut writer, &[TRIGGER, &new]);
+        // One of them waits for the other one's fill.
+        run(&mut other, &[&get]);
+        run(&mut quick, &[&get, &new]);
+        run(&mut slow, &[&old]);
+        assert_ne!(direct.cmd(&get), "$3\r\nold\r\n", "{n}");
+    }
+}
