@@ -102,7 +102,7 @@ impl Written<'_> {
             let clock = leases.oldest(self.hash, now)?;
             return self.unheard(clock, Unsure::Fresh);
         }
-        let clock = leases.clock_of_labelled(self.filled(now), self.hash, now);
+        let clock = leases.clock_of_labelled(self.filled(&[], now), self.hash, now);
         self.closes(clock, fills);
         // It may be the fill of a miss that somebody has seen elsewhere, or of one that is over.
         let is_suspect = self.is_late() || leases.is_feared(now);
@@ -116,7 +116,7 @@ impl Written<'_> {
     fn with_tags(&self, labels: &[Tag], is_labelled: bool, fills: &mut Vec<(KeyHash, Clock)>) -> Vec<What> {
         let (context, process) = (self.context, &self.context.process);
         let (now, is_late) = (context.moment(), self.is_late());
-        let filled = self.filled(now);
+        let filled = self.filled(labels, now);
         let mut clock = match is_labelled {
             true => process.leases.clock_of_labelled(filled, self.hash, now),
             false => filled.clock,
@@ -140,7 +140,12 @@ impl Written<'_> {
         };
         clock = hit.or(clock);
         let is_strict = context.is_strict(self.family);
-        let is_foreign = !filled.is_own && (is_strict || !process.is_alone()) && self.fill != Fill::Count;
+        // Beside other proxies one of them may have seen another task's miss, wherever tasks share connections.
+        let may_be_foreign = match process.is_alone() {
+            true => is_strict && !filled.is_known,
+            false => !filled.is_own,
+        };
+        let is_foreign = may_be_foreign && self.fill != Fill::Count;
         if clock.is_none() && !is_foreign {
             return vec![];
         }
@@ -171,10 +176,12 @@ impl Written<'_> {
     }
 
     /// Which miss it fills.
-    fn filled(&self, now: Moment) -> Filled {
-        let window = self.context.fill_window(self.family);
-        let found = self.outbox.hits.borrow().found_until(self.hash, window);
-        self.context.process.leases.filled(self.hash, self.outbox.lessee(), self.fill, found, now)
+    fn filled(&self, labels: &[Tag], now: Moment) -> Filled {
+        let (context, process) = (self.context, &self.context.process);
+        let found = self.outbox.hits.borrow().found_until(self.hash, context.fill_window(self.family));
+        let is_told = |tag: &Tag| process.epochs.told(tag, self.outbox.id).is_some();
+        let told = || tags(context, self.db, self.key).iter().chain(labels).any(is_told);
+        process.leases.filled_by(self.hash, self.outbox.lessee(), self.fill, found, now, told)
     }
 
     /// Notes the miss that is closed. Those of what may only read stay open.

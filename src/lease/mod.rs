@@ -13,6 +13,11 @@
 //! for clients that have given themselves away: by requests of several connections under way at once, as long as their
 //! fills have not disproved it, or by fills over connections that had not missed the key, or not so often.
 //!
+//! Not every write is a fill: who has changed the database may write the new value at once, unread. That takes out a miss of
+//! somebody else, and the bag is younger then than what is open. It is told apart only where a connection has been told of the
+//! latest invalidation of the key, and nothing shows that tasks share it: then no miss is taken out. Where they do, it may as
+//! well be another task's fill, and misses that stay in the bag although they were filled would keep a hot key from being cached.
+//!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.
 //!
 //! It knows no sockets and no clock: moments are told.
@@ -85,6 +90,8 @@ pub struct Filled {
     /// Its connection has a miss of the key, and nothing has shown that it serves several tasks; else it may be the fill of a
     /// miss that is not known here.
     pub is_own: bool,
+    /// The miss that decides is known to be open: its connection's own, or, where tasks share connections, one from there.
+    pub is_known: bool,
     /// That miss is the one that decides: it is not even presumed that the connection serves several tasks.
     pub is_sure: bool,
     /// There is no miss of the key that is known, or it only goes on with a fill of its own, and its connection serves one task
@@ -200,13 +207,29 @@ impl Leases {
 
     /// The client writes the key, which its connection has `found` there: which miss decides whether the value is stale?
     pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
-        let found = self.take(key, client, fill, found, now);
+        self.filled_by(key, client, fill, found, now, || false)
+    }
+
+    /// As [`Leases::filled`], of a connection that may have been `told` of the latest invalidation of the key: what it then
+    /// writes and has not missed is most likely new, and no fill.
+    pub fn filled_by(
+        &self,
+        key: KeyHash,
+        client: Client,
+        fill: Fill,
+        found: Found,
+        now: Moment,
+        told: impl FnOnce() -> bool,
+    ) -> Filled {
+        let found = self.take(key, client, fill, found, now, told);
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
-        Filled { clock, is_own, is_sure: found.is_some_and(|found| found.is_sure), is_lone }
+        let [is_known, is_sure] =
+            [found.is_some_and(|found| found.is_known), found.is_some_and(|found| found.is_sure)];
+        Filled { clock, is_own, is_known, is_sure, is_lone }
     }
 
     /// The client deletes the key as a whole, and may be about to fill it anew.
@@ -282,7 +305,15 @@ impl Leases {
         (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
     }
 
-    fn take(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Option<Filled> {
+    fn take(
+        &self,
+        key: KeyHash,
+        client: Client,
+        fill: Fill,
+        found: Found,
+        now: Moment,
+        told: impl FnOnce() -> bool,
+    ) -> Option<Filled> {
         if self.len.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -292,9 +323,9 @@ impl Leases {
             // What it would fill is only looked up: if it does not write the key, its client may still fill it.
             // As young as its client's last look, since it need not be the end of what began with an earlier one.
             let mut open = open.clone();
-            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now);
+            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now, told);
         }
-        self.take_of(&mut open, client, fill, found, now)
+        self.take_of(&mut open, client, fill, found, now, told)
     }
 
     fn take_of(
@@ -304,13 +335,16 @@ impl Leases {
         fill: Fill,
         found: Found,
         now: Moment,
+        told: impl FnOnce() -> bool,
     ) -> Option<Filled> {
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let follows = self.sharing.is_known(client.host, now) || !self.sharing.is_presumed(client.host, now);
         let begun = open.begun(client, fill, follows, now);
         let is_own = begun.is_some() || open.misses.iter().any(own);
+        let is_unread = begun.is_none() && !open.misses.iter().any(|miss| miss.is_own(client));
+        let is_new = is_unread && told();
         let connections = self.sharing.connections(client.host);
-        if fill != Fill::Perhaps && open.is_telling(client, is_own, connections) {
+        if fill != Fill::Perhaps && !is_new && open.is_telling(client, is_own, connections) {
             self.sharing.filled(client.host, is_own, now);
         }
         let known = self.sharing.is_known(client.host, now);
@@ -318,13 +352,20 @@ impl Leases {
         let misses_anew = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let goes_on = begun.is_some() && !open.misses.iter().any(misses_anew);
         let others = open.may_go_on(client, fill, now).filter(|_| known);
-        let decides = open.decide(client, begun, found, shared, now)?;
+        let near = |miss: &Miss| miss.client.host == client.host && miss.is_open();
+        let is_known = is_own || (shared && open.misses.iter().any(near));
+        let decides = match is_new && shared && !known {
+            // Unless tasks do share connections nobody's miss is filled by that, and each is to be filled yet.
+            true => open.clone().decide(client, begun, found, shared, now)?,
+            false => open.decide(client, begun, found, shared, now)?,
+        };
         open.pay(client);
         open.fill(client, decides, begun, fill, known, now);
         let is_own = is_own && !known;
         Some(Filled {
             clock: others.into_iter().chain([decides.clock]).min(),
             is_own,
+            is_known,
             is_sure: is_own && !shared,
             is_lone: goes_on && !shared,
         })

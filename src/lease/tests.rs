@@ -6,6 +6,7 @@ use super::*;
 use crate::rules::Tag;
 
 mod parts;
+mod through;
 
 const WINDOW: Moment = 5000;
 

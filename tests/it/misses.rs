@@ -159,13 +159,19 @@ fn where_redis_has_forgotten_more_than_the_proxy_has_heard_of_only_labelled_keys
     });
 }
 
+/// A proxy without others by which fills of the home page are protected strictly.
+fn strict(redis: &Redis) -> Proxy {
+    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"strict\"\n");
+    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), &rules, &[]);
+    proxy.ready();
+    proxy
+}
+
 /// As Django's `cache_page` does: the header is missed, and it and the page are written.
 #[test]
 fn strictly_a_page_that_was_written_unread_is_undone_like_the_header_that_was_missed() {
-    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nstale_fill = \"strict\"\n");
     let redis = Redis::start();
-    let proxy = Proxy::launch(&format!("redis://127.0.0.1:{}", redis.port), &rules, &[]);
-    proxy.ready();
+    let proxy = strict(&redis);
     let (header, page) = ("app:1:home_page_data_header", "app:1:home_page_data_page");
     let [mut slow, mut quick, mut writer] = [proxy.client(), proxy.client(), proxy.client()];
     assert_eq!(slow.cmd(&format!("GET {header}")), "$-1\r\n");
@@ -179,4 +185,51 @@ fn strictly_a_page_that_was_written_unread_is_undone_like_the_header_that_was_mi
     // Who has missed the page itself since fills it.
     quick.cmd(&format!("SET {page} new"));
     assert_eq!(quick.cmd(&format!("GET {page}")), "$3\r\nnew\r\n");
+}
+
+#[test]
+fn strictly_what_has_been_missed_here_is_as_old_as_its_miss() {
+    let redis = Redis::start();
+    let proxy = strict(&redis);
+    let [mut one, mut another, mut writer] = [proxy.client(), proxy.client(), proxy.client()];
+    let mut direct = redis.client();
+    // What one has missed another fills: tasks share their connections.
+    for n in 0..20 {
+        run(&mut one, &[&format!("GET app:1:tools_{n}")]);
+        run(&mut another, &[&format!("SET app:1:tools_{n} v")]);
+    }
+    let (get, set) = (format!("GET {KEY}"), format!("SET {KEY} v"));
+    for round in 0..3 {
+        run(&mut one, &[&get]);
+        run(&mut writer, &[TRIGGER]);
+        run(&mut another, &[&set]);
+        assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n", "missed before, round {round}");
+        for same in [true, false] {
+            run(&mut one, &[&get]);
+            run(if same { &mut one } else { &mut another }, &[&set]);
+            assert_eq!(direct.cmd(&format!("DEL {KEY}")), ":1\r\n", "same: {same}, round {round}");
+        }
+        // Nobody has missed it.
+        run(&mut another, &["SET app:1:home_page_data_2 v"]);
+        assert_eq!(direct.cmd("EXISTS app:1:home_page_data_2"), ":0\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn who_writes_through_over_the_connection_of_his_trigger_shares_it_with_nobody() {
+    let redis = Redis::start();
+    let proxy = patient(&redis);
+    let [mut slow, mut quick, mut other, mut writer] = [(); 4].map(|()| proxy.client());
+    let mut direct = redis.client();
+    for n in 0..12 {
+        let key = format!("app:1:home_page_data_{n}");
+        let (get, old, new) = (format!("GET {key}"), format!("SET {key} old"), format!("SET {key} new"));
+        run(&mut slow, &[&get]);
+        run(&mut writer, &[TRIGGER, &new]);
+        // One of them waits for the other one's fill.
+        run(&mut other, &[&get]);
+        run(&mut quick, &[&get, &new]);
+        run(&mut slow, &[&old]);
+        assert_ne!(direct.cmd(&get), "$3\r\nold\r\n", "{n}");
+    }
 }

@@ -115,9 +115,11 @@ impl Proxy {
         }
         let hash = self.leases.hash(0, name.name);
         let client = self.client(conn, around);
-        let Filled { clock, is_own, is_lone, .. } = self.leases.filled(hash, client, Fill::Whole, None, now);
-        let fill = clock.map(|clock| (hash, clock));
         let tags = || name.tags.iter().zip(&name.labels);
+        let told = || name.labels.iter().any(|label| self.epochs.told(label, client.id).is_some());
+        let filled = self.leases.filled_by(hash, client, Fill::Whole, None, now, told);
+        let Filled { clock, is_own, is_lone, .. } = filled;
+        let fill = clock.map(|clock| (hash, clock));
         let mut expected: Vec<(usize, Expected)> = vec![];
         if let Some(clock) = clock {
             expected.extend(tags().map(|(tag, label)| (*tag, self.epochs.expected(label, clock))));
