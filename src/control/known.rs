@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::announce;
 use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
 use crate::doubt::Scope;
@@ -201,6 +202,7 @@ pub(super) async fn compare(engine: Rc<Engine>) {
             }
         }
         if engine.process.trust_redis(doubts) {
+            engine.note_missed();
             return;
         }
     }
@@ -269,9 +271,19 @@ pub fn run_of(noted: &str) -> &str {
     noted.split(' ').next().unwrap_or_default()
 }
 
-/// Invalidates what was invalidated lately; returns when that is done.
+/// Invalidates what was invalidated lately; returns when that is done. What another proxy did last at the Redis before, and could
+/// tell nobody any more, it repeats itself, if it has come along.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let scope = engine.process.journal.recent();
+    let (others, scope) = (engine.others.all(), engine.process.journal.recent());
+    let is_everything = scope == Scope::Everything;
+    repeat(engine, why, scope).await;
+    if !is_everything && !announce::have_come(engine, &others).await {
+        tracing::warn!("another proxy is not there: everything is invalidated again");
+        repeat(engine, why, Scope::Everything).await;
+    }
+}
+
+async fn repeat(engine: &Rc<Engine>, why: &str, scope: Scope) {
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());

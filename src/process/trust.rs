@@ -196,6 +196,11 @@ impl Process {
         holds
     }
 
+    /// Whether it is being found out who Redis is.
+    pub fn compares(&self) -> bool {
+        self.trust.doubted().comparing
+    }
+
     /// Redis need not tell of all invalidations that this proxy has not heard of: it is another one, or has told them for long
     /// enough.
     pub fn lost_epochs(&self, now: Moment) {
@@ -205,9 +210,8 @@ impl Process {
     /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: that was so within `window`, or
     /// it is being found out who Redis is.
     pub fn may_lack_epochs(&self, now: Moment, window: Moment) -> bool {
-        let comparing = self.trust.doubted().comparing;
         let lost = self.trust.epochs_lost.load(Ordering::Acquire);
-        comparing || (lost > 0 && now < lost + window)
+        self.compares() || (lost > 0 && now < lost + window)
     }
 }
 
