@@ -80,7 +80,7 @@ impl Process {
             state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         }
         // Which keys had labels an old Redis knows, not the index.
-        let labels = self.labels_used.load(Ordering::Acquire) || self.index.has_had_labels();
+        let labels = self.may_have_had_labels();
         self.trust.untagged.store(state.reason.is_some() && labels, Ordering::Release);
         !compares
     }
@@ -284,6 +284,21 @@ mod tests {
         assert!(process.doubts_labels() && process.doubts_untagged());
         process.labels_unread.store(false, Ordering::Release);
         assert!(!process.doubts_labels() && !process.doubts_untagged() && process.doubt.any());
+    }
+
+    #[test]
+    fn old_data_may_have_labels_that_nobody_has_any_more() {
+        let (mut process, _orders) = process();
+        assert!(!process.may_have_had_labels());
+        process.labels_remembered.store(true, Ordering::Release);
+        assert!(process.may_have_had_labels());
+        process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
+        process.doubt_redis();
+        assert!(process.doubts_untagged());
+        process.replay_window = Duration::ZERO;
+        assert!(!process.may_have_had_labels(), "that was too long ago");
+        process.journal.heard(&Scope::Everything, Duration::ZERO);
+        assert!(process.may_have_had_labels(), "whatever others had");
     }
 
     #[test]

@@ -81,3 +81,24 @@ fn nor_what_it_had_invalidated_last() {
     assert_eq!(dying.client().cmd("TAG.INVALIDATE Tool"), ":1\r\n");
     dies_along(redis, dying, &staying);
 }
+
+/// The one that starts again finds no labels: the last one is gone with what it had deleted.
+#[test]
+fn nor_what_the_last_label_had_deleted_if_only_the_proxy_was_restarted_in_between() {
+    let mut redis = Redis::with(&["--enable-debug-command", "yes"]);
+    redis.client().cmd("DEBUG POPULATE 100000 filler 10");
+    let mut proxy = Proxy::start(&redis, RULES);
+    proxy.client().cmd("TAG.WITH 1 label SET page cached");
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd("TAG.INVALIDATE label"), ":1\r\n");
+    for round in 0..2 {
+        proxy.signal("-TERM");
+        proxy.wait();
+        proxy.start_again(&[]);
+        proxy.ready();
+        redis.kill();
+        redis.restart();
+        assert_eq!(first_read(&proxy, "page"), "$-1\r\n", "round {round}");
+        proxy.ready();
+    }
+}
