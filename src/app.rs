@@ -313,7 +313,9 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
     if noted.is_some_and(control::had_others) {
         process.journal.heard(&Scope::Everything, Duration::ZERO);
     }
-    process.labels_unread.store(noted.is_some_and(control::had_labels), Ordering::Release);
+    for labels in [&process.labels_unread, &process.labels_remembered] {
+        labels.store(noted.is_some_and(control::had_labels), Ordering::Release);
+    }
     process.doubt_redis();
     finish(process, &recovered.pending, true);
 }

@@ -68,7 +68,9 @@ pub struct Process {
     pub is_known: AtomicBool,
     /// Clients give explicit labels: every miss may be that of a key to be labelled.
     pub labels_used: AtomicBool,
-    /// An earlier process knew of explicit labels, and they have not been read from Redis yet.
+    /// An earlier process knew of explicit labels.
+    pub labels_remembered: AtomicBool,
+    /// Likewise, and they have not been read from Redis yet.
     pub labels_unread: AtomicBool,
     /// Tags and their keys.
     pub index: SharedIndex,
@@ -133,6 +135,7 @@ impl Process {
             trust: Trust::default(),
             is_known: AtomicBool::new(false),
             labels_used: AtomicBool::new(false),
+            labels_remembered: AtomicBool::new(false),
             labels_unread: AtomicBool::new(false),
             index: SharedIndex::default(),
             labels_known: AtomicBool::new(false),
@@ -246,7 +249,14 @@ impl Process {
         self.labels_used.load(Acquire) || self.index.has_had_labels()
     }
 
-    /// Likewise, or the labels in Redis have not been read.
+    /// Whether there may have been explicit labels at a moment from which old data may come back: now there need not be any.
+    pub fn may_have_had_labels(&self) -> bool {
+        let remembers = self.labels_remembered.load(Acquire) && self.born.elapsed() <= self.replay_window;
+        // Of others that came before this one it knows neither what they have invalidated nor by what labels.
+        self.uses_labels() || remembers || self.journal.has_missed()
+    }
+
+    /// Whether explicit labels have been used here, or have been heard of, or those in Redis have not been read.
     #[inline]
     pub fn may_use_labels(&self) -> bool {
         self.uses_labels() || !self.labels_known.load(Acquire)

@@ -39,6 +39,8 @@ pub(super) struct Others {
     silent: RefCell<HashMap<peers::ProxyId, Instant>>,
     /// Since when the feed shows all that they say.
     listens: Cell<Instant>,
+    /// What they said before that has not been noted as missed yet.
+    missed: Cell<bool>,
     /// The last fan-out of this proxy that the feed has shown.
     echo: Cell<u64>,
     /// The longest time for which any of them has watched fills.
@@ -50,13 +52,14 @@ pub(super) struct Others {
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, company, silent, echo, window, expected) = Default::default();
-        Self { peers, wake, company, silent, listens: Cell::new(Instant::now()), echo, window, expected }
+        let (wake, company, silent, missed, echo, window, expected) = Default::default();
+        let listens = Cell::new(Instant::now());
+        Self { peers, wake, company, silent, listens, missed, echo, window, expected }
     }
 
-    /// From now on the feed shows all that they say.
-    pub fn listens(&self) {
-        self.listens.set(Instant::now());
+    /// Those that are known.
+    pub fn all(&self) -> Vec<peers::ProxyId> {
+        self.peers.borrow().others().cloned().collect()
     }
 
     /// The feed shows a fan-out of this proxy.
@@ -122,27 +125,28 @@ pub(super) async fn watch(engine: Rc<Engine>) {
     }
 }
 
-async fn look_for_dead(engine: &Rc<Engine>) {
-    let others: Vec<_> = engine.others.peers.borrow().others().cloned().collect();
-    if others.is_empty() {
-        return;
-    }
+/// On whose lifelines nobody listens; `None`: Redis does not answer.
+async fn silent(engine: &Engine, others: &[peers::ProxyId]) -> Option<Vec<peers::ProxyId>> {
     let channels: Vec<_> = others.iter().map(|other| lifeline(other)).collect();
     let mut batch = Batch::default();
     let words = [b"PUBSUB".as_slice(), b"NUMSUB"];
     batch.push(words.into_iter().chain(channels.iter().map(Vec::as_slice)).collect::<Vec<_>>());
     let asked = tokio::time::timeout(PATIENCE, engine.scans.call(0, batch)).await;
-    let Ok(Ok(frames)) = asked else { return engine.fear_for_others() };
+    let Ok(Ok(frames)) = asked else { return None };
     let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
-    for pair in counts.chunks(2) {
-        let (Some(channel), Some(listeners)) = (bytes_of(&pair[0]), pair.get(1).and_then(int_of)) else {
-            continue;
-        };
-        let Some(dead) = others.iter().find(|other| lifeline(other) == **channel) else { continue };
-        if listeners > 0 {
-            engine.others.silent.borrow_mut().remove(dead);
-            continue;
-        }
+    let nobody = counts.chunks(2).filter(|pair| pair.get(1).and_then(int_of) == Some(0));
+    let silent: Vec<_> = nobody.filter_map(|pair| bytes_of(&pair[0])).collect();
+    Some(others.iter().filter(|other| silent.iter().any(|one| lifeline(other) == **one)).cloned().collect())
+}
+
+async fn look_for_dead(engine: &Rc<Engine>) {
+    let others = engine.others.all();
+    if others.is_empty() {
+        return;
+    }
+    let Some(silent) = silent(engine, &others).await else { return engine.fear_for_others() };
+    engine.others.silent.borrow_mut().retain(|other, _| silent.contains(other));
+    for dead in &silent {
         // Perhaps it only connects anew; its clients may be here all the same.
         engine.fear_for_others();
         let since = *engine.others.silent.borrow_mut().entry(dead.clone()).or_insert_with(Instant::now);
@@ -155,6 +159,21 @@ async fn look_for_dead(engine: &Rc<Engine>) {
             engine.gone_for_ever(dead);
         }
     }
+}
+
+/// Whether all of these listen at the Redis in use, now or a moment later: there are pauses between their tries to connect.
+pub(super) async fn have_come(engine: &Engine, others: &[peers::ProxyId]) -> bool {
+    let since = Instant::now();
+    while !others.is_empty() {
+        if silent(engine, others).await.is_some_and(|silent| silent.is_empty()) {
+            return true;
+        }
+        if since.elapsed() >= 2 * SILENCE {
+            return false;
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+    true
 }
 
 /// Milliseconds, as they are told.
@@ -256,8 +275,7 @@ impl Engine {
                     if open {
                         self.process.leases.suspect(now + self.longest_window());
                     }
-                    // What it invalidated before this proxy listened nobody is left to know.
-                    self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
+                    self.missed();
                 }
                 self.gone_for_ever(&proxy);
             }
@@ -272,6 +290,27 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// From now on the feed shows all that the others say.
+    pub(super) fn listens(&self) {
+        self.others.listens.set(Instant::now());
+        if !self.process.is_alone() || self.others.expected.get() {
+            self.others.missed.set(true);
+        }
+        self.note_missed();
+    }
+
+    /// What others invalidated before this proxy listened may be known to none that is there when Redis comes back with old data.
+    /// Not while it is found out whether it just has: they lost the one before at the same time, and are waited for.
+    pub(super) fn note_missed(&self) {
+        if !self.process.compares() && self.others.missed.replace(false) {
+            self.missed();
+        }
+    }
+
+    fn missed(&self) {
+        self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
     }
 
     /// One of them may die unnoticed, whose clients come here with what they missed there.
@@ -314,7 +353,7 @@ impl Engine {
             rules: self.fingerprint(),
             window: in_message(self.longest_window()),
             suspects: in_message(leases.suspects_for(now)),
-            others: self.others.peers.borrow().others().cloned().collect(),
+            others: self.others.all(),
         };
         self.feed.say(Announcement::Message(here));
     }
@@ -368,6 +407,7 @@ impl Engine {
     fn heard(&self, proxy: &peers::ProxyId) {
         if self.others.peers.borrow_mut().heard(proxy) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
+            self.missed();
             self.tell_workers();
             self.others.company.notify_one();
             super::known::note(self);

@@ -50,6 +50,8 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             engine.gone(db, key);
             if !key.starts_with(OWN_KEYS) {
                 engine.process.metrics.expirations(&engine.family_of(db, key));
+            } else if let Some(tag) = key.strip_prefix(EPOCHS) {
+                epoch_expired(engine, tag.into());
             }
         }
         b"evicted" => {
@@ -61,7 +63,7 @@ fn event(engine: &Rc<Engine>, channel: &[u8], key: &[u8]) {
             if let Some(tag) = key.strip_prefix(LABEL_SETS) {
                 tokio::task::spawn_local(super::label_upkeep::restore(Rc::clone(engine), db, tag.into()));
             } else if let Some(tag) = key.strip_prefix(EPOCHS) {
-                tokio::task::spawn_local(epoch_evicted(Rc::clone(engine), tag.into()));
+                tokio::task::spawn_local(epoch_gone(Rc::clone(engine), tag.into(), "was evicted"));
             }
         }
         _ => {}
@@ -83,13 +85,26 @@ fn split_channel(channel: &[u8]) -> Option<(u32, &[u8])> {
     Some((db, rest[end..].strip_prefix(b"__:")?))
 }
 
+/// Epochs outlive the time for which fills are watched. Not if the clock of Redis was set, or this proxy's stood still, as that of
+/// a machine does which sleeps: then it is no better than evicted.
+fn epoch_expired(engine: &Rc<Engine>, tag: Tag) {
+    if is_needed(engine, &tag) {
+        tokio::task::spawn_local(epoch_gone(Rc::clone(engine), tag, "expired too early"));
+    }
+}
+
+/// Whether fills of misses from before its latest invalidation may still come.
+fn is_needed(engine: &Engine, tag: &Tag) -> bool {
+    let since = engine.moment().saturating_sub(engine.longest_window());
+    engine.process.epochs.invalidated_since(tag, since)
+}
+
 /// Until it was gone it told stale fills from fresh ones. What was filled since is deleted once more, with a new epoch. It
 /// may be gone before its announcement came, which has come behind the barrier.
-async fn epoch_evicted(engine: Rc<Engine>, tag: Tag) {
+async fn epoch_gone(engine: Rc<Engine>, tag: Tag, how: &str) {
     engine.feed.barrier(vec![], &engine).await;
-    let since = engine.moment().saturating_sub(engine.longest_window());
-    if engine.process.epochs.invalidated_since(&tag, since) {
-        let what = "its epoch was evicted".to_owned();
+    if is_needed(&engine, &tag) {
+        let what = format!("its epoch {how}");
         engine.seen_by_all(Firing::unconditional(TriggerLabel::Again, vec![tag], what));
     }
 }

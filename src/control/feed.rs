@@ -316,7 +316,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 engine.feed.session.set(engine.feed.session.get() + 1);
                 engine.feed.connected.set(true);
                 engine.feed.renewed.set(None);
-                engine.others.listens();
+                engine.listens();
                 engine.say_hello();
                 // A fan-out must not find that Redis takes no more connections.
                 engine.deletes.connect();

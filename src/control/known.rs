@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::announce;
 use super::wire::{self, Credentials, Wire};
 use crate::accounting::Firing;
 use crate::doubt::Scope;
@@ -14,7 +15,8 @@ use crate::lease::Moment;
 use crate::process::Process;
 use crate::rules::Tag;
 
-/// What the journal has behind the name of a Redis that has explicit labels, and of one that other proxies served as well.
+/// What the journal has behind the name of a Redis that has had explicit labels lately, and of one that other proxies served as
+/// well: one with old data may have those labels still.
 const WITH_LABELS: &str = " labels";
 const WITH_OTHERS: &str = " others";
 /// The pause before Redis is asked again.
@@ -201,6 +203,7 @@ pub(super) async fn compare(engine: Rc<Engine>) {
             }
         }
         if engine.process.trust_redis(doubts) {
+            engine.note_missed();
             return;
         }
     }
@@ -243,13 +246,14 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
     note(engine);
 }
 
-/// The journal is to know which Redis this is, and whether there are explicit labels and other proxies.
+/// The journal is to know which Redis this is, and whether there have been explicit labels and other proxies lately.
 pub(super) fn note(engine: &Engine) {
     let process = &engine.process;
     if let Some(known) = &*engine.known.borrow() {
-        let has_labels = process.uses_labels() || process.labels_unread.load(Ordering::Acquire);
+        let has_labels = process.may_have_had_labels() || process.labels_unread.load(Ordering::Acquire);
         let labels = if has_labels { WITH_LABELS } else { "" };
-        let others = if process.is_alone() { "" } else { WITH_OTHERS };
+        let has_others = !process.is_alone() || process.journal.has_heard();
+        let others = if has_others { WITH_OTHERS } else { "" };
         process.journal.saw(format!("{}{labels}{others}", known.name));
     }
 }
@@ -259,7 +263,7 @@ pub fn had_labels(noted: &str) -> bool {
     noted.strip_suffix(WITH_OTHERS).unwrap_or(noted).ends_with(WITH_LABELS)
 }
 
-/// Whether the process before this one was not alone: what others have invalidated its journal does not know.
+/// Whether the process before this one was not alone lately: what others have invalidated its journal does not know.
 pub fn had_others(noted: &str) -> bool {
     noted.ends_with(WITH_OTHERS)
 }
@@ -269,9 +273,19 @@ pub fn run_of(noted: &str) -> &str {
     noted.split(' ').next().unwrap_or_default()
 }
 
-/// Invalidates what was invalidated lately; returns when that is done.
+/// Invalidates what was invalidated lately; returns when that is done. What another proxy did last at the Redis before, and could
+/// tell nobody any more, it repeats itself, if it has come along.
 async fn again(engine: &Rc<Engine>, why: &str) {
-    let scope = engine.process.journal.recent();
+    let (others, scope) = (engine.others.all(), engine.process.journal.recent());
+    let is_everything = scope == Scope::Everything;
+    repeat(engine, why, scope).await;
+    if !is_everything && !announce::have_come(engine, &others).await {
+        tracing::warn!("another proxy is not there: everything is invalidated again");
+        repeat(engine, why, Scope::Everything).await;
+    }
+}
+
+async fn repeat(engine: &Rc<Engine>, why: &str, scope: Scope) {
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());

@@ -257,6 +257,16 @@ impl Journal {
         self.shared.state().heard(scope, age, self.shared.now());
     }
 
+    /// Whether others have invalidated anything within the window, or may have: who starts next has to know, whom no file tells.
+    pub fn has_heard(&self) -> bool {
+        self.shared.state().has_heard(self.shared.now())
+    }
+
+    /// Whether others may have invalidated what is not known here.
+    pub fn has_missed(&self) -> bool {
+        self.shared.state().has_missed(self.shared.now())
+    }
+
     /// What was invalidated within the window or is about to be, each tag once; also by the processes taken over, and what
     /// was [`heard`](Journal::heard) of.
     pub fn recent(&self) -> Scope {

@@ -105,6 +105,16 @@ impl Recent {
         tags.shrink_to(2 * tags.len(), |entry| hasher.hash_one(entry.tag(text)));
     }
 
+    /// Whether anything is within the window.
+    pub fn has_any(&self, now: i64) -> bool {
+        self.has_everything(now) || self.tags.iter().any(|entry| self.is_within(entry.at, now))
+    }
+
+    /// Whether everything is.
+    pub fn has_everything(&self, now: i64) -> bool {
+        self.everything.is_some_and(|at| self.is_within(at, now))
+    }
+
     /// The tags with their times, and since when everything counts, as after [`Recent::tidy`].
     pub fn entries(&self) -> (Option<i64>, impl Iterator<Item = (&[u8], i64)>) {
         (self.everything, self.tags.iter().map(|entry| (entry.tag(&self.text), entry.at)))
@@ -139,6 +149,7 @@ mod tests {
         recent.add(&Scope::Tags(vec![tag(1), tag(2)]), 10, 10);
         recent.add(&Scope::Tags(vec![tag(1)]), 30, 30);
         recent.add(&Scope::Tags(vec![tag(1)]), 20, 30);
+        assert!(recent.has_any(130) && !recent.has_any(131));
         assert_eq!(tags(&mut recent, 110), (None, vec![(tag(1), 30), (tag(2), 10)]));
         assert_eq!(recent.bytes(), 2 * (1 + OVERHEAD));
         assert_eq!(tags(&mut recent, 111), (None, vec![(tag(1), 30)]));
@@ -152,6 +163,8 @@ mod tests {
         recent.add(&Scope::Everything, 20, 20);
         recent.add(&Scope::Everything, 10, 20);
         recent.add(&Scope::Tags(vec![tag(1)]), 60, 60);
+        assert!(recent.has_everything(120) && !recent.has_everything(121));
+        assert!(recent.has_any(160) && !recent.has_any(161));
         assert_eq!(tags(&mut recent, 120), (Some(20), vec![(tag(1), 60)]));
         assert_eq!(tags(&mut recent, 121), (None, vec![(tag(1), 60)]));
     }

@@ -91,6 +91,16 @@ impl State {
         self.heard.add(scope, now.steady.saturating_sub(age), now.steady);
     }
 
+    /// Whether others have invalidated anything within the window, or may have.
+    pub fn has_heard(&self, now: Now) -> bool {
+        self.heard.has_any(now.steady)
+    }
+
+    /// Whether they may have invalidated what is not known here.
+    pub fn has_missed(&self, now: Now) -> bool {
+        self.heard.has_everything(now.steady)
+    }
+
     /// Whether that is news.
     pub fn saw(&mut self, identity: &str, now: Now) -> bool {
         let known = self.redis().is_some_and(|known| known == identity);

@@ -80,7 +80,7 @@ impl Process {
             state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
         }
         // Which keys had labels an old Redis knows, not the index.
-        let labels = self.labels_used.load(Ordering::Acquire) || self.index.has_had_labels();
+        let labels = self.may_have_had_labels();
         self.trust.untagged.store(state.reason.is_some() && labels, Ordering::Release);
         !compares
     }
@@ -196,6 +196,11 @@ impl Process {
         holds
     }
 
+    /// Whether it is being found out who Redis is.
+    pub fn compares(&self) -> bool {
+        self.trust.doubted().comparing
+    }
+
     /// Redis need not tell of all invalidations that this proxy has not heard of: it is another one, or has told them for long
     /// enough.
     pub fn lost_epochs(&self, now: Moment) {
@@ -205,9 +210,8 @@ impl Process {
     /// Whether Redis may lack the epochs of invalidations of which this proxy need not have heard: that was so within `window`, or
     /// it is being found out who Redis is.
     pub fn may_lack_epochs(&self, now: Moment, window: Moment) -> bool {
-        let comparing = self.trust.doubted().comparing;
         let lost = self.trust.epochs_lost.load(Ordering::Acquire);
-        comparing || (lost > 0 && now < lost + window)
+        self.compares() || (lost > 0 && now < lost + window)
     }
 }
 
@@ -280,6 +284,21 @@ mod tests {
         assert!(process.doubts_labels() && process.doubts_untagged());
         process.labels_unread.store(false, Ordering::Release);
         assert!(!process.doubts_labels() && !process.doubts_untagged() && process.doubt.any());
+    }
+
+    #[test]
+    fn old_data_may_have_labels_that_nobody_has_any_more() {
+        let (mut process, _orders) = process();
+        assert!(!process.may_have_had_labels());
+        process.labels_remembered.store(true, Ordering::Release);
+        assert!(process.may_have_had_labels());
+        process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
+        process.doubt_redis();
+        assert!(process.doubts_untagged());
+        process.replay_window = Duration::ZERO;
+        assert!(!process.may_have_had_labels(), "that was too long ago");
+        process.journal.heard(&Scope::Everything, Duration::ZERO);
+        assert!(process.may_have_had_labels(), "whatever others had");
     }
 
     #[test]

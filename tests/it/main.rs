@@ -30,6 +30,7 @@ mod metrics;
 mod misses;
 mod names;
 mod no_database;
+mod old_data;
 mod out_of_touch;
 mod pinned;
 mod proxies;

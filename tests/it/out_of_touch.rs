@@ -76,6 +76,30 @@ fn who_comes_right_after_another_one_has_gone_takes_its_clients_for_late() {
     }
 }
 
+/// The clock of Redis was set, or that of the proxy stood still for so long.
+#[test]
+fn fills_that_come_when_redis_has_forgotten_the_invalidation_too_early_do_not_stay() {
+    let redis = Redis::start();
+    let [still, other] = two(&redis);
+    let mut direct = redis.client();
+    let mut fills: Vec<_> =
+        (0..4).map(|number| (still.client(), format!("app:1:home_page_data_{number}"))).collect();
+    fills.iter_mut().for_each(|(client, key)| assert_eq!(client.cmd(&format!("GET {key}")), "$-1\r\n"));
+    still.signal("-STOP");
+    assert_eq!(other.client().cmd("TAG.INVALIDATE Tool"), ":0\r\n");
+    direct.cmd("PEXPIRE rescind:epoch:Tool 1");
+    eventually("it is forgotten", || (direct.cmd("EXISTS rescind:epoch:Tool") == ":0\r\n").then_some(()));
+    fills.iter_mut().for_each(|(client, key)| client.request(&["SET", key, "old"]));
+    // So that it has other things to do before it reads what the feed tells.
+    std::thread::sleep(Duration::from_millis(800));
+    still.signal("-CONT");
+    for (client, key) in &mut fills {
+        assert_eq!(client.reply(), "+OK\r\n");
+        let is_gone = || (direct.cmd(&format!("EXISTS {key}")) == ":0\r\n").then_some(());
+        eventually("it is deleted", is_gone);
+    }
+}
+
 #[test]
 fn who_has_stood_still_for_as_long_as_redis_tells_of_invalidations_takes_fills_for_late() {
     let redis = Redis::start();

@@ -54,8 +54,11 @@ fn what_others_have_invalidated_is_recent_and_not_written() {
     let later = |ms: i64| Now { steady: NOW.steady + ms, ..NOW };
     state.heard(&Scope::Tags(vec![tag("a")]), 0, NOW);
     assert_eq!(state.recent(NOW), Scope::Tags(vec![tag("a")]));
+    assert!(state.has_heard(NOW) && !state.has_missed(NOW));
     state.heard(&Scope::Everything, 3_000_000, NOW);
     assert_eq!(state.recent(NOW), Scope::Everything);
+    assert!(state.has_missed(NOW) && !state.has_missed(later(600_001)));
+    assert!(state.has_heard(later(3_600_000)) && !state.has_heard(later(3_600_001)));
     assert_eq!(state.recent(later(600_001)), Scope::Tags(vec![tag("a")]), "everything was before");
     let (_, mut next) = taken_over(&state.snapshot(MARK, "up", NOW)).unwrap();
     assert!(next.recent(NOW).is_empty());
