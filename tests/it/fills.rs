@@ -185,12 +185,12 @@ fn whose_requests_overlap_may_fill_with_what_another_connection_missed() {
 #[test]
 fn after_its_window_a_fill_is_not_watched() {
     let w = World::with("");
-    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nfill_window = \"200ms\"\n");
+    let rules = RULES.replace("name = \"home\"\n", "name = \"home\"\nfill_window = \"2s\"\n");
     let proxy = Proxy::start(&w.redis, &rules);
     let mut client = proxy.client();
     client.cmd(&format!("GET {KEY}"));
     client.cmd(TRIGGER);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(std::time::Duration::from_millis(2200));
     client.cmd(&format!("SET {KEY} v"));
     assert_eq!(client.cmd(&format!("GET {KEY}")), "$1\r\nv\r\n");
 }
