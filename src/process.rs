@@ -249,11 +249,16 @@ impl Process {
         self.labels_used.load(Acquire) || self.index.has_had_labels()
     }
 
+    /// Whether it is known that there have been explicit labels: in this process, or lately in the one before it.
+    pub fn has_had_labels(&self) -> bool {
+        let remembers = self.labels_remembered.load(Acquire) && self.born.elapsed() <= self.replay_window;
+        self.uses_labels() || remembers
+    }
+
     /// Whether there may have been explicit labels at a moment from which old data may come back: now there need not be any.
     pub fn may_have_had_labels(&self) -> bool {
-        let remembers = self.labels_remembered.load(Acquire) && self.born.elapsed() <= self.replay_window;
         // Of others that came before this one it knows neither what they have invalidated nor by what labels.
-        self.uses_labels() || remembers || self.journal.has_missed()
+        self.has_had_labels() || self.journal.has_missed()
     }
 
     /// Whether explicit labels have been used here, or have been heard of, or those in Redis have not been read.

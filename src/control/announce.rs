@@ -125,7 +125,7 @@ pub(super) async fn watch(engine: Rc<Engine>) {
     }
 }
 
-/// On whose lifelines nobody listens; `None`: Redis does not answer.
+/// On whose lifelines nobody listens; `None`: Redis does not say.
 async fn silent(engine: &Engine, others: &[peers::ProxyId]) -> Option<Vec<peers::ProxyId>> {
     let channels: Vec<_> = others.iter().map(|other| lifeline(other)).collect();
     let mut batch = Batch::default();
@@ -134,6 +134,9 @@ async fn silent(engine: &Engine, others: &[peers::ProxyId]) -> Option<Vec<peers:
     let asked = tokio::time::timeout(PATIENCE, engine.scans.call(0, batch)).await;
     let Ok(Ok(frames)) = asked else { return None };
     let counts = frames.into_iter().next().map(array_of).unwrap_or_default();
+    if counts.len() != 2 * others.len() {
+        return None;
+    }
     let nobody = counts.chunks(2).filter(|pair| pair.get(1).and_then(int_of) == Some(0));
     let silent: Vec<_> = nobody.filter_map(|pair| bytes_of(&pair[0])).collect();
     Some(others.iter().filter(|other| silent.iter().any(|one| lifeline(other) == **one)).cloned().collect())
@@ -295,7 +298,7 @@ impl Engine {
     /// From now on the feed shows all that the others say.
     pub(super) fn listens(&self) {
         self.others.listens.set(Instant::now());
-        if !self.process.is_alone() || self.others.expected.get() {
+        if !self.process.is_alone() {
             self.others.missed.set(true);
         }
         self.note_missed();
@@ -407,7 +410,8 @@ impl Engine {
     fn heard(&self, proxy: &peers::ProxyId) {
         if self.others.peers.borrow_mut().heard(proxy) {
             tracing::info!(proxy = %String::from_utf8_lossy(proxy), "another proxy is there");
-            self.missed();
+            self.others.missed.set(true);
+            self.note_missed();
             self.tell_workers();
             self.others.company.notify_one();
             super::known::note(self);

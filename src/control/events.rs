@@ -86,9 +86,10 @@ fn split_channel(channel: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 /// Epochs outlive the time for which fills are watched. Not if the clock of Redis was set, or this proxy's stood still, as that of
-/// a machine does which sleeps: then it is no better than evicted.
+/// a machine does which sleeps: then it is no better than evicted. Of one that was found at the start nobody knows its age.
 fn epoch_expired(engine: &Rc<Engine>, tag: Tag) {
-    if is_needed(engine, &tag) {
+    let since = engine.moment().saturating_sub(engine.longest_window());
+    if engine.process.epochs.announced_since(&tag, since) {
         tokio::task::spawn_local(epoch_gone(Rc::clone(engine), tag, "expired too early"));
     }
 }

@@ -250,7 +250,7 @@ async fn settle(engine: &Rc<Engine>, identity: Identity) {
 pub(super) fn note(engine: &Engine) {
     let process = &engine.process;
     if let Some(known) = &*engine.known.borrow() {
-        let has_labels = process.may_have_had_labels() || process.labels_unread.load(Ordering::Acquire);
+        let has_labels = process.has_had_labels() || process.labels_unread.load(Ordering::Acquire);
         let labels = if has_labels { WITH_LABELS } else { "" };
         let has_others = !process.is_alone() || process.journal.has_heard();
         let others = if has_others { WITH_OTHERS } else { "" };

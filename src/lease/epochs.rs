@@ -23,6 +23,8 @@ struct Epoch {
     /// What `rescind:epoch:<tag>` was set to.
     id: Box<[u8]>,
     at: Moment,
+    /// Its announcement was seen: else it was invalidated some time before `at`.
+    announced: bool,
     /// The connection that has been told that it is complete.
     told: Option<u64>,
 }
@@ -71,11 +73,15 @@ impl Epochs {
 
     /// The feed shows that these tags were invalidated.
     pub fn announced(&self, tags: &[Tag], id: &[u8], now: Moment) {
+        self.insert(tags, id, now, true);
+    }
+
+    fn insert(&self, tags: &[Tag], id: &[u8], now: Moment, announced: bool) {
         let mut known = self.tags.write().unwrap_or_else(PoisonError::into_inner);
         // A miss that is recorded meanwhile counts as older: that errs on the side of one more miss.
         let clock = self.clock() + 1;
         for tag in tags {
-            known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, told: None });
+            known.insert(Tag::clone(tag), Epoch { clock, id: id.into(), at: now, announced, told: None });
         }
         self.len.store(known.len(), Ordering::Relaxed);
         self.noted.fetch_add(tags.len() as u64, Ordering::Relaxed);
@@ -86,7 +92,7 @@ impl Epochs {
     pub fn found(&self, tag: &Tag, id: &[u8], now: Moment) {
         let same = |known: &Epoch| *known.id == *id;
         if !self.tags.read().unwrap_or_else(PoisonError::into_inner).get(tag).is_some_and(same) {
-            self.announced(std::slice::from_ref(tag), id, now);
+            self.insert(std::slice::from_ref(tag), id, now, false);
         }
     }
 
@@ -129,6 +135,12 @@ impl Epochs {
     pub fn invalidated_since(&self, tag: &Tag, moment: Moment) -> bool {
         let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
         tags.get(tag).is_some_and(|epoch| epoch.at >= moment)
+    }
+
+    /// Whether it surely was: its announcement has come since.
+    pub fn announced_since(&self, tag: &Tag, moment: Moment) -> bool {
+        let tags = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        tags.get(tag).is_some_and(|epoch| epoch.announced && epoch.at >= moment)
     }
 
     /// What was invalidated since `moment`, with the epochs and when that was.

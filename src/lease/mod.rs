@@ -15,7 +15,7 @@
 //!
 //! Not every write is a fill: who has changed the database may write the new value at once, unread. That takes out a miss of
 //! somebody else, and the bag is younger then than what is open. It is told apart only where a connection has been told of the
-//! latest invalidation of the key, and nothing shows that tasks share it: then no miss is taken out. Where they do, it may as
+//! latest invalidation of a tag of the key, and nothing shows that tasks share it: then no miss is taken out. Where they do, it may as
 //! well be another task's fill, and misses that stay in the bag although they were filled would keep a hot key from being cached.
 //!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.

@@ -298,6 +298,25 @@ fn rules_that_come_with_a_restart_count_too() {
     assert_eq!(w.exist("app:1:late_1"), ":0\r\n");
 }
 
+/// Redis keeps the epoch for twice as long as fills are watched. Found at the start, it was not forgotten too early when it ends.
+#[test]
+fn an_epoch_from_before_a_restart_takes_nothing_along_when_it_ends() {
+    let mut w = World::new();
+    w.invalidate(TRIGGER);
+    w.proxy.signal("-TERM");
+    w.proxy.wait();
+    std::thread::sleep(Duration::from_millis(6000));
+    assert_eq!(w.exist("rescind:epoch:Post"), ":1\r\n");
+    w.proxy.start_again(&[]);
+    w.proxy.ready();
+    run(&mut w.client(), &[&format!("SET {KEY} new")]);
+    assert_eq!(w.exist(KEY), ":1\r\n");
+    eventually("its time is over", || (w.exist("rescind:epoch:Post") == ":0\r\n").then_some(()));
+    // What would come of it has come when the next message has.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(w.exist(KEY), ":1\r\n");
+}
+
 #[test]
 fn after_a_restart_the_connection_of_a_trigger_knows_no_better_than_others() {
     for signal in ["-TERM", "-KILL"] {
