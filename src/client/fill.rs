@@ -130,8 +130,8 @@ impl Written<'_> {
         let may_share = process.leases.may_share(self.outbox.lessee().host, now);
         // What others have missed meanwhile makes it no newer, but where they may have read it over this connection.
         let looks = clock.is_none() || !(filled.is_own || may_share);
-        let hit = self.outbox.hits.borrow().clock_of(self.hash, now, window);
-        let hit = hit.filter(|hit| looks && clock.is_none_or(|clock| *hit < clock));
+        let hit = looks.then(|| self.outbox.hits.borrow().clock_of(self.hash, now, window)).flatten();
+        let hit = hit.filter(|hit| clock.is_none_or(|clock| *hit < clock));
         clock = hit.or(clock);
         let is_strict = context.is_strict(self.family);
         // Beside other proxies one of them may have seen another task's miss, wherever tasks share connections.

@@ -6,6 +6,7 @@ use super::Engine;
 use super::push::Push;
 use crate::accounting::{Firing, TriggerLabel};
 use crate::fanout::{CHANNEL, tags_of_message};
+use crate::lease::Moment;
 use crate::lease::script::EPOCHS;
 use crate::news::{LABEL_SETS, NEWS};
 use crate::peers::{self, Message};
@@ -88,23 +89,21 @@ fn split_channel(channel: &[u8]) -> Option<(u32, &[u8])> {
 /// Epochs outlive the time for which fills are watched. Not if the clock of Redis was set, or this proxy's stood still, as that of
 /// a machine does which sleeps: then it is no better than evicted. Of one that was found at the start nobody knows its age.
 fn epoch_expired(engine: &Rc<Engine>, tag: Tag) {
-    let since = engine.moment().saturating_sub(engine.longest_window());
-    if engine.process.epochs.announced_since(&tag, since) {
+    if engine.process.epochs.announced_since(&tag, watched_since(engine)) {
         tokio::task::spawn_local(epoch_gone(Rc::clone(engine), tag, "expired too early"));
     }
 }
 
-/// Whether fills of misses from before its latest invalidation may still come.
-fn is_needed(engine: &Engine, tag: &Tag) -> bool {
-    let since = engine.moment().saturating_sub(engine.longest_window());
-    engine.process.epochs.invalidated_since(tag, since)
+/// Of what was invalidated before that no stale fill is watched any more.
+fn watched_since(engine: &Engine) -> Moment {
+    engine.moment().saturating_sub(engine.longest_window())
 }
 
 /// Until it was gone it told stale fills from fresh ones. What was filled since is deleted once more, with a new epoch. It
 /// may be gone before its announcement came, which has come behind the barrier.
 async fn epoch_gone(engine: Rc<Engine>, tag: Tag, how: &str) {
     engine.feed.barrier(vec![], &engine).await;
-    if is_needed(&engine, &tag) {
+    if engine.process.epochs.invalidated_since(&tag, watched_since(&engine)) {
         let what = format!("its epoch {how}");
         engine.seen_by_all(Firing::unconditional(TriggerLabel::Again, vec![tag], what));
     }

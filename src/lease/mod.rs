@@ -15,8 +15,9 @@
 //!
 //! Not every write is a fill: who has changed the database may write the new value at once, unread. That takes out a miss of
 //! somebody else, and the bag is younger then than what is open. It is told apart only where a connection has been told of the
-//! latest invalidation of a tag of the key, and nothing shows that tasks share it: then no miss is taken out. Where they do, it may as
-//! well be another task's fill, and misses that stay in the bag although they were filled would keep a hot key from being cached.
+//! latest invalidation of one of its tags, and nothing shows that tasks share it: then no miss is taken out. Where they do, it
+//! may as well be another task's fill, and misses that stay in the bag although they were filled would keep a hot key from being
+//! cached.
 //!
 //! [`Computations`] are about the same misses from another side: who may wait for whose fill.
 //!
@@ -210,7 +211,7 @@ impl Leases {
         self.filled_by(key, client, fill, found, now, || false)
     }
 
-    /// As [`Leases::filled`], of a connection that may have been `told` of the latest invalidation of the key: what it then
+    /// As [`Leases::filled`], of a connection that may have been `told` of the latest invalidation of one of its tags: what it then
     /// writes and has not missed is most likely new, and no fill.
     pub fn filled_by(
         &self,
