@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 /// Reads the configuration and says with `tell` what is remarkable about it.
 fn load(cli: &Cli, tell: impl Fn(String)) -> Result<(Config, Rules), String> {
     let loaded = config::load(cli.config_file(), std::env::vars_os(), &cli.flags());
+    loaded.notes.iter().cloned().for_each(&tell);
     let (rules, problems) = match Rules::compile(&loaded.config.rules) {
         Ok(rules) => (rules, vec![]),
         Err(problems) => (Rules::empty(), problems),

@@ -447,6 +447,30 @@ fn variables_override_every_plain_value() {
 }
 
 #[test]
+fn misspelt_variables_are_pointed_out() {
+    let loaded = with_variables(
+        "",
+        &[
+            ("RESCIND_UPSTREAM_URI", "redis://other"),
+            ("RESCIND_LISTEN_ADRESS", "0.0.0.0:1"),
+            ("RESCIND_Listen_Workers", "3"),
+            ("RESCIND_LISTEN_MAX_CLIENTS", "7"),
+            ("RESCIND_CONFIG", "f"),
+            ("RESCIND_LOG", "info"),
+            ("RESCIND_SERVICE_HOST", "10.0.0.1"),
+            ("RESCIND_PORT_6380_TCP_ADDR", "10.0.0.1"),
+        ],
+    );
+    let notes = [
+        "RESCIND_LISTEN_ADRESS: note: not known and ignored; did you mean RESCIND_LISTEN_ADDRESS?",
+        "RESCIND_Listen_Workers: note: not known and ignored; did you mean RESCIND_LISTEN_WORKERS?",
+        "RESCIND_UPSTREAM_URI: note: not known and ignored; did you mean RESCIND_UPSTREAM_URL?",
+    ];
+    assert_eq!(loaded.notes, notes);
+    assert_eq!(good(loaded).listen.max_clients, 7);
+}
+
+#[test]
 fn wrong_variables_are_named_and_foreign_ones_ignored() {
     let text = "[listen]\nworkers = 'x'";
     let errors = errors(with_variables(

@@ -320,10 +320,12 @@ fn what_is_probably_not_meant_is_noted() {
     (plain.on_invalidate, plain.grace) = (OnInvalidate::Delete, Duration::ZERO);
     (plain.stale_fill, plain.fill_window) = (StaleFill::Protect, Duration::from_secs(5));
     plain.coalesce = Duration::ZERO;
+    let mut graceful = family(5, "graceful", &["graceful"]);
+    (graceful.on_invalidate, graceful.grace) = (OnInvalidate::Delete, Duration::from_secs(1));
     let spec = RulesSpec {
         prefix: "app:*:".to_owned(),
         tags: vec![tag(1, "post:{id}", &["post:{id}:*", "list:{id}"]), tag(2, "All", &["all_*"])],
-        families: vec![family(10, "all", &["all_*"]), family(20, "posts", &["post:*"]), plain],
+        families: vec![family(10, "all", &["all_*"]), family(20, "posts", &["post:*"]), plain, graceful],
         triggers: vec![
             trigger(40, &["model:{id}"], &[], &["post:{id}"]),
             trigger(50, &["list:{id}"], &[], &["post:{id}"]),
@@ -333,6 +335,7 @@ fn what_is_probably_not_meant_is_noted() {
         ..RulesSpec::default()
     };
     let expected = [
+        "family \"graceful\": `grace` means nothing where keys are deleted",
         "family \"posts\": keys of the pattern `post:{id}:*`",
         "trigger \"all_{n}\": a key of its own such as \"app:1:all_1\" depends on the tag All",
         "trigger \"all_{n}\": the prefix \"app:\" of its keys also begins cached keys",

@@ -346,10 +346,10 @@ impl Command {
         self.fires.condition(args)
     }
 
-    /// Whether the request, where it does nothing, has found its key there.
+    /// Whether the request, where it does nothing, has found its key there, or one of its keys.
     pub fn only_adds(&self, args: Args<'_>) -> bool {
         match &*self.name {
-            "setnx" => true,
+            "setnx" | "msetnx" | "hsetnx" => true,
             "set" => fires::SetOptions::parse(args).nx,
             _ => false,
         }

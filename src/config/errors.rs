@@ -43,6 +43,8 @@ pub struct Loaded {
     pub file_name: String,
     /// All problems, in the order of [`Place`].
     pub problems: Vec<ConfigProblem>,
+    /// What is no error, but should be looked at; a line each.
+    pub notes: Vec<String>,
 }
 
 impl Loaded {

@@ -155,7 +155,7 @@ pub enum Fsync {
 /// Reads the configuration from a file.
 ///
 /// `environment` is all of it, such as `std::env::vars_os()`: known `RESCIND_<SECTION>_<KEY>` are used, others
-/// ignored. Never fails by itself: what is wrong stands in [`Loaded::problems`], and where something is wrong
+/// ignored, with a note if that looks like a mistake. Never fails by itself: what is wrong stands in [`Loaded::problems`], and where something is wrong
 /// [`Loaded::config`] has the default. A file that cannot be read is the only problem then.
 pub fn load<K, V>(path: &Path, environment: impl IntoIterator<Item = (K, V)>, flags: &Flags) -> Loaded
 where
@@ -173,7 +173,7 @@ where
                 _ => format!("cannot be read: {error}; name another with --config FILE or RESCIND_CONFIG"),
             };
             let problems = vec![ConfigProblem { place: Place::File, message }];
-            Loaded { config: Config::default(), file_name, problems }
+            Loaded { config: Config::default(), file_name, problems, notes: vec![] }
         }
     }
 }
@@ -192,11 +192,12 @@ where
     let context = Context::new(Lines::new(bytes), Environment::new(environment));
     let root = text(bytes, &context).map(|text| syntax(text, &context)).unwrap_or_default();
     let (mut config, mut places) = sections::config(&root, &context);
+    let notes = context.misspelt();
     let mut problems = context.into_problems();
     flags.apply(&mut config, &mut places, &mut problems);
     problems.extend(places.clashes(&config));
     problems.sort_by(|a, b| a.place.cmp(&b.place));
-    Loaded { config, file_name: file_name.to_owned(), problems }
+    Loaded { config, file_name: file_name.to_owned(), problems, notes }
 }
 
 /// The file as text; bytes that are none are a problem of their line.

@@ -29,6 +29,9 @@ impl Lines {
     }
 }
 
+/// What the name of each of our variables begins with.
+const OURS: &str = "RESCIND_";
+
 /// The `RESCIND_*` variables.
 pub(super) struct Environment(HashMap<OsString, OsString>);
 
@@ -38,7 +41,7 @@ impl Environment {
         K: AsRef<OsStr>,
         V: AsRef<OsStr>,
     {
-        let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b"RESCIND_");
+        let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OURS.as_bytes());
         let variables = variables.into_iter().filter(|(name, _)| ours(name.as_ref()));
         Self(variables.map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned())).collect())
     }
@@ -48,12 +51,14 @@ impl Environment {
 pub(super) struct Context {
     lines: Lines,
     environment: Environment,
+    /// The names of the variables that there might be, without [`OURS`].
+    variables: RefCell<Vec<String>>,
     problems: RefCell<Vec<ConfigProblem>>,
 }
 
 impl Context {
     pub(super) fn new(lines: Lines, environment: Environment) -> Self {
-        Self { lines, environment, problems: RefCell::default() }
+        Self { lines, environment, variables: RefCell::default(), problems: RefCell::default() }
     }
 
     pub(super) fn line(&self, offset: usize) -> u32 {
@@ -67,6 +72,29 @@ impl Context {
 
     fn record(&self, place: Place, message: String) {
         self.problems.borrow_mut().push(ConfigProblem { place, message });
+    }
+
+    /// A note for each variable that means nothing, but is named nearly like one that does. Others are left alone: where a
+    /// Kubernetes service is called `rescind`, there are many.
+    pub(super) fn misspelt(&self) -> Vec<String> {
+        let known = self.variables.borrow();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let mut notes: Vec<String> = self
+            .environment
+            .0
+            .keys()
+            .filter_map(|name| {
+                let own = name.to_str()?.strip_prefix(OURS)?;
+                let meant = nearest(own, &known)?.to_uppercase();
+                if meant == own {
+                    return None;
+                }
+                let name = name.display();
+                Some(format!("{name}: note: not known and ignored; did you mean {OURS}{meant}?"))
+            })
+            .collect();
+        notes.sort_unstable();
+        notes
     }
 
     pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
@@ -331,6 +359,7 @@ impl<'a> Section<'a> {
     /// The value of the key's variable. An empty variable counts as not set, unless empty is a value.
     fn variable<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, Vec<String>>) -> Option<Located<T>> {
         let name = self.variable_of(key)?;
+        self.context.variables.borrow_mut().push(name[OURS.len()..].to_lowercase());
         let value = self.context.environment.0.get(OsStr::new(&name))?;
         let parsed = match value.to_str() {
             Some(text) => parse(text),
@@ -348,7 +377,7 @@ impl<'a> Section<'a> {
     }
 
     fn variable_of(&self, key: &str) -> Option<String> {
-        Some(format!("RESCIND_{}_{}", self.variables?, key.to_ascii_uppercase()))
+        Some(format!("{OURS}{}_{}", self.variables?, key.to_ascii_uppercase()))
     }
 
     /// Where a value of this key stands that was read from this line, or from none.

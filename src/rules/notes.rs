@@ -1,13 +1,16 @@
 //! What rules may say, and hardly anybody means.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::spec::OnInvalidate;
 use super::{Family, FamilyId, LeftOut, Matcher, Rules};
 
 impl Rules {
     /// What is right and probably not meant, a sentence each. What keys a pattern matches is judged by one of them.
     pub fn notes(self: &Arc<Self>) -> Vec<String> {
         let mut notes = self.unseen();
+        notes.extend(self.families.iter().filter_map(Family::lacks_expire));
         let mut matcher = self.matcher();
         // Each key is compared with all patterns, which takes long where there are thousands: only if it may tell something.
         let has_settings = self.families.iter().any(Family::is_set);
@@ -77,6 +80,18 @@ impl Rules {
 }
 
 impl Family {
+    /// A `grace` that never begins.
+    fn lacks_expire(&self) -> Option<String> {
+        let is_void = self.grace > Duration::ZERO && self.on_invalidate == OnInvalidate::Delete;
+        is_void.then(|| {
+            format!(
+                "family \"{}\": `grace` means nothing where keys are deleted; write on_invalidate = \"expire\" to serve \
+                 them that much longer",
+                self.name
+            )
+        })
+    }
+
     /// Whether it is a pattern without a `[[family]]`.
     fn is_pattern(&self) -> bool {
         matches!(&self.keys[..], [only] if *only == self.name)
