@@ -284,7 +284,7 @@ impl Engine {
             }
             Message::Undone { proxy, db, key } => {
                 if proxy == self.process.id {
-                    self.process.metrics.stale_fills(&self.family_of(db, &key));
+                    fills::undone(self, db, &key);
                 }
             }
             Message::Unsure { proxy, db, key, since } => {

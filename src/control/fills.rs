@@ -10,9 +10,10 @@ use super::Engine;
 use super::labels::learn;
 use super::link::{Batch, has_no_database};
 use super::wire::{array_of, bytes_of, int_of, into_result};
-use crate::lease::Expected;
 use crate::lease::script::{Check, MOST_RECENT_OF_ANY, MOST_SINCE, RECENT, Recent, Unsure, What, epoch_key};
+use crate::lease::{BEFORE_ALL, Expected};
 use crate::news::label_set;
+use crate::rules::Tag;
 
 /// So many labels are looked for at once; of more only what the feed has shown counts.
 const MOST_LOOKED_FOR: usize = 50_000;
@@ -24,8 +25,32 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn look_again(engine: Rc<Engine>, db: u32, key: Box<[u8]>, since: Box<[u8]>) {
     learn(&engine).await;
     if has_stale_label(&engine, db, &key, &since) {
-        engine.process.metrics.stale_fills(&engine.family_of(db, &key));
+        undone(&engine, db, &key);
         check(engine, db, vec![Check { key, what: What::Never }]).await;
+    }
+}
+
+/// Counts a fill that was undone. If no invalidation of its tags is known that explains it, Redis remembers one for longer than
+/// this proxy: its clock was set back, say, or `fill_window` was longer before the restart. That would undo every fill until it
+/// ends; so it is learnt, and misses from then on count as younger.
+pub(super) fn undone(engine: &Rc<Engine>, db: u32, key: &[u8]) {
+    engine.process.metrics.stale_fills(&engine.family_of(db, key));
+    let mut tags = engine.process.index.explicit_of(db, key);
+    engine.matcher.borrow_mut().tags(db, key, &mut tags);
+    let is_known = |tag: &Tag| engine.process.epochs.expected(tag, BEFORE_ALL) != Expected::NoEpoch;
+    if !tags.iter().any(is_known) {
+        tokio::task::spawn_local(learn_epochs(Rc::clone(engine), tags));
+    }
+}
+
+async fn learn_epochs(engine: Rc<Engine>, tags: Vec<Tag>) {
+    let mut questions = Batch::default();
+    tags.iter().for_each(|tag| questions.push([b"GET".as_slice(), &epoch_key(tag)]));
+    // If Redis does not tell, the next fill that is undone asks again.
+    for (tag, epoch) in tags.iter().zip(engine.deletes.call(0, questions).await.unwrap_or_default()) {
+        if let Some(epoch) = bytes_of(&epoch) {
+            engine.process.epochs.found(tag, epoch, engine.moment());
+        }
     }
 }
 
@@ -39,7 +64,7 @@ pub(super) async fn check(engine: Rc<Engine>, db: u32, checks: Vec<Check>) {
     }
 }
 
-async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> {
+async fn once(engine: &Rc<Engine>, db: u32, checks: &[Check]) -> Result<(), String> {
     let mut recent = recent(engine, checks).await?;
     let (mut questions, mut labels) = (Batch::default(), Batch::default());
     for check in checks {
@@ -92,7 +117,7 @@ async fn once(engine: &Engine, db: u32, checks: &[Check]) -> Result<(), String> 
         if is_stale && known.insert(&*check.key) {
             stale.push(&check.key);
             if check.what != What::Never {
-                engine.process.metrics.stale_fills(&engine.family_of(db, &check.key));
+                undone(engine, db, &check.key);
             }
         }
     }

@@ -346,7 +346,7 @@ fn a_script_is_called_by_its_name_and_sent_once_more_where_redis_has_forgotten_i
         direct.cmd("SCRIPT FLUSH");
         client.cmd(&format!("UNLINK {KEY}"));
         client.cmd(&format!("GET {KEY}"));
-        direct.cmd("SET rescind:epoch:Post another");
+        direct.cmd(&format!("SET rescind:epoch:Post another-{db}"));
         assert_eq!(client.cmd(&format!("SET {KEY} old")), "+OK\r\n");
         assert_eq!(client.cmd(&format!("EXISTS {KEY}")), ":0\r\n");
         direct.cmd("DEL rescind:epoch:Post");
@@ -513,6 +513,22 @@ fn other_databases_have_the_same_epochs() {
     direct.cmd("SELECT 3");
     assert_eq!(direct.cmd("GET k"), "$1\r\nv\r\n");
     eventually("it is counted", || (w.proxy.metric(STALE) >= 2.0).then_some(()));
+}
+
+#[test]
+fn an_epoch_that_nobody_knows_undoes_no_fill_of_later_misses() {
+    let w = World::new();
+    let (mut direct, mut client) = (w.redis.client(), w.client());
+    // Its time to live is longer than any, as after the clock of Redis was set back.
+    direct.cmd("SET rescind:epoch:Post another PX 3600000");
+    let mut fill = || {
+        client.cmd(&format!("GET {KEY}"));
+        client.cmd(&format!("SET {KEY} v"));
+        client.cmd(&format!("GET {KEY}"))
+    };
+    assert_eq!(fill(), "$-1\r\n", "it may be from after the miss");
+    eventually("it is cacheable", || (fill() == "$1\r\nv\r\n").then_some(()));
+    assert_eq!(direct.cmd("GET rescind:epoch:Post"), "$7\r\nanother\r\n");
 }
 
 #[test]
