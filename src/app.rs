@@ -22,7 +22,7 @@ use crate::fanout;
 use crate::index::SharedIndex;
 use crate::journal::{self, Intent, Journal, Recovered};
 use crate::metrics::Metrics;
-use crate::net::{self, Address, Bound};
+use crate::net::{self, Address, Bound, SocketFile};
 use crate::process::Process;
 use crate::rules::Rules;
 use crate::spawn::Spawned;
@@ -63,6 +63,7 @@ pub struct App {
     rules: Arc<Rules>,
     dry_run: bool,
     sockets: Vec<Vec<Bound>>,
+    files: Vec<SocketFile>,
     admin: std::net::TcpListener,
     admin_connections: usize,
     spawned: Option<Spawned>,
@@ -95,7 +96,7 @@ impl App {
             0 => default_workers(),
             n => n,
         };
-        let sockets = bind(&config, workers)?;
+        let (sockets, files) = bind(&config, workers)?;
         let admin = bind_admin(&config)?;
         let granted = descriptors::provide(descriptors::Wanted {
             clients: config.listen.max_clients,
@@ -127,6 +128,7 @@ impl App {
             recovered,
             dry_run,
             sockets,
+            files,
             admin,
             admin_connections: granted.admin,
             spawned,
@@ -176,6 +178,7 @@ impl App {
         let served = Served {
             process: Arc::clone(&process),
             listener: self.admin,
+            files: self.files,
             admin: admin::Config {
                 address: self.config.admin.address.to_string(),
                 token: self.config.admin.token.as_ref().map(|token| token.expose().to_owned()),
@@ -247,8 +250,9 @@ fn default_workers() -> usize {
 
 /// One socket per worker and address; the kernel spreads connections over them. Unix sockets have no such
 /// spreading: the workers share one.
-fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
+fn bind(config: &Config, workers: usize) -> Result<(Vec<Vec<Bound>>, Vec<SocketFile>), String> {
     let mut sockets: Vec<Vec<Bound>> = (0..workers).map(|_| vec![]).collect();
+    let mut files = vec![];
     for endpoint in &config.listen.address {
         let address = Address::from(endpoint);
         let failed = |error: std::io::Error| format!("cannot listen at {address}: {error}");
@@ -257,6 +261,7 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
             drop(net::bind(&address, false).map_err(failed)?);
         }
         let first = net::bind(&address, workers > 1).map_err(failed)?;
+        files.extend(SocketFile::of(&address));
         for slot in sockets.iter_mut().skip(1) {
             slot.push(match address {
                 Address::Tcp(_) => net::bind(&address, true).map_err(failed)?,
@@ -267,7 +272,7 @@ fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Bound>>, String> {
             slot.push(first);
         }
     }
-    Ok(sockets)
+    Ok((sockets, files))
 }
 
 /// The journal, and what earlier processes left in it. The default place may be unusable: nobody has asked for it.
@@ -392,6 +397,7 @@ async fn beat(tick: watch::Sender<()>) {
 struct Served {
     process: Arc<Process>,
     listener: std::net::TcpListener,
+    files: Vec<SocketFile>,
     admin: admin::Config,
     status: Arc<Status>,
     reload: Box<dyn Fn() -> Result<Rules, String> + Send>,
@@ -449,6 +455,7 @@ async fn serve(
     tracing::info!("draining");
     served.process.draining.store(true, Ordering::Relaxed);
     let _ = drain.send(true);
+    drop(served.files);
     // Fan-outs of the last writers still run on this thread.
     let joined =
         tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));

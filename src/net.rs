@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -223,6 +223,36 @@ pub fn bind(address: &Address, share: bool) -> io::Result<Bound> {
     }
 }
 
+/// The file of a Unix socket that this process listens at: goes when it is dropped, as with Redis, unless somebody else's has
+/// taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// That of an address that has just been bound, if it has one.
+    pub fn of(address: &Address) -> Option<Self> {
+        let Address::Unix(path) = address else { return None };
+        Some(Self { path: path.clone(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.identity) {
+            // If it cannot be removed, the next start replaces it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Dials `address`. The name is resolved anew each time, so a server that moved is found.
 pub async fn dial(address: &Address) -> io::Result<(ReadHalf, WriteHalf)> {
     match address {
@@ -266,5 +296,20 @@ mod tests {
         assert!(bind(&address, false).is_err(), "somebody listens there");
         drop(first);
         bind(&address, false).unwrap();
+    }
+
+    #[test]
+    fn a_socket_file_goes_with_its_process_but_not_another_one_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.sock");
+        let address = Address::Unix(path.clone());
+        let first = (bind(&address, false).unwrap(), SocketFile::of(&address).unwrap());
+        std::fs::rename(&path, folder.path().join("away")).unwrap();
+        let second = (bind(&address, false).unwrap(), SocketFile::of(&address).unwrap());
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+        assert!(SocketFile::of(&Address::Tcp("localhost:1".to_owned())).is_none());
     }
 }
