@@ -417,6 +417,42 @@ fn while_a_deletion_cannot_be_done_reads_are_misses_and_the_writer_is_answered_i
 }
 
 #[test]
+fn who_dies_while_a_deletion_is_tried_again_leaves_it_to_the_next() {
+    for redis_dies in [false, true] {
+        let mut redis = with_snapshot();
+        redis.client().cmd("ACL SETUSER own on >pw ~* &* +@all");
+        let url = format!("redis://own:pw@127.0.0.1:{}", redis.port);
+        let mut proxy = Proxy::launch(&url, RULES, &[]);
+        proxy.ready();
+        fill(&redis, &[KEY, "app:1:tools_1"]);
+        let refuse = |redis: &Redis| redis.client().cmd("ACL SETUSER own on >pw ~* &* +@all -unlink");
+        refuse(&redis);
+        redis.client().cmd("SAVE");
+        let (mut writer, mut reader) = (proxy.client(), proxy.client());
+        writer.request(&TRIGGER.split(' ').collect::<Vec<_>>());
+        eventually("reads are misses", || (reader.cmd(&format!("GET {KEY}")) == "$-1\r\n").then_some(()));
+        for round in 0..3 {
+            assert_eq!(first_read(&proxy, KEY), "$-1\r\n", "round {round}");
+            assert!(proxy.metric("rescind_journal_pending") >= 1.0);
+            assert_eq!(redis.client().cmd(&format!("GET {KEY}")), "$6\r\ncached\r\n", "it is there");
+            proxy.kill();
+            if redis_dies {
+                redis.kill();
+                redis.restart();
+                refuse(&redis);
+            }
+            proxy.start_again(&[]);
+        }
+        redis.client().cmd("ACL SETUSER own +unlink");
+        proxy.ready();
+        let mut direct = redis.client();
+        eventually("it is deleted", || (!is_there(&mut direct, KEY)).then_some(()));
+        eventually("it is done", || (proxy.metric("rescind_journal_pending") == 0.0).then_some(()));
+        assert!(is_there(&mut direct, "app:1:tools_1"), "nothing else is touched");
+    }
+}
+
+#[test]
 fn after_damage_to_the_journal_everything_counts_as_invalidated() {
     let redis = Redis::start();
     let mut proxy = Proxy::start(&redis, RULES);
