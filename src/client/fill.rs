@@ -8,7 +8,7 @@ use crate::command::{Command, Fill, FireCondition, KeyUse};
 use crate::context::Context;
 use crate::fanout::Order;
 use crate::lease::script::{Check, Unsure, What};
-use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash, Moment};
+use crate::lease::{BEFORE_ALL, Clock, Expected, Filled, KeyHash, Moment, Write};
 use crate::outbox::Outbox;
 use crate::resp::Args;
 use crate::rules::{FamilyId, KeyClass, Tag};
@@ -175,7 +175,8 @@ impl Written<'_> {
         let found = self.outbox.hits.borrow().found_until(self.hash, context.fill_window(self.family));
         let is_told = |tag: &Tag| process.epochs.told(tag, self.outbox.id).is_some();
         let told = || tags(context, self.db, self.key).iter().chain(labels).any(is_told);
-        process.leases.filled_by(self.hash, self.outbox.lessee(), self.fill, found, now, told)
+        let write = Write { client: self.outbox.lessee(), fill: self.fill, found, now };
+        process.leases.filled(self.hash, write, told)
     }
 
     /// Notes the miss that is closed. Those of what may only read stay open.

@@ -44,7 +44,7 @@ use dashmap::mapref::entry::Entry;
 use hashbrown::DefaultHashBuilder;
 
 use open::{ANYBODY, Miss, Open};
-use sharing::Sharing;
+use sharing::{Shares, Sharing};
 
 /// Milliseconds since the process started.
 pub type Moment = u64;
@@ -82,6 +82,19 @@ pub struct Client {
 /// Until when a miss would be open that came when its connection last found the key there: what it had missed before, it had got
 /// by then.
 pub type Found = Option<Moment>;
+
+/// A write that may be a fill.
+#[derive(Clone, Copy, Debug)]
+pub struct Write {
+    /// Whose it is.
+    pub client: Client,
+    /// What it does to its key.
+    pub fill: Fill,
+    /// When its connection last found the key there.
+    pub found: Found,
+    /// When it is.
+    pub now: Moment,
+}
 
 /// What is known about a write that may be a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,23 +219,11 @@ impl Leases {
             || (self.len.load(Ordering::Relaxed) > 0 && self.open.contains_key(&key))
     }
 
-    /// The client writes the key, which its connection has `found` there: which miss decides whether the value is stale?
-    pub fn filled(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
-        self.filled_by(key, client, fill, found, now, || false)
-    }
-
-    /// As [`Leases::filled`], of a connection that may have been `told` of the latest invalidation of one of its tags: what it then
-    /// writes and has not missed is most likely new, and no fill.
-    pub fn filled_by(
-        &self,
-        key: KeyHash,
-        client: Client,
-        fill: Fill,
-        found: Found,
-        now: Moment,
-        told: impl FnOnce() -> bool,
-    ) -> Filled {
-        let found = self.take(key, client, fill, found, now, told);
+    /// Which miss decides whether the written value is stale? `told`: whether the connection has been told of the latest
+    /// invalidation of one of the key's tags; what it then writes and has not missed is most likely new, and no fill.
+    pub fn filled(&self, key: KeyHash, write: Write, told: impl FnOnce() -> bool) -> Filled {
+        let Write { client, now, .. } = write;
+        let found = self.take(key, write, told);
         let is_own = found.is_some_and(|found| found.is_own);
         let suspect = self.is_suspect(now) && !is_own;
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
@@ -285,7 +286,8 @@ impl Leases {
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
             // As far as is known nobody has filled it.
             None => {
-                let filled = self.filled(key, client, Fill::Whole, None, now);
+                let write = Write { client, fill: Fill::Whole, found: None, now };
+                let filled = self.filled(key, write, || false);
                 self.clock_of_labelled(filled, key, now)
             }
         }
@@ -306,41 +308,25 @@ impl Leases {
         (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
     }
 
-    fn take(
-        &self,
-        key: KeyHash,
-        client: Client,
-        fill: Fill,
-        found: Found,
-        now: Moment,
-        told: impl FnOnce() -> bool,
-    ) -> Option<Filled> {
+    fn take(&self, key: KeyHash, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
         if self.len.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let mut open = self.open.get_mut(&key)?;
-        open.expire(now);
-        if fill == Fill::Perhaps {
+        open.expire(write.now);
+        if write.fill == Fill::Perhaps {
             // What it would fill is only looked up: if it does not write the key, its client may still fill it.
             // As young as its client's last look, since it need not be the end of what began with an earlier one.
             let mut open = open.clone();
-            return self.take_of(&mut open, client, fill, Some(Moment::MAX), now, told);
+            return self.take_of(&mut open, Write { found: Some(Moment::MAX), ..write }, told);
         }
-        self.take_of(&mut open, client, fill, found, now, told)
+        self.take_of(&mut open, write, told)
     }
 
-    fn take_of(
-        &self,
-        open: &mut Open,
-        client: Client,
-        fill: Fill,
-        found: Found,
-        now: Moment,
-        told: impl FnOnce() -> bool,
-    ) -> Option<Filled> {
+    fn take_of(&self, open: &mut Open, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
+        let Write { client, fill, now, .. } = write;
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
-        let follows = self.sharing.is_known(client.host, now) || !self.sharing.is_presumed(client.host, now);
-        let begun = open.begun(client, fill, follows, now);
+        let begun = open.begun(write, self.sharing.of(client.host, now));
         let is_own = begun.is_some() || open.misses.iter().any(own);
         let is_unread = begun.is_none() && !open.misses.iter().any(|miss| miss.is_own(client));
         let is_new = is_unread && told();
@@ -348,27 +334,26 @@ impl Leases {
         if fill != Fill::Perhaps && !is_new && open.is_telling(client, is_own, connections) {
             self.sharing.filled(client.host, is_own, now);
         }
-        let known = self.sharing.is_known(client.host, now);
-        let shared = self.sharing.is_presumed(client.host, now);
+        let shares = self.sharing.of(client.host, now);
         let misses_anew = |miss: &Miss| miss.is_own(client) && miss.is_open() && !miss.left;
         let goes_on = begun.is_some() && !open.misses.iter().any(misses_anew);
-        let others = open.may_go_on(client, fill, now).filter(|_| known);
+        let others = open.may_go_on(write).filter(|_| shares == Shares::Known);
         let near = |miss: &Miss| miss.client.host == client.host && miss.is_open();
-        let is_known = is_own || (shared && open.misses.iter().any(near));
-        let decides = match is_new && shared && !known {
+        let is_known = is_own || (shares != Shares::No && open.misses.iter().any(near));
+        let decides = match is_new && shares == Shares::Presumed {
             // Unless tasks do share connections nobody's miss is filled by that, and each is to be filled yet.
-            true => open.clone().decide(client, begun, found, shared, now)?,
-            false => open.decide(client, begun, found, shared, now)?,
+            true => open.clone().decide(write, begun, shares)?,
+            false => open.decide(write, begun, shares)?,
         };
         open.pay(client);
-        open.fill(client, decides, begun, fill, known, now);
-        let is_own = is_own && !known;
+        open.fill(write, decides, begun, shares);
+        let is_own = is_own && shares != Shares::Known;
         Some(Filled {
             clock: others.into_iter().chain([decides.clock]).min(),
             is_own,
             is_known,
-            is_sure: is_own && !shared,
-            is_lone: goes_on && !shared,
+            is_sure: is_own && shares == Shares::No,
+            is_lone: goes_on && shares == Shares::No,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::{Client, Clock, Fill, Found, Moment};
+use super::{Client, Clock, Fill, Found, Moment, Shares, Write};
 
 /// Open misses of one key that are told apart; more are added to the youngest.
 pub(super) const MOST_MISSES: usize = 32;
@@ -137,15 +137,8 @@ impl Open {
     }
 
     /// The connection has filled the key, as of that miss of whichever connection.
-    pub(super) fn fill(
-        &mut self,
-        client: Client,
-        miss: Miss,
-        begun: Option<Filling>,
-        fill: Fill,
-        known: bool,
-        now: Moment,
-    ) {
+    pub(super) fn fill(&mut self, write: Write, miss: Miss, begun: Option<Filling>, shares: Shares) {
+        let Write { client, fill, now, .. } = write;
         let same =
             |one: &Filling, other: &Filling| (one.miss.clock, one.began) == (other.miss.clock, other.began);
         let begun = begun.filter(|begun| begun.miss.clock == miss.clock);
@@ -166,7 +159,9 @@ impl Open {
         };
         // Another task's parts may come over the same connection.
         let stays = |filling: &Filling| {
-            known && filling.at + TOGETHER > now && !begun.is_some_and(|begun| same(filling, &begun))
+            shares == Shares::Known
+                && filling.at + TOGETHER > now
+                && !begun.is_some_and(|begun| same(filling, &begun))
         };
         self.filled.retain(|filling| !filling.miss.is_own(client) || stays(filling));
         if self.filled.len() == MOST_MISSES {
@@ -184,7 +179,7 @@ impl Open {
     }
 
     /// The oldest miss of the fills that such a write of another task of the host may go on with, over whichever connection.
-    pub(super) fn may_go_on(&self, client: Client, fill: Fill, now: Moment) -> Option<Clock> {
+    pub(super) fn may_go_on(&self, Write { client, fill, now, .. }: Write) -> Option<Clock> {
         let lately = |filling: &&Filling| {
             let last = if filling.miss.is_own(client) { filling.at } else { filling.began };
             filling.miss.client.host == client.host && last + TOGETHER > now && filling.goes_on(fill)
@@ -307,18 +302,12 @@ impl Open {
         taken.min_by_key(|miss| miss.clock)
     }
 
-    /// The miss that decides about a write of the client, which may go on with a fill of its own.
-    pub(super) fn decide(
-        &mut self,
-        client: Client,
-        begun: Option<Filling>,
-        found: Found,
-        shared: bool,
-        now: Moment,
-    ) -> Option<Miss> {
+    /// The miss that decides about a write, which may go on with a fill of its own.
+    pub(super) fn decide(&mut self, write: Write, begun: Option<Filling>, shares: Shares) -> Option<Miss> {
+        let Write { client, found, now, .. } = write;
         let near = |miss: &Miss| miss.client.host == client.host;
         let part = begun.map(|begun| begun.miss);
-        if shared {
+        if shares != Shares::No {
             if let Some(begun) = begun.filter(|begun| now < begun.at + PAUSE) {
                 // Or it is another task's first one: then that task's miss decides. None is taken out for each part.
                 let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
@@ -335,15 +324,16 @@ impl Open {
         found.or_else(|| self.take(near)).or_else(|| self.oldest())
     }
 
-    /// The fill in parts with which such a write of the client goes on. `follows`: it is known how the connections of its host
-    /// are used, so what they have missed since tells when a fill over another one begins anew.
-    pub(super) fn begun(&self, client: Client, fill: Fill, follows: bool, now: Moment) -> Option<Filling> {
+    /// The fill in parts with which a write goes on. Unless it is only presumed how the connections of its host are used, what they
+    /// have missed since tells when a fill over another one begins anew.
+    pub(super) fn begun(&self, write: Write, shares: Shares) -> Option<Filling> {
+        let Write { client, fill, now, .. } = write;
         let last = self.filled.iter().copied().rfind(|filling| filling.miss.is_own(client));
         let begun = last.filter(|filling| filling.goes_on(fill) && !filling.has_ended)?;
         let has_paused = begun.at + PAUSE <= now;
         // With a miss of its own since then it begins anew. So does a fill of what another connection had missed, when that one
         // misses the key once more, or after a while any of them.
-        let is_foreign = follows && begun.of != client.id;
+        let is_foreign = shares != Shares::Presumed && begun.of != client.id;
         let may_be_next = |other: Client| other.id == begun.of || (has_paused && other.host == client.host);
         let is_next = |miss: &Miss| {
             miss.is_own(client) || (is_foreign && miss.until > begun.latest && may_be_next(miss.client))

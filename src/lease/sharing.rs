@@ -22,6 +22,18 @@ pub(super) const PROOF: u32 = 32;
 /// nothing is shared, of any.
 pub(super) const MEMORY: Moment = 60_000;
 
+/// Whether tasks of a host share connections: then a miss on one may be filled over another, even if that one has a miss of its
+/// own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shares {
+    /// Nothing says so.
+    No,
+    /// It is to be presumed.
+    Presumed,
+    /// It is known.
+    Known,
+}
+
 /// What is known about one host: fills from there, of keys that had been missed over other connections, too. Who shares
 /// connections may fill such a key over the wrong one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +93,7 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    fn of(&self, host: u64) -> Host {
+    fn host(&self, host: u64) -> Host {
         self.hosts.get(&host).map_or_else(Host::default, |one| *one)
     }
 
@@ -99,7 +111,7 @@ impl Sharing {
 
     /// How many there are.
     pub fn connections(&self, host: u64) -> usize {
-        self.of(host).connections
+        self.host(host).connections
     }
 
     /// A fill that could have shown it came over a connection with a miss of its own, or without.
@@ -116,7 +128,7 @@ impl Sharing {
     /// been noted lately.
     pub fn busy(&self, host: u64, now: Moment) -> bool {
         let until = now + 2 * MEMORY;
-        if self.of(host).busy_until + MEMORY / 2 > until {
+        if self.host(host).busy_until + MEMORY / 2 > until {
             return false;
         }
         let mut known = self.hosts.entry(host).or_default();
@@ -124,15 +136,23 @@ impl Sharing {
         known.suggests(now)
     }
 
-    /// Whether tasks from there share connections: then a miss on one may be filled over another, even if that one has a
-    /// miss of its own.
+    /// Whether tasks from there share connections.
+    pub fn of(&self, host: u64, now: Moment) -> Shares {
+        match () {
+            _ if self.is_known(host, now) => Shares::Known,
+            _ if self.is_presumed(host, now) => Shares::Presumed,
+            _ => Shares::No,
+        }
+    }
+
+    /// Whether it is known that they do.
     pub fn is_known(&self, host: u64, now: Moment) -> bool {
-        self.told_until.load(Ordering::Relaxed) > now || self.of(host).shows(now)
+        self.told_until.load(Ordering::Relaxed) > now || self.host(host).shows(now)
     }
 
     /// Whether that is known, or to be presumed.
     pub fn is_presumed(&self, host: u64, now: Moment) -> bool {
-        self.is_known(host, now) || self.of(host).suggests(now) || self.is_lost(now)
+        self.is_known(host, now) || self.host(host).suggests(now) || self.is_lost(now)
     }
 
     /// Whether what was known has been lost.

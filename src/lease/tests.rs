@@ -14,6 +14,13 @@ fn client(id: u64) -> Client {
     Client { id, host: 7 }
 }
 
+impl Leases {
+    /// Which miss decides about a write over a connection that has been told nothing.
+    fn fills(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
+        self.filled(key, Write { client, fill, found, now }, || false)
+    }
+}
+
 fn both(filled: Filled) -> (Option<Clock>, bool) {
     (filled.clock, filled.is_own)
 }
@@ -114,15 +121,15 @@ fn a_miss_is_filled_once() {
     assert!(leases.is_idle(0));
     leases.missed(1, client(1), 10, 0, WINDOW);
     assert!(!leases.is_idle(0));
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, None, 1)), None);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), None, "a write without a miss");
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Whole, None, 1)), None);
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), None, "a write without a miss");
     leases.expire(WINDOW);
     assert!(leases.is_idle(WINDOW));
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.give_back(&[(1, 7)], 7, 1, WINDOW);
     assert_eq!(
-        leases.filled(1, client(2), Fill::Whole, None, 1).clock,
+        leases.fills(1, client(2), Fill::Whole, None, 1).clock,
         Some(7),
         "a fill that nobody may have got an answer to"
     );
@@ -132,11 +139,11 @@ fn a_miss_is_filled_once() {
 fn a_miss_that_somebody_else_seems_to_have_filled_may_still_be_filled_by_a_key_that_gets_labels() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(10));
     assert_eq!(leases.oldest(1, 1), Some(10));
     assert_eq!(leases.oldest(1, WINDOW), None);
     leases.missed(2, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Whole, None, 1)), Some(10));
     assert_eq!(leases.oldest(2, 1), None);
 }
 
@@ -144,7 +151,7 @@ fn a_miss_that_somebody_else_seems_to_have_filled_may_still_be_filled_by_a_key_t
 fn a_miss_ends_with_its_window() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, WINDOW)), None);
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, WINDOW)), None);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.expire(WINDOW);
     assert!(leases.is_empty());
@@ -155,17 +162,17 @@ fn any_connection_of_a_pool_may_fill() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, None, 1)), Some(10), "the oldest decides");
+    assert_eq!(clock(leases.fills(1, client(3), Fill::Whole, None, 1)), Some(10), "the oldest decides");
     assert_eq!(
-        clock(leases.filled(1, client(3), Fill::Whole, None, 1)),
+        clock(leases.fills(1, client(3), Fill::Whole, None, 1)),
         Some(10),
         "and stays, for it may still be open"
     );
-    assert_eq!(clock(leases.filled(1, client(3), Fill::Whole, None, 1)), None);
+    assert_eq!(clock(leases.fills(1, client(3), Fill::Whole, None, 1)), None);
     // The writer may have missed nothing: then these are the fills.
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(12));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), None);
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), None);
 }
 
 #[test]
@@ -173,15 +180,15 @@ fn the_miss_of_the_connection_itself_comes_first() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(12));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
 }
 
 /// Fills over connections without a miss, until that is known to be usual from that host.
 fn give_away(leases: &Leases) {
     for key in 100..100 + u64::from(SHOWN) {
         leases.missed(key, client(1), 1, 0, WINDOW);
-        assert_eq!(clock(leases.filled(key, client(2), Fill::Whole, None, 0)), Some(1));
+        assert_eq!(clock(leases.fills(key, client(2), Fill::Whole, None, 0)), Some(1));
     }
 }
 
@@ -192,24 +199,24 @@ fn the_oldest_of_several_misses_on_one_connection_decides() {
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
     // That was the end of it.
     leases.missed(1, client(1), 14, 1, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(14));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(14));
     // A write without a miss: perhaps somebody shares the connection, and nothing was given up.
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
     leases.missed(1, client(1), 15, 1, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(15));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(15));
     // If there are several of these, somebody does.
     for key in 2..=u64::from(SHOWN) {
         leases.missed(key, client(1), 10, 1, WINDOW);
         leases.missed(key, client(1), 12, 1, WINDOW);
-        assert_eq!(clock(leases.filled(key, client(1), Fill::Whole, None, 1)), Some(10));
-        assert_eq!(clock(leases.filled(key, client(1), Fill::Whole, None, 1)), Some(10));
+        assert_eq!(clock(leases.fills(key, client(1), Fill::Whole, None, 1)), Some(10));
+        assert_eq!(clock(leases.fills(key, client(1), Fill::Whole, None, 1)), Some(10));
     }
     leases.missed(100, client(1), 10, 1, WINDOW);
     leases.missed(100, client(1), 12, 1, WINDOW);
-    assert_eq!(clock(leases.filled(100, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(100, client(1), Fill::Whole, None, 1)), Some(10));
 }
 
 #[test]
@@ -217,8 +224,8 @@ fn a_miss_that_another_fill_left_behind_may_be_filled_over_another_connection() 
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(10));
 }
 
 #[test]
@@ -230,10 +237,10 @@ fn what_was_missed_before_the_key_was_found_there_has_been_given_up() {
     let found = hits.found_until(1, WINDOW);
     leases.missed(1, client(1), 12, 10, WINDOW);
     leases.missed(1, client(1), 14, 15, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, found, 20)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, found, 20)), Some(12));
     // Without another look the miss decides all the same.
     leases.missed(2, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Whole, Some(5 + WINDOW), 20)), Some(10));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Whole, Some(5 + WINDOW), 20)), Some(10));
 }
 
 #[test]
@@ -244,7 +251,7 @@ fn what_may_only_read_closes_no_miss() {
         if shared {
             leases.assume_sharing(0);
         }
-        let fills = |id, fill| clock(leases.filled(1, client(id), fill, None, 1));
+        let fills = |id, fill| clock(leases.fills(1, client(id), fill, None, 1));
         assert_eq!([1, 1, 2].map(|id| fills(id, Fill::Perhaps)), [Some(10); 3], "{shared}");
         assert_eq!(fills(2, Fill::Whole), Some(10), "{shared}");
         assert_eq!(fills(3, Fill::Perhaps), shared.then_some(10), "{shared}");
@@ -252,8 +259,8 @@ fn what_may_only_read_closes_no_miss() {
     // Of a connection it is as young as its last look.
     let leases = Leases::new();
     [10, 12].into_iter().for_each(|clock| leases.missed(1, client(1), clock, 0, WINDOW));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Perhaps, None, 1)), Some(12));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Perhaps, None, 1)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn a_fill_that_found_the_key_there_leaves_it_cacheable() {
         if shared {
             leases.assume_sharing(0);
         }
-        let fills = |id| clock(leases.filled(1, client(id), Fill::Whole, None, 1));
+        let fills = |id| clock(leases.fills(1, client(id), Fill::Whole, None, 1));
         [1, 2].into_iter().for_each(|id| leases.missed(1, client(id), 10, 0, WINDOW));
         assert_eq!([1, 2].map(fills), [Some(10), Some(10)]);
         leases.outdone([1].into_iter(), client(2));
@@ -279,7 +286,7 @@ fn swapped(leases: &Leases, host: u64, now: Moment) -> [Clock; 2] {
     let [first, second] = [1, 2].map(|id| Client { id, host });
     leases.missed(1, first, 10, now, WINDOW);
     leases.missed(1, second, 12, now, WINDOW);
-    [second, first].map(|client| clock(leases.filled(1, client, Fill::Whole, None, now)).unwrap_or_default())
+    [second, first].map(|client| clock(leases.fills(1, client, Fill::Whole, None, now)).unwrap_or_default())
 }
 
 /// A host with so many connections, and requests of several under way at once.
@@ -300,7 +307,7 @@ fn where_requests_of_several_connections_are_under_way_at_once_an_own_miss_prove
     // What is only presumed concerns nobody else, and no fill of this proxy's own misses after a crash.
     assert!(!leases.knows_sharing(0));
     leases.missed(2, client(1), 10, 0, WINDOW);
-    assert_eq!(both(leases.filled(2, client(1), Fill::Whole, None, 0)), (Some(10), true));
+    assert_eq!(both(leases.fills(2, client(1), Fill::Whole, None, 0)), (Some(10), true));
     // A quiet time does not change it.
     let later = 4 * MEMORY;
     leases.expire(later);
@@ -320,7 +327,7 @@ fn who_always_fills_over_its_own_connection_shares_it_with_nobody() {
             leases.missed(key, client(1), 1, 0, WINDOW);
             leases.missed(key, client(2), 1, 0, WINDOW);
             for id in 1..=fillers {
-                leases.filled(key, client(id), Fill::Whole, None, 0);
+                leases.fills(key, client(id), Fill::Whole, None, 0);
             }
         }
         assert_eq!(swapped(&leases, 7, 0), [12, 10], "{fillers}");
@@ -339,11 +346,11 @@ fn who_always_fills_over_its_own_connection_shares_it_with_nobody() {
 fn one_fill_over_a_foreign_connection_weighs_as_much_as_many_others() {
     let leases = busy(7, 20);
     leases.missed(99, client(1), 1, 0, WINDOW);
-    assert_eq!(clock(leases.filled(99, client(3), Fill::Whole, None, 0)), Some(1));
+    assert_eq!(clock(leases.fills(99, client(3), Fill::Whole, None, 0)), Some(1));
     for key in 100..100 + u64::from(PROOF) {
         leases.missed(key, client(1), 1, 0, WINDOW);
         leases.missed(key, client(2), 1, 0, WINDOW);
-        leases.filled(key, client(1), Fill::Whole, None, 0);
+        leases.fills(key, client(1), Fill::Whole, None, 0);
     }
     assert_eq!(swapped(&leases, 7, 0), [10, 10]);
     // Time alone proves nothing.
@@ -360,7 +367,7 @@ fn where_all_connections_have_missed_a_key_an_own_miss_proves_nothing() {
     for key in 100..100 + u64::from(2 * PROOF) {
         leases.missed(key, client(1), 1, 0, WINDOW);
         leases.missed(key, client(2), 1, 0, WINDOW);
-        leases.filled(key, client(1), Fill::Whole, None, 0);
+        leases.fills(key, client(1), Fill::Whole, None, 0);
     }
     assert_eq!(swapped(&leases, 7, 0), [10, 10]);
 }
@@ -371,11 +378,11 @@ fn where_tasks_share_a_connection_its_misses_are_a_bag() {
     give_away(&leases);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(1), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
     // One of these may have been somebody's who had missed nothing.
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(9), Fill::Whole, None, WINDOW)), None);
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(9), Fill::Whole, None, WINDOW)), None);
 }
 
 #[test]
@@ -384,11 +391,11 @@ fn where_tasks_share_connections_an_own_miss_proves_nothing() {
     give_away(&leases);
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 12, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(10));
     // Elsewhere it does.
     let far = Client { id: 9, host: 8 };
     leases.missed(1, far, 13, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, far, Fill::Whole, None, 1)), Some(13));
+    assert_eq!(clock(leases.fills(1, far, Fill::Whole, None, 1)), Some(13));
     // And here again when nothing of the kind has been seen for long, and its connections are gone.
     assert_eq!(swapped(&leases, 7, 2 * MEMORY), [12, 10]);
 }
@@ -409,7 +416,7 @@ fn that_tasks_share_connections_is_not_forgotten_while_they_are_quiet() {
     for key in 1000..1400 {
         [1, 2].into_iter().for_each(|id| leases.missed(key, client(id), 1, later, WINDOW));
         for id in [1, 2] {
-            leases.filled(key, client(id), Fill::Whole, None, later);
+            leases.fills(key, client(id), Fill::Whole, None, later);
         }
     }
     assert_eq!(swapped(&leases, 7, later), [12, 10]);
@@ -420,45 +427,45 @@ fn a_write_from_elsewhere_may_be_no_fill() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
     let far = Client { id: 9, host: 8 };
-    assert_eq!(both(leases.filled(1, far, Fill::Whole, None, 1)), (Some(10), false));
-    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, None, 1)), (Some(10), true));
-    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, None, 1)), (None, false));
+    assert_eq!(both(leases.fills(1, far, Fill::Whole, None, 1)), (Some(10), false));
+    assert_eq!(both(leases.fills(1, client(1), Fill::Whole, None, 1)), (Some(10), true));
+    assert_eq!(both(leases.fills(1, client(1), Fill::Whole, None, 1)), (None, false));
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.suspect(100);
-    assert_eq!(both(leases.filled(1, far, Fill::Whole, None, 1)), (Some(BEFORE_ALL), false));
+    assert_eq!(both(leases.fills(1, far, Fill::Whole, None, 1)), (Some(BEFORE_ALL), false));
 }
 
 #[test]
 fn a_fill_in_parts_has_one_miss() {
     let leases = Leases::new();
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, None, 1)), Some(10));
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Part, None, 1)), None, "somebody else's write");
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), None, "a write without a miss");
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Part, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Part, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Part, None, 1)), None, "somebody else's write");
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), None, "a write without a miss");
     // A new miss is a new fill.
     leases.missed(1, client(1), 12, 2, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, None, 3)), Some(12));
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Part, None, 3)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Part, None, 3)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Part, None, 3)), Some(12));
 }
 
 #[test]
 fn lost_misses_make_every_write_suspect() {
     let leases = Leases::new();
     leases.suspect(100);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 99)), Some(BEFORE_ALL));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 99)), Some(BEFORE_ALL));
     leases.missed(1, client(1), 10, 99, WINDOW);
     assert_eq!(
-        clock(leases.filled(1, client(1), Fill::Whole, None, 99)),
+        clock(leases.fills(1, client(1), Fill::Whole, None, 99)),
         Some(10),
         "this one's miss is known"
     );
-    assert_eq!(clock(leases.filled(3, client(1), Fill::Whole, None, 100)), None);
+    assert_eq!(clock(leases.fills(3, client(1), Fill::Whole, None, 100)), None);
     for key in 0..=MOST_KEYS as u64 {
         leases.missed(key, client(1), 10, 200, WINDOW);
     }
     assert!(leases.len() < 10);
-    assert_eq!(clock(leases.filled(77, client(1), Fill::Whole, None, 200)), Some(BEFORE_ALL));
+    assert_eq!(clock(leases.fills(77, client(1), Fill::Whole, None, 200)), Some(BEFORE_ALL));
 }
 
 #[test]
@@ -470,9 +477,9 @@ fn a_key_that_is_missed_all_the_time_takes_bounded_memory() {
     assert!(leases.open.get(&1).is_some_and(|open| open.misses.len() == MOST_MISSES));
     give_away(&leases);
     for _ in 0..9_999 {
-        assert!(clock(leases.filled(1, client(500), Fill::Whole, None, 1)).is_some_and(|clock| clock < 100));
+        assert!(clock(leases.fills(1, client(500), Fill::Whole, None, 1)).is_some_and(|clock| clock < 100));
     }
-    assert!(clock(leases.filled(1, client(500), Fill::Whole, None, 1)).is_some(), "none is forgotten");
+    assert!(clock(leases.fills(1, client(500), Fill::Whole, None, 1)).is_some(), "none is forgotten");
 }
 
 /// Whatever the order: a fill whose miss is older than some clock is never taken for a younger one, if the clients
@@ -492,7 +499,7 @@ fn the_bag_is_never_younger_than_what_is_open() {
             } else {
                 let truth = open.swap_remove(random.usize(..open.len()));
                 // Always over a connection without a miss: what pools may do.
-                let taken = leases.filled(1, client(50), Fill::Whole, None, 0).clock;
+                let taken = leases.fills(1, client(50), Fill::Whole, None, 0).clock;
                 assert!(taken.is_some_and(|taken| taken <= truth), "seed {seed}: {taken:?} for {truth}");
             }
         }
@@ -503,7 +510,7 @@ fn the_bag_is_never_younger_than_what_is_open() {
 fn a_miss_whose_time_is_over_stands_for_a_younger_one_no_more() {
     let leases = Leases::new();
     leases.assume_sharing(0);
-    let fills = |id, now| clock(leases.filled(1, client(id), Fill::Whole, None, now));
+    let fills = |id, now| clock(leases.fills(1, client(id), Fill::Whole, None, now));
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 10, 1800, WINDOW);
     assert_eq!(fills(1, 1800), Some(10));
@@ -524,17 +531,17 @@ fn where_many_have_missed_a_key_a_fresh_miss_stays_fresh() {
     for round in 1..5 {
         (0..40).for_each(|id| leases.missed(1, client(id + 1), round, 0, WINDOW));
         for id in 0..40 {
-            assert_eq!(clock(leases.filled(1, client(id + 1), Fill::Whole, None, 1)), Some(round));
+            assert_eq!(clock(leases.fills(1, client(id + 1), Fill::Whole, None, 1)), Some(round));
         }
     }
     // If none can be forgotten, the oldest are told apart no more.
     let leases = busy(7, 40);
     (1..=40).for_each(|clock| leases.missed(1, client(clock), clock, 0, WINDOW));
     for taken in [1; 40] {
-        assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(taken));
+        assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(taken));
     }
     leases.missed(1, client(1), 41, 1, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(41));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(41));
 }
 
 #[test]
@@ -554,18 +561,18 @@ fn who_is_told_that_tasks_share_connections_believes_no_own_miss_after_a_crash()
     let leases = Leases::new();
     leases.suspect(WINDOW);
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, None, 1)), (Some(10), true));
+    assert_eq!(both(leases.fills(1, client(1), Fill::Whole, None, 1)), (Some(10), true));
     leases.assume_sharing(1);
     assert!(leases.knows_sharing(1) && !leases.knows_sharing(WINDOW + 2 * MEMORY));
     leases.missed(1, client(1), 10, 1, WINDOW);
-    assert_eq!(both(leases.filled(1, client(1), Fill::Whole, None, 2)), (Some(BEFORE_ALL), false));
+    assert_eq!(both(leases.fills(1, client(1), Fill::Whole, None, 2)), (Some(BEFORE_ALL), false));
 }
 
 #[test]
 fn where_tasks_share_connections_the_parts_of_a_fill_take_one_miss_together() {
     let leases = Leases::new();
     leases.assume_sharing(0);
-    let fills = |id, fill| clock(leases.filled(1, client(id), fill, None, 1));
+    let fills = |id, fill| clock(leases.fills(1, client(id), fill, None, 1));
     // Two have missed; one fills in two parts, so the other's miss is still open.
     leases.missed(1, client(1), 10, 0, WINDOW);
     leases.missed(1, client(2), 10, 0, WINDOW);
@@ -574,12 +581,12 @@ fn where_tasks_share_connections_the_parts_of_a_fill_take_one_miss_together() {
     assert_eq!(fills(2, Fill::Whole), Some(10));
     // Another miss does not make the rest of a fill younger.
     leases.missed(2, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Part, None, 1)), Some(10));
     leases.missed(2, client(2), 20, 1, WINDOW);
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Part, None, 1)), Some(10));
     // Unless it is some time ago: then it is the fill of that one.
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, None, 1 + PAUSE)), Some(20));
-    assert_eq!(clock(leases.filled(2, client(1), Fill::Part, None, 1 + 3 * PAUSE)), Some(20));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Part, None, 1 + PAUSE)), Some(20));
+    assert_eq!(clock(leases.fills(2, client(1), Fill::Part, None, 1 + 3 * PAUSE)), Some(20));
 }
 
 #[test]
@@ -589,7 +596,7 @@ fn where_tasks_share_connections_parts_of_several_fills_may_be_mixed() {
     for (second, third) in [(1, 1), (2, 2), (2, 1)] {
         let leases = Leases::new();
         leases.assume_sharing(0);
-        let part = |id, now| clock(leases.filled(1, client(id), Fill::Part, None, now));
+        let part = |id, now| clock(leases.fills(1, client(id), Fill::Part, None, now));
         leases.missed(1, client(1), 10, 0, WINDOW);
         assert_eq!(part(1, 1), Some(10));
         leases.missed(1, client(second), 12, 1, WINDOW);
@@ -605,7 +612,7 @@ fn where_tasks_share_connections_parts_of_several_fills_may_be_mixed() {
 fn who_deletes_a_key_first_fills_it_anew_in_parts() {
     let leases = Leases::new();
     leases.assume_sharing(0);
-    let part = |id| clock(leases.filled(1, client(id), Fill::Part, None, 1));
+    let part = |id| clock(leases.fills(1, client(id), Fill::Part, None, 1));
     // Each task clears the key and fills it, all over one connection: as many fills as misses.
     (0..3).for_each(|_| leases.missed(1, client(1), 10, 0, WINDOW));
     for _ in 0..3 {
@@ -613,10 +620,10 @@ fn who_deletes_a_key_first_fills_it_anew_in_parts() {
         assert_eq!([1, 1].map(part), [Some(10), Some(10)]);
     }
     leases.missed(1, client(2), 12, 1, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(2), Fill::Whole, None, 1)), Some(12));
+    assert_eq!(clock(leases.fills(1, client(2), Fill::Whole, None, 1)), Some(12));
     // The rest of what another task had begun before is as old as it was.
     leases.missed(2, client(1), 10, 0, WINDOW);
-    let part = || clock(leases.filled(2, client(1), Fill::Part, None, 1));
+    let part = || clock(leases.fills(2, client(1), Fill::Part, None, 1));
     assert_eq!(part(), Some(10));
     leases.missed(2, client(1), 12, 0, WINDOW);
     leases.cleared(2, client(1));
@@ -628,18 +635,18 @@ fn labels_behind_a_fill_are_compared_with_its_miss_and_close_none() {
     let leases = Leases::new();
     assert_eq!(leases.labelled(1, client(1), false, 0), None);
     leases.missed(1, client(1), 10, 0, WINDOW);
-    assert_eq!(clock(leases.filled(1, client(1), Fill::Whole, None, 1)), Some(10));
+    assert_eq!(clock(leases.fills(1, client(1), Fill::Whole, None, 1)), Some(10));
     assert_eq!([1, 1].map(|key| leases.labelled(key, client(1), false, 2)), [Some(10), Some(10)]);
     // What another one has filled since is what the key has.
     leases.missed(1, client(2), 20, 2, WINDOW);
-    leases.filled(1, client(2), Fill::Whole, None, 2);
+    leases.fills(1, client(2), Fill::Whole, None, 2);
     assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), false, 3)), [Some(20), Some(20)]);
     assert_eq!([1, 2].map(|id| leases.labelled(1, client(id), true, 3)), [Some(BEFORE_ALL), Some(20)]);
     assert_eq!(leases.labelled(1, client(2), false, 2 + WINDOW), None);
     // Of a key that nobody is known to have filled, it is the fill.
     leases.missed(3, client(1), 10, 0, WINDOW);
     assert_eq!([3, 3].map(|key| leases.labelled(key, client(1), false, 1)), [Some(10), Some(10)]);
-    assert_eq!(clock(leases.filled(3, client(1), Fill::Whole, None, 1)), None);
+    assert_eq!(clock(leases.fills(3, client(1), Fill::Whole, None, 1)), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rescind::doubt::Scope;
 use rescind::index::Index;
-use rescind::lease::{Client, Epochs, Fill, Leases};
+use rescind::lease::{Client, Epochs, Fill, Leases, Write};
 use rescind::peers::{Peers, ProxyId};
 
 use crate::names::{TAGS, names};
@@ -24,7 +24,9 @@ impl World {
             let host = number as u64 + 1;
             for _ in 0..8 {
                 leases.missed(0, Client { id: u64::MAX, host }, 1, self.net.now, WINDOW);
-                leases.filled(0, Client { id: u64::MAX - 1, host }, Fill::Whole, None, self.net.now);
+                let client = Client { id: u64::MAX - 1, host };
+                let write = Write { client, fill: Fill::Whole, found: None, now: self.net.now };
+                leases.filled(0, write, || false);
             }
         }
         if unclean && self.protect.suspect {

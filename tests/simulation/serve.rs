@@ -1,6 +1,6 @@
 //! What a simulated proxy does with its clients' requests: misses, fills, triggers, and how connections end.
 
-use rescind::lease::{Client, Clock, Expected, Fill, Filled, KeyHash};
+use rescind::lease::{Client, Clock, Expected, Fill, Filled, KeyHash, Write};
 use rescind::rules::Tag;
 
 use crate::clients::{Answer, Ask, ClientConnId};
@@ -117,7 +117,7 @@ impl Proxy {
         let client = self.client(conn, around);
         let tags = || name.tags.iter().zip(&name.labels);
         let told = || name.labels.iter().any(|label| self.epochs.told(label, client.id).is_some());
-        let filled = self.leases.filled_by(hash, client, Fill::Whole, None, now, told);
+        let filled = self.leases.filled(hash, Write { client, fill: Fill::Whole, found: None, now }, told);
         let Filled { clock, is_own, is_lone, .. } = filled;
         let fill = clock.map(|clock| (hash, clock));
         let mut expected: Vec<(usize, Expected)> = vec![];

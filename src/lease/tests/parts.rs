@@ -3,7 +3,7 @@
 use super::*;
 
 fn part(leases: &Leases, id: u64, now: Moment) -> Option<Clock> {
-    clock(leases.filled(1, client(id), Fill::Part, None, now))
+    clock(leases.fills(1, client(id), Fill::Part, None, now))
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use super::*;
 
 fn through(leases: &Leases, key: KeyHash, id: u64) -> Option<Clock> {
-    clock(leases.filled_by(key, client(id), Fill::Whole, None, 1, || true))
+    let write = Write { client: client(id), fill: Fill::Whole, found: None, now: 1 };
+    clock(leases.filled(key, write, || true))
 }
 
 fn fills(leases: &Leases, id: u64) -> Option<Clock> {
-    clock(leases.filled(1, client(id), Fill::Whole, None, 1))
+    clock(leases.fills(1, client(id), Fill::Whole, None, 1))
 }
 
 #[test]
