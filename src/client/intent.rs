@@ -120,7 +120,8 @@ impl Client {
         }
     }
 
-    /// The request was not sent after all.
+    /// The request was not sent after all, if anything is left of what was noted for it: the next one must not go by that.
+    #[inline]
     pub(super) fn drop_intent(&mut self) {
         if let Some(Ok(intent)) = self.intent.take() {
             self.context.process.journal.done(intent.id);

@@ -365,6 +365,8 @@ impl Client {
                         Step::Done => {
                             self.burst = self.burst.saturating_sub(1);
                             self.input.advance(len);
+                            // It may have been refused.
+                            self.drop_intent();
                             if self.is_in_row() && !self.goes_on() {
                                 return Some(Pause::Verdict);
                             }
@@ -382,6 +384,9 @@ impl Client {
                         }
                         Step::Then(pause) => {
                             self.burst = 0;
+                            if !matches!(pause, Pause::Follow(_)) {
+                                self.drop_intent();
+                            }
                             self.end_row();
                             self.input.advance(len);
                             return Some(pause);

@@ -151,7 +151,9 @@ impl Client {
         let route = self.outbox.session.borrow_mut().route(kind, args, false);
         let Route::Forward(forward) = route else { return Some(Pause::End) };
         let extra = Extra { partial: true, ..Extra::default() };
-        match self.forward(&context, command, args, Some(last), forward, extra) {
+        let step = self.forward(&context, command, args, Some(last), forward, extra);
+        self.drop_intent();
+        match step {
             Step::Done => None,
             Step::Again(pause) | Step::Then(pause) => Some(pause),
         }

@@ -70,10 +70,14 @@ impl Client {
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict => {}
             Pause::Silence(args) => silence::run(self, args.as_args()).await,
-            Pause::Follow(args) => with::follow(self, args.as_args()).await,
+            Pause::Follow(args) => {
+                with::follow(self, args.as_args()).await;
+                self.drop_intent();
+            }
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
                 tag::run(self, command, args).await;
+                self.drop_intent();
                 self.outbox.set_muted(false);
             }
         }

@@ -165,3 +165,45 @@ fn once_a_second_or_never_nobody_waits_for_the_disk() {
         }
     }
 }
+
+#[test]
+fn what_was_noted_for_a_request_that_is_refused_is_not_taken_for_the_next_one() {
+    const RULES: &str = r#"
+        [tags]
+        X = ["counter"]
+        Y = ["y:*"]
+        [[trigger]]
+        keys = ["t:{n}"]
+        invalidate = ["X"]
+        [[trigger]]
+        keys = ["counter"]
+        invalidate = ["Y"]
+    "#;
+    let mut redis = Redis::with(&["--dbfilename", "dump.rdb", "--save", "", "--appendonly", "no"]);
+    let disk = Disk::new();
+    let proxy = disk.proxy(&redis, RULES);
+    redis.client().cmd("SET counter 1");
+    redis.client().cmd("SAVE");
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    assert_eq!(client.cmd("SET t:1 1"), "+OK\r\n");
+    disk.set("held");
+    client.request(&["INCR", "counter"]);
+    disk.somebody_waits();
+    // What depends on X is in doubt now, until it has been deleted again; who needs to know it is refused after ten seconds.
+    redis.kill();
+    redis.restart();
+    redis.client().cmd("ACL SETUSER default -unlink");
+    eventually("Redis is reached", || {
+        let reply = other.cmd("GET t:1");
+        if reply.starts_with('-') {
+            other = proxy.client();
+        }
+        (reply == "$-1\r\n").then_some(())
+    });
+    disk.unset("held");
+    let reply = String::from_utf8(client.raw()).unwrap();
+    assert!(reply.starts_with("-TRYAGAIN"), "{reply}");
+    redis.client().cmd("ACL SETUSER default +unlink");
+    let none = || other.cmd("TAG.INFO").contains("journal_pending:0").then_some(());
+    eventually("nothing is pending", none);
+}
