@@ -78,9 +78,10 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     engine.process.metrics.journal_pending.inc();
     let (tags, names) = closure(&engine, &request);
     let mut phases = Phases::default();
+    let mut pressing = Pressing { by: started + DOUBTFUL, doubt: None };
     let intents = match intents.is_empty() {
         false => intents,
-        true => engine.intend(&tags, &request).await,
+        true => pressing.on(&engine, &tags, engine.intend(&tags, &request)).await,
     };
     // Whoever noted it waited for that before the trigger was sent.
     phases.journal = intents.iter().map(|noted| noted.took).fold(started.elapsed(), Duration::max);
@@ -92,19 +93,12 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     {
         let own = std::mem::take(&mut request.fired);
         let work = attempts(&engine, &request.cause, &tags, own, &mut deletion, &mut phases);
-        let mut work = std::pin::pin!(work);
-        let epoch = match tokio::time::timeout(DOUBTFUL, &mut work).await {
-            Ok(epoch) => epoch,
-            Err(_) => {
-                let _doubt = engine.doubt(&tags);
-                work.await
-            }
-        };
+        let epoch = pressing.on(&engine, &tags, work).await;
         if let Some(connection) = request.cause.connection {
             engine.process.epochs.tell(&tags, &epoch, connection);
         }
     }
-    drop(invalidating);
+    drop((invalidating, pressing));
     let duration = phases.journal + noted.elapsed();
     phases.delete = duration.saturating_sub(phases.journal + phases.barrier);
     let (keys, families) = (deletion.total, std::mem::take(&mut deletion.by_family));
@@ -136,6 +130,25 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     for entries in gone {
         entries.drop_from(&engine);
         tokio::task::yield_now().await;
+    }
+}
+
+/// What a fan-out still has to do: from some time on, whatever that is, reads of its keys are answered as misses.
+struct Pressing {
+    by: Instant,
+    doubt: Option<Reason>,
+}
+
+impl Pressing {
+    async fn on<T>(&mut self, engine: &Engine, tags: &[Tag], work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        if self.doubt.is_none() {
+            if let Ok(done) = tokio::time::timeout_at(self.by.into(), &mut work).await {
+                return done;
+            }
+            self.doubt = Some(engine.doubt(tags));
+        }
+        work.await
     }
 }
 

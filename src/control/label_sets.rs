@@ -62,7 +62,7 @@ impl Changes {
     }
 
     /// The sets of `tags` were looked at after `before` changes, and the index has all of it.
-    pub fn settled(&self, tags: &[Tag], before: u64) {
+    pub fn settled(&self, tags: &HashSet<&Tag>, before: u64) {
         self.tags.borrow_mut().retain(|tag, change| *change > before || !tags.contains(tag));
     }
 }
@@ -95,6 +95,7 @@ pub(super) async fn labelled_elsewhere(
         }
     }
     // As long as there is a member that the index does not have, the next one who asks must look again.
+    let tags: HashSet<&Tag> = tags.iter().collect();
     if are_known(engine, &found, &tags).await {
         changes.settled(&tags, before);
     }
@@ -102,8 +103,7 @@ pub(super) async fn labelled_elsewhere(
 }
 
 /// Whether the index has one of these labels for each of the keys.
-async fn are_known(engine: &Engine, keys: &[(u32, Bytes)], tags: &[Tag]) -> bool {
-    let tags: HashSet<&Tag> = tags.iter().collect();
+async fn are_known(engine: &Engine, keys: &[(u32, Bytes)], tags: &HashSet<&Tag>) -> bool {
     for some in keys.chunks(KEYS) {
         let all = {
             let index = engine.process.index.lock();

@@ -96,8 +96,9 @@ impl Computations {
             Entry::Vacant(slot) => {
                 if self.len.load(Ordering::Relaxed) < MOST_KEYS {
                     let by = smallvec![client];
-                    slot.insert(Computation { by, clock, until, waiting: HashMap::default() });
+                    // Before anybody can take it away again.
                     self.len.fetch_add(1, Ordering::Relaxed);
+                    slot.insert(Computation { by, clock, until, waiting: HashMap::default() });
                 }
             }
         }

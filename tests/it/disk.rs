@@ -167,6 +167,25 @@ fn once_a_second_or_never_nobody_waits_for_the_disk() {
 }
 
 #[test]
+fn what_has_taken_effect_is_in_doubt_while_the_disk_does_not_take_it() {
+    let (redis, disk) = (Redis::start(), Disk::new());
+    let proxy = disk.proxy(&redis, RULES);
+    let (mut direct, mut client, mut reader) = (redis.client(), proxy.client(), proxy.client());
+    fill(&mut direct);
+    direct.cmd("RPUSH list a");
+    disk.set("held");
+    // Of a command that blocks it is known only afterwards whether it has written.
+    client.request(&["BLMOVE", "list", TRIGGER, "LEFT", "LEFT", "1"]);
+    disk.somebody_waits();
+    assert_eq!(reader.cmd("LLEN list"), ":0\r\n");
+    eventually("reads are misses", || (reader.cmd(&format!("GET {KEY}")) == "$-1\r\n").then_some(()));
+    assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":1\r\n");
+    disk.unset("held");
+    assert_eq!(client.reply(), "$1\r\na\r\n");
+    assert_eq!(direct.cmd(&format!("EXISTS {KEY}")), ":0\r\n");
+}
+
+#[test]
 fn what_was_noted_for_a_request_that_is_refused_is_not_taken_for_the_next_one() {
     const RULES: &str = r#"
         [tags]
