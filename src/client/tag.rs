@@ -173,8 +173,8 @@ const CHUNK: usize = 4096;
 /// How long Redis may take to say which keys exist that TAG.EXPLAIN names.
 const TOLD: Duration = Duration::from_secs(1);
 
-/// Tags that TAG.NEXT announces for one write.
-const MOST_NEXT: usize = 10_000;
+/// Labels that one command gives or takes away.
+const MOST_LABELS: usize = 10_000;
 
 /// What Redis answered.
 pub(super) struct Reply(Head<'static>);
@@ -211,7 +211,13 @@ async fn may_read(client: &mut Client, tags: &[Tag]) -> Answer<()> {
     Ok(())
 }
 
-pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
+/// As [`tags_of`], of labels that are given or taken away.
+pub(super) fn labels_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
+    let tags = tags_of(args)?;
+    if tags.len() > MOST_LABELS { Err("ERR too many tags".into()) } else { Ok(tags) }
+}
+
+fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Tag>> {
     let mut tags: Vec<Tag> = vec![];
     for arg in args {
         if arg.is_empty() {
@@ -224,11 +230,11 @@ pub(super) fn tags_of<'a>(args: impl Iterator<Item = &'a [u8]>) -> Answer<Vec<Ta
 }
 
 async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
-    let tags = tags_of(args.iter().skip(1))?;
+    let tags = labels_of(args.iter().skip(1))?;
     client.context.process.use_labels();
     client.next.extend(tags.iter().cloned());
     unique(&mut client.next);
-    if client.next.len() > MOST_NEXT {
+    if client.next.len() > MOST_LABELS {
         client.next.clear();
         return Err("ERR too many tags".into());
     }
@@ -267,7 +273,7 @@ async fn learn(client: &mut Client, key: &[u8]) {
 
 async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
-    let tags = tags_of(args.iter().skip(2))?;
+    let tags = labels_of(args.iter().skip(2))?;
     may_write(client, &tags).await?;
     client.context.process.use_labels();
     learn(client, key).await;
@@ -292,7 +298,7 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
 
 async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let key = args.get(1).unwrap_or_default();
-    let tags = tags_of(args.iter().skip(2))?;
+    let tags = labels_of(args.iter().skip(2))?;
     learn(client, key).await;
     let process = Arc::clone(&client.context.process);
     let db = client.outbox.session.borrow().current_db();
@@ -317,11 +323,12 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     } else {
         // All or none of them.
         may_write(client, &taken.tags).await?;
+        let mut had = 0;
         for set in &sets {
-            ask(client, &[b"ZREM", set, key]).await?;
+            had += usize::from(ask(client, &[b"ZREM", set, key]).await?.is(1));
         }
         let is_gone = ask(client, &[b"EXISTS", key]).await.is_ok_and(|count| count.is(0));
-        let had = process.index.lock().unlabel(db, key, &taken.tags);
+        process.index.lock().unlabel(db, key, &taken.tags);
         process.fanout.ask(|reply| Order::Settle(vec![(Verb::Taken, taken.clone())], reply)).await;
         for (tag, set) in taken.tags.iter().zip(&sets) {
             // Given anew meanwhile. A label too many costs a deletion, one that is missing a stale key. Asked so that the right

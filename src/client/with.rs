@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use super::carry::{self, Carried};
 use super::forward::Extra;
 use super::labels::{self, Labelled, label_writes};
-use super::tag::{Answer, Refusal, tags_of};
+use super::tag::{Answer, Refusal, labels_of};
 use super::{After, Client, Pause, Step, fill};
 use crate::command::{Command, Commands, Kind, TagCommand, with_parts};
 use crate::lease::script::{self, Labelling};
@@ -106,9 +106,9 @@ impl Client {
         let (tags, inner, command) = if is_with {
             let (named, inner) = with_parts(args).ok()?;
             let named: Vec<&[u8]> = named.collect();
-            (tags_of(named.into_iter().chain(announced)).ok()?, inner, commands.find(inner))
+            (labels_of(named.into_iter().chain(announced)).ok()?, inner, commands.find(inner))
         } else {
-            (tags_of(announced).ok()?, args, command)
+            (labels_of(announced).ok()?, args, command)
         };
         command.filter(|command| is_one_step(command, inner, tags.len()))?;
         self.context.process.use_labels();
@@ -139,7 +139,7 @@ impl Client {
 pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let (named, inner) = with_parts(args)?;
     let announced = std::mem::take(&mut client.next);
-    let tags = tags_of(named.chain(announced.iter().map(|tag| &**tag)))?;
+    let tags = labels_of(named.chain(announced.iter().map(|tag| &**tag)))?;
     let commands = client.context.commands.borrow().clone();
     let command = commands.find(inner);
     if let Some(command) = command.filter(|c| !c.kind.may_be_labelled()) {

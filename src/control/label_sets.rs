@@ -5,17 +5,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use redis_protocol::resp3::types::BytesFrame;
 
 use super::Engine;
 use super::link::{Batch, has_no_database};
 use super::rebuild::Scan;
-use super::wire::{array_of, bytes_of, int_of};
+use super::wire::{array_of, bytes_of, int_of, into_result};
 use crate::index::LabelState;
 use crate::news::{LABEL_SETS, label_set};
 use crate::rules::Tag;
 
 /// Members read at once.
 const COUNT: &str = "1000";
+
+/// Sets of which the first members are read at once.
+const SETS: usize = 100;
 
 /// Keys that are looked up under one lock of the index.
 const KEYS: usize = 1000;
@@ -83,14 +87,19 @@ pub(super) async fn labelled_elsewhere(
     let before = changes.seen();
     let mut found = vec![];
     for db in engine.databases().await? {
-        for tag in &tags {
-            let mut walk = Walk::new(db, label_set(tag));
-            while let Some(mut members) = walk.next(engine).await? {
-                if !all {
-                    let index = engine.process.index.lock();
-                    members.retain(|key| !index.explicit_of(db, key).contains(tag));
+        for tags in tags.chunks(SETS) {
+            let mut walks: Vec<Walk> = tags.iter().map(|tag| Walk::new(db, label_set(tag))).collect();
+            let begun = Walk::begin(engine, db, &mut walks).await?;
+            for ((tag, mut walk), begun) in tags.iter().zip(walks).zip(begun) {
+                let mut next = begun;
+                while let Some(mut members) = next {
+                    if !all {
+                        let index = engine.process.index.lock();
+                        members.retain(|key| !index.explicit_of(db, key).contains(tag));
+                    }
+                    found.extend(members.into_iter().map(|key| (db, key)));
+                    next = walk.next(engine).await?;
                 }
-                found.extend(members.into_iter().map(|key| (db, key)));
             }
         }
     }
@@ -129,11 +138,31 @@ impl Walk {
         Self { db, set, cursor: Some(Bytes::from_static(b"0")) }
     }
 
+    /// The first members of several sets, asked for at once.
+    async fn begin(engine: &Engine, db: u32, walks: &mut [Walk]) -> Result<Vec<Option<Vec<Bytes>>>, String> {
+        let mut batch = Batch::default();
+        walks.iter().for_each(|walk| batch.push(walk.question(b"0")));
+        let answers = match engine.scans.call(db, batch).await {
+            Err(error) if has_no_database(&error) => return Ok(vec![]),
+            answers => answers?,
+        };
+        walks.iter_mut().zip(answers).map(|(walk, answer)| walk.take_in(into_result(answer))).collect()
+    }
+
     /// Some more members; `None` at the end.
     pub async fn next(&mut self, engine: &Engine) -> Result<Option<Vec<Bytes>>, String> {
         let Some(cursor) = self.cursor.take() else { return Ok(None) };
-        let request = [b"ZSCAN".as_slice(), &self.set, &cursor, b"COUNT", COUNT.as_bytes()];
-        let mut parts = match engine.scans.one(self.db, request).await {
+        let answer = engine.scans.one(self.db, self.question(&cursor)).await;
+        self.take_in(answer)
+    }
+
+    fn question<'a>(&'a self, cursor: &'a [u8]) -> [&'a [u8]; 5] {
+        [b"ZSCAN", &self.set, cursor, b"COUNT", COUNT.as_bytes()]
+    }
+
+    fn take_in(&mut self, answer: Result<BytesFrame, String>) -> Result<Option<Vec<Bytes>>, String> {
+        self.cursor = None;
+        let mut parts = match answer {
             Ok(frame) => array_of(frame).into_iter(),
             // Somebody's key of another type that happens to have such a name.
             Err(error) if error.starts_with("WRONGTYPE") || has_no_database(&error) => return Ok(None),

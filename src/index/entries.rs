@@ -4,11 +4,15 @@
 use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
+use smallvec::SmallVec;
 
 use super::labels::Label;
-use super::links::Links;
+use super::links::{Link, Links};
 use super::{Collected, Dropped, Entry, Generation, Index, KeyId, allocated, shrink_table};
 use crate::rules::Tag;
+
+/// So many tags are compared by name; to find the numbers of more is faster.
+const FEW: usize = 16;
 
 impl Index {
     pub(super) fn hash(hasher: &DefaultHashBuilder, db: u32, key: &[u8]) -> u64 {
@@ -66,8 +70,13 @@ impl Index {
     /// `turn` is where the link is found if the entry got its tags in the same order before, as keys mostly do.
     pub(super) fn link(&mut self, entry: u32, tag: &Tag, turn: usize) -> (u32, bool) {
         let links = self.entries[entry].links.as_slice();
-        let expected = links.get(turn).into_iter();
-        if let Some(link) = expected.chain(links).find(|link| *self.tags.name(link.tag) == **tag) {
+        let is_same = |link: &&Link| *self.tags.name(link.tag) == **tag;
+        let found = links.get(turn).filter(is_same).or_else(|| match links.len() {
+            ..=FEW => links.iter().find(is_same),
+            // Numbers are compared faster than names.
+            _ => self.tags.find(tag).and_then(|number| links.iter().find(|link| link.tag == number)),
+        });
+        if let Some(link) = found {
             return (link.tag, false);
         }
         let link = self.tags.link(tag, entry);
@@ -102,15 +111,12 @@ impl Index {
         db: u32,
         key: &[u8],
         tags: &[Tag],
-        mut change: impl FnMut(&mut Label),
+        change: impl FnMut(&mut Label),
     ) -> Vec<Tag> {
         let Some(entry) = self.find(db, key) else { return Vec::new() };
         let mut labels = self.labels.take(entry);
-        for label in &mut labels {
-            if tags.iter().any(|tag| **tag == *self.tags.name(label.tag)) {
-                change(label);
-            }
-        }
+        let numbers: SmallVec<[u32; FEW]> = tags.iter().filter_map(|tag| self.tags.find(tag)).collect();
+        labels.iter_mut().filter(|label| numbers.contains(&label.tag)).for_each(change);
         self.keep_labels(entry, labels)
     }
 

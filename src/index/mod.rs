@@ -22,6 +22,7 @@ mod sources;
 mod tags;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::{SmallVec, smallvec};
 
 use crate::rules::Tag;
 use labels::{Label, Labels};
@@ -165,11 +166,13 @@ impl Index {
         self.touch(entry);
         let mut labels = self.labels.take(entry);
         let mut added = 0;
+        let mut given: SmallVec<[u32; 8]> = smallvec![];
         for (turn, tag) in tags.iter().enumerate() {
-            if tags[..turn].contains(tag) {
+            let (number, linked_now) = self.link(entry, tag, turn);
+            if given.contains(&number) {
                 continue;
             }
-            let (number, linked_now) = self.link(entry, tag, turn);
+            given.push(number);
             let place = labels.iter().position(|label| label.tag == number).unwrap_or_else(|| {
                 let mut label = Label::new(number, !linked_now);
                 // To be counted below like one that comes back.

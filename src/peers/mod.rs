@@ -47,6 +47,8 @@ struct Begun<T> {
     number: u64,
     proxy: ProxyId,
     tags: Vec<Tag>,
+    /// The same, if they came in several messages.
+    known: HashSet<Tag>,
     /// What was to be done and is done by it.
     covers: Vec<Duty<T>>,
     /// When it was last announced.
@@ -167,10 +169,11 @@ impl<T> Peers<T> {
         let fan_out = fan_out_of(epoch);
         match self.begun.get_mut(fan_out) {
             Some(begun) => {
-                let new: Vec<Tag> = {
-                    let known: HashSet<&Tag> = begun.tags.iter().collect();
-                    tags.iter().filter(|tag| !known.contains(tag)).cloned().collect()
-                };
+                if begun.known.is_empty() {
+                    begun.known.extend(begun.tags.iter().cloned());
+                }
+                let new: Vec<Tag> =
+                    tags.iter().filter(|tag| begun.known.insert(Tag::clone(tag))).cloned().collect();
                 begun.tags.extend(new.iter().cloned());
                 begun.covers.extend(covers);
                 begun.at = now;
@@ -178,7 +181,8 @@ impl<T> Peers<T> {
             }
             None => {
                 let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
-                let begun = Begun { number, proxy, tags: tags.clone(), covers, at: now };
+                let known = HashSet::new();
+                let begun = Begun { number, proxy, tags: tags.clone(), known, covers, at: now };
                 self.begun.insert(fan_out.into(), begun);
                 tags
             }

@@ -251,3 +251,29 @@ fn the_log_names_all_that_has_fired() {
     let log = latest(&[&format!("DEL {}", many.join(" "))]);
     assert!(log.ends_with(" DEL app:1:tag:0 app:1:tag:1 app:1:tag:2 app:1:tag:3 app:1:tag:4 app:1:tag:5 app:1:tag:6 app:1:tag:7 …"), "{log}");
 }
+
+#[test]
+fn one_command_gives_no_more_than_ten_thousand_labels() {
+    let mut w = World::new(RULES);
+    w.client.cmd("SET k v");
+    let tags: Vec<String> = (0..=10_000).map(|n| format!("t{n}")).collect();
+    let all = tags.join(" ");
+    for request in [
+        format!("TAG.ADD k {all}"),
+        format!("TAG.REM k {all}"),
+        format!("TAG.NEXT {all}"),
+        format!("TAG.WITH {} {all} SET k v", tags.len()),
+    ] {
+        let args: Vec<&str> = request.split(' ').collect();
+        assert_eq!(w.client.call(&args), "-ERR too many tags\r\n", "{}", args[0]);
+    }
+    assert_eq!(w.client.cmd("TAG.OF k"), "*0\r\n");
+    let most = tags[..1000].join(" ");
+    let mut call = |request: String| w.client.call(&request.split(' ').collect::<Vec<_>>());
+    assert_eq!(call(format!("TAG.ADD k {most}")), ":1000\r\n");
+    assert_eq!(call(format!("TAG.ADD k {most}")), ":0\r\n");
+    assert_eq!(call(format!("TAG.WITH 1000 {most} SET l v")), "+OK\r\n");
+    assert_eq!(call(format!("TAG.REM k {most}")), ":1000\r\n");
+    assert_eq!(w.client.cmd("TAG.INVALIDATE t999"), ":1\r\n");
+    assert_eq!(w.client.cmd("EXISTS k l"), ":1\r\n");
+}
