@@ -7,7 +7,9 @@ use std::time::Duration;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 
-use crate::command::{FireCondition, Outcome, Reads, Tally, is_there, reads_need_elements};
+use crate::command::{
+    FireCondition, NOT_BEGUN, Outcome, Reads, Tally, is_there, reads_need_elements, says_nothing_ran,
+};
 use crate::lease::KeyHash;
 use crate::resp::Head;
 use crate::rules::{FamilyId, Tag, TriggerId};
@@ -438,8 +440,8 @@ impl Reader {
         }
     }
 
-    /// The head of the reply itself, as far as later decisions need it: its text is left out, except for [`NOPERM`] and
-    /// [`READONLY`].
+    /// The head of the reply itself, as far as later decisions need it: its text is left out, except for [`NOPERM`],
+    /// [`READONLY`] and that nothing has run.
     pub fn head(&self) -> Head<'static> {
         self.head.unwrap_or(Head::Null)
     }
@@ -612,6 +614,7 @@ fn without_text(head: &Head<'_>) -> Head<'static> {
         Head::Error(text) if text.starts_with(NOPERM) => Head::Error(NOPERM),
         // That the master has become a replica, too.
         Head::Error(text) if text.starts_with(READONLY) => Head::Error(READONLY),
+        Head::Error(text) if says_nothing_ran(text) => Head::Error(NOT_BEGUN),
         Head::Error(_) => Head::Error(b""),
         Head::Int(n) => Head::Int(n),
         Head::Bulk(n) => Head::Bulk(n),

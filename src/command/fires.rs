@@ -7,6 +7,8 @@ use crate::resp::{Args, Head};
 pub enum Fires {
     /// It does not: any reply but an error fires. A DEL of a missing key fires too.
     Always,
+    /// A script's: so does an error, as what the script has done before it stays.
+    Script,
     /// SET: its options decide.
     Set,
     /// 0, or less, says that nothing was done (SETNX, COPY, LPUSHX, LINSERT).
@@ -24,6 +26,8 @@ pub enum Fires {
 pub enum FireCondition {
     /// Anything but an error.
     NoError,
+    /// Anything but an error that says that nothing has run.
+    Ran,
     /// Neither an error nor nil.
     NotNil,
     /// Nil: the old value of a `SET … NX GET` that was performed.
@@ -43,6 +47,7 @@ impl Fires {
             "delex" => Fires::UnlessZeroWithOptions,
             "lmove" | "blmove" | "rpoplpush" | "brpoplpush" | "zadd" | "xreadgroup" => Fires::UnlessNil,
             "xadd" => Fires::UnlessNilWithNoStream,
+            "eval" | "evalsha" | "fcall" => Fires::Script,
             _ => Fires::Always,
         }
     }
@@ -52,6 +57,7 @@ impl Fires {
     pub(super) fn condition(self, args: Args<'_>) -> FireCondition {
         match self {
             Fires::Always => FireCondition::NoError,
+            Fires::Script => FireCondition::Ran,
             Fires::Set if args.len() <= 3 => FireCondition::NoError,
             Fires::Set => SetOptions::parse(args).condition(),
             Fires::UnlessZero => FireCondition::NotZero,
@@ -69,15 +75,42 @@ impl FireCondition {
     /// Whether triggers fire, given the head of the reply.
     pub fn fired(self, reply: &Head<'_>) -> bool {
         if reply.is_error() {
-            return false;
+            return self == FireCondition::Ran
+                && !matches!(reply, Head::Error(text) if says_nothing_ran(text));
         }
         match self {
-            FireCondition::NoError => true,
+            FireCondition::NoError | FireCondition::Ran => true,
             FireCondition::NotNil => *reply != Head::Null,
             FireCondition::Nil => *reply == Head::Null,
             FireCondition::NotZero => !matches!(reply, Head::Int(..=0) | Head::Null | Head::Bool(false)),
         }
     }
+}
+
+/// Stands for any error that says so.
+pub const NOT_BEGUN: &[u8] = b"NOSCRIPT";
+
+/// Whether a script with that error has not begun. Of what goes wrong within it, Redis 7 and later tell the place.
+pub fn says_nothing_ran(text: &[u8]) -> bool {
+    const BEGINS: &[&[u8]] = &[
+        NOT_BEGUN,
+        b"NOAUTH",
+        b"NOPERM",
+        b"BUSY",
+        b"LOADING",
+        b"MASTERDOWN",
+        b"READONLY",
+        b"MISCONF",
+        b"NOREPLICAS",
+        b"OOM",
+        b"ERR Error compiling script",
+        b"ERR Function not found",
+        b"ERR wrong number of arguments",
+        b"ERR value is not an integer",
+        b"ERR Number of keys",
+        b"ERR Bad number of keys",
+    ];
+    memchr::memmem::find(text, b" script: ").is_none() && BEGINS.iter().any(|begin| text.starts_with(begin))
 }
 
 /// `XADD key [NOMKSTREAM] [MAXLEN [~] threshold [LIMIT count]] id …`, with its options in any order.

@@ -33,7 +33,7 @@ mod tally;
 
 pub use described::Described;
 pub use fills::Fill;
-pub use fires::{FireCondition, Fires};
+pub use fires::{FireCondition, Fires, NOT_BEGUN, says_nothing_ran};
 pub use flags::{Flags, KeyFlags};
 pub use follow::Carrying;
 pub use keys::{Begin, Find, KeySpec, KeyUse};
@@ -360,6 +360,7 @@ impl Command {
     pub fn label_condition(&self, args: Args<'_>) -> FireCondition {
         match self.fire_condition(args) {
             FireCondition::NoError if self.fill.is_none() => FireCondition::NotZero,
+            FireCondition::Ran => FireCondition::NoError,
             condition => condition,
         }
     }

@@ -489,7 +489,7 @@ impl Wrapping<'_> {
                 FireCondition::NotNil => b"n",
                 FireCondition::NotZero => b"z",
                 FireCondition::Nil => b"i",
-                FireCondition::NoError => b"a",
+                FireCondition::NoError | FireCondition::Ran => b"a",
             },
         );
         encode::bulk(out, checks.len().to_string().as_bytes());

@@ -94,6 +94,18 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether requests behind one that fails mean something else than its client has meant.
+    pub fn prepares(&self) -> bool {
+        matches!(
+            self,
+            Effect::Multi(_)
+                | Effect::MultiAgain(_)
+                | Effect::Select(_)
+                | Effect::Auth(_)
+                | Effect::Hello { .. }
+        )
+    }
+
     /// Whether it is no effect at all.
     #[inline]
     pub fn is_none(&self) -> bool {

@@ -83,6 +83,10 @@ impl Conn {
             drop(session);
             self.context.command_done(metric, started, true);
             if let Some(effect) = special.effect {
+                if effect.prepares() && !is_of_redis(reason) {
+                    // What may be on its way behind it would run one by one, in the wrong database, or as somebody else.
+                    client.close();
+                }
                 client.session.borrow_mut().replied(effect, &Head::Error(b""));
             }
             verdict.idle = account.may_have_fired();
@@ -97,6 +101,9 @@ impl Conn {
 
 /// Why a connection failed, as the text of an error reply. Redis's own errors begin with a word in capitals.
 pub(super) fn error_text(reason: &str) -> String {
-    let own = reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()));
-    if own { reason.to_owned() } else { format!("ERR upstream: {reason}") }
+    if is_of_redis(reason) { reason.to_owned() } else { format!("ERR upstream: {reason}") }
+}
+
+fn is_of_redis(reason: &str) -> bool {
+    reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()))
 }

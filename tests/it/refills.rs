@@ -457,6 +457,18 @@ fn a_stale_fill_that_writes_nothing_is_not_counted() {
 }
 
 #[test]
+fn what_a_script_has_written_before_it_failed_is_looked_at() {
+    let mut w = World::new();
+    let script = "redis.call('SET',KEYS[1],'old') return redis.call('LPUSH',KEYS[1],'x')";
+    let mut client = w.client();
+    client.cmd(&format!("GET {KEY}"));
+    w.invalidate(TRIGGER);
+    let reply = client.call(&["EVAL", script, "1", KEY]);
+    assert!(reply.starts_with("-WRONGTYPE"), "{reply}");
+    assert_eq!(w.exist(KEY), ":0\r\n");
+}
+
+#[test]
 fn who_looks_once_more_before_he_fills_brings_no_newer_value() {
     let mut w = World::new();
     let get = format!("GET {KEY}");

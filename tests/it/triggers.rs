@@ -170,9 +170,31 @@ fn what_did_nothing_does_not_fire() {
         "NOSUCHCOMMAND app:1:model:Post:s",
         "PUBLISH rescind:invalidated Post",
         "PUBLISH other Post",
-        "EVAL error() 1 app:1:model:Post:s",
+        "EVAL nonsense( 1 app:1:model:Post:s",
+        "EVALSHA ffffffffffffffffffffffffffffffffffffffff 1 app:1:model:Post:s",
+        "FCALL none 1 app:1:model:Post:s",
     ] {
         w.idle(line);
+    }
+}
+
+/// What it has written stays.
+#[test]
+fn a_script_that_fails_fires() {
+    // The feed does not tell of trigger keys where their prefix also begins cached keys.
+    let mut w = World::new(&RULES.replace("app:1:", "app:*:"));
+    let script = "redis.call('SET',KEYS[1],'v') return redis.call('LPUSH',KEYS[1],'x')";
+    let eval = ["EVAL", script, "1", "app:1:model:Post:s"];
+    for in_multi in [false, true] {
+        w.fill(&[DEPENDENT, STRANGER]);
+        if in_multi {
+            w.client.cmd("MULTI");
+            w.client.call(&eval);
+            assert!(w.client.cmd("EXEC").contains("WRONGTYPE"));
+        } else {
+            assert!(w.client.call(&eval).starts_with("-WRONGTYPE"));
+        }
+        assert!(!w.is_there(DEPENDENT) && w.is_there(STRANGER), "in MULTI: {in_multi}");
     }
 }
 
