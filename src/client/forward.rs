@@ -66,7 +66,7 @@ impl Client {
                 None => return Step::Again(Pause::Standing),
                 Some(Ok(true)) => {}
                 Some(Ok(false)) => return self.refuse(command, NOAUTH.to_owned()),
-                Some(Err(error)) => return self.refuse(command, error),
+                Some(Err(error)) => return self.refuse_unreached(command, error),
             }
         }
         if !bursting && self.sent_plainly(&context, command, args, raw) {
@@ -151,7 +151,7 @@ impl Client {
                     return self.refuse(command, NOAUTH.to_owned());
                 }
                 Some(Ok(false)) => stranger = true,
-                Some(Err(error)) => return self.refuse(command, error),
+                Some(Err(error)) => return self.refuse_unreached(command, error),
             }
         }
         let in_multi = self.outbox.session.borrow().in_multi();
@@ -259,6 +259,16 @@ impl Client {
         match route {
             Route::Local(error) => self.local(error).map_or(Step::Done, Step::Then),
             _ => Step::Done,
+        }
+    }
+
+    /// Answers with an error because Redis cannot be reached. What a client may have sent behind these would run one by one, in the
+    /// wrong database, or as somebody else: it is disconnected.
+    fn refuse_unreached(&mut self, command: Option<&Command>, error: String) -> Step {
+        let prepares = |c: &Command| matches!(c.kind, Kind::Multi | Kind::Select | Kind::Auth | Kind::Hello);
+        match self.refuse(command, error) {
+            Step::Done if command.is_some_and(prepares) => Step::Then(Pause::End),
+            step => step,
         }
     }
 

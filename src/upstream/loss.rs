@@ -83,7 +83,7 @@ impl Conn {
             drop(session);
             self.context.command_done(metric, started, true);
             if let Some(effect) = special.effect {
-                if effect.prepares() && !is_of_redis(reason) {
+                if effect.prepares() && (reason.starts_with("ERR ") || !is_of_redis(reason)) {
                     // What may be on its way behind it would run one by one, in the wrong database, or as somebody else.
                     client.close();
                 }

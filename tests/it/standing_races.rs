@@ -190,6 +190,11 @@ fn a_crowd_gets_its_answer() {
 const FIRST: [&str; 8] =
     ["GET k", "MULTI", "SUBSCRIBE c", "BLPOP q 0", "TAG.KEYS Post", "SELECT 1", "HELLO 3", "CLIENT ID"];
 
+/// Whose clients are disconnected when it fails.
+fn prepares(line: &str) -> bool {
+    ["MULTI", "SELECT", "HELLO", "AUTH"].iter().any(|word| line.starts_with(word))
+}
+
 #[test]
 fn the_first_clients_of_all_find_no_redis() {
     let mut redis = Redis::start();
@@ -205,7 +210,7 @@ fn the_first_clients_of_all_find_no_redis() {
     big.send(&encode(&["SET", "k", &"x".repeat(1 << 20)])[..400_000]);
     assert!(big.text().starts_with("-ERR upstream"));
     redis.restart();
-    for (wire, line) in clients.iter_mut().zip(FIRST) {
+    for (wire, line) in clients.iter_mut().zip(FIRST).filter(|(_, line)| !prepares(line)) {
         eventually(line, || (wire.cmd("GET k") == "$-1\r\n").then_some(()));
     }
     assert_eq!(Wire::connect(proxy.port).cmd("MULTI"), "+OK\r\n");
@@ -226,7 +231,7 @@ fn the_first_clients_of_all_find_a_redis_that_does_not_answer() {
         assert!(reply.starts_with("-ERR upstream"), "{line}: {reply}");
     }
     redis.signal("-CONT");
-    for (wire, line) in clients.iter_mut().zip(FIRST) {
+    for (wire, line) in clients.iter_mut().zip(FIRST).filter(|(_, line)| !prepares(line)) {
         eventually(line, || (wire.cmd("GET k") == "$-1\r\n").then_some(()));
     }
 }
