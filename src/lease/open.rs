@@ -296,10 +296,13 @@ impl Open {
         self.misses.iter().copied().filter(|miss| miss.is_open() && !miss.left).min_by_key(|miss| miss.clock)
     }
 
-    /// The oldest that has been taken out.
-    fn taken(&self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
-        let taken = self.misses.iter().copied().filter(|miss| miss.taken > 0 && may(miss));
-        taken.min_by_key(|miss| miss.clock)
+    /// One was taken out wrongly, as it seems: the oldest of those that have been decides, the youngest stands for one less.
+    fn take_again(&mut self, may: impl Fn(&Miss) -> bool) -> Option<Miss> {
+        let taken = |miss: &Miss| miss.taken > 0 && may(miss);
+        let oldest = self.misses.iter().copied().filter(taken).min_by_key(|miss| miss.clock)?;
+        let youngest = self.misses.iter_mut().filter(|miss| taken(miss)).max_by_key(|miss| miss.clock);
+        youngest.into_iter().for_each(|miss| miss.taken -= 1);
+        Some(oldest)
     }
 
     /// The miss that decides about a write, which may go on with a fill of its own.
@@ -313,7 +316,7 @@ impl Open {
                 let open = self.misses.iter().copied().filter(|miss| miss.is_open() && near(miss));
                 return open.chain([begun.miss]).min_by_key(|miss| miss.clock);
             }
-            let found = self.take(near).or(part).or_else(|| self.taken(near));
+            let found = self.take(near).or(part).or_else(|| self.take_again(near));
             // Of other hosts: it may be no fill at all, so nothing is taken out.
             return found.or_else(|| self.oldest());
         }

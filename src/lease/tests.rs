@@ -281,6 +281,19 @@ fn a_fill_that_found_the_key_there_leaves_it_cacheable() {
     }
 }
 
+#[test]
+fn where_tasks_share_connections_as_many_writes_without_a_miss_are_watched_as_misses_were_taken_out() {
+    let leases = Leases::new();
+    leases.assume_sharing(0);
+    let fills = |id| clock(leases.fills(1, client(id), Fill::Whole, None, 1));
+    for (id, at) in [(1, 10), (2, 12)] {
+        leases.missed(1, client(id), at, 0, WINDOW);
+        assert_eq!(fills(id), Some(at));
+    }
+    // One of these may have been taken out by somebody who had changed the database, and be filled yet; the others are new.
+    assert_eq!([3, 4, 5].map(fills), [Some(10), Some(10), None]);
+}
+
 /// Two connections miss a key, each with a clock of its own; the clocks that decide when the second one fills first.
 fn swapped(leases: &Leases, host: u64, now: Moment) -> [Clock; 2] {
     let [first, second] = [1, 2].map(|id| Client { id, host });
