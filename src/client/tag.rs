@@ -289,7 +289,10 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         // It may have been filled with a value from before the label's last invalidation.
         let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
         if !checks.is_empty() {
+            let stale = fill::stale(&client.context, db, &checks);
+            client.context.undone(&stale);
             client.context.process.fanout.ask(|reply| Order::Check(db, checks, reply)).await;
+            added = if stale.is_empty() { added } else { 0 };
         }
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));
@@ -349,9 +352,10 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     may_write(client, &tags).await?;
     let mut all = tags.clone();
     client.context.matcher.borrow().cascade(&mut all);
-    let noted = client.context.intend(Scope::Tags(all), "TAG.INVALIDATE".to_owned());
+    let what = || "TAG.INVALIDATE".to_owned();
+    let noted = client.context.intend(Scope::Tags(all), what());
     let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
-    let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, String::new())];
+    let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, what())];
     fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
     let done = client.context.fan_out(cause, fired);

@@ -277,3 +277,17 @@ fn one_command_gives_no_more_than_ten_thousand_labels() {
     assert_eq!(w.client.cmd("TAG.INVALIDATE t999"), ":1\r\n");
     assert_eq!(w.client.cmd("EXISTS k l"), ":1\r\n");
 }
+
+#[test]
+fn a_stale_value_that_gets_a_label_is_gone_and_counted() {
+    let mut w = World::new(RULES);
+    let mut other = w.proxy.client();
+    w.client.cmd("GET page");
+    other.cmd("TAG.INVALIDATE t");
+    w.client.cmd("SET page old");
+    assert_eq!(w.client.cmd("TAG.ADD page t"), ":0\r\n");
+    assert_eq!(w.client.cmd("EXISTS page"), ":0\r\n");
+    assert_eq!(w.proxy.metric("rescind_stale_fills_total{family=\"other\"}"), 1.0);
+    let log = w.client.list("TAG.LOG 1");
+    assert!(log[1].ends_with(" TAG.INVALIDATE"), "{log:?}");
+}
