@@ -8,7 +8,8 @@
 //! A label that is about to follow a value is marked, by a score below zero that says whose proxy hands it on. As long as it
 //! is, no other takes it out: those see that there is a new value before they hear of its labels.
 
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -226,12 +227,49 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
     failed
 }
 
+/// Keys whose labels are taken out of Redis at the same time. Other questions on the same connection are to get through.
+const TAKEN_OUT: usize = 200;
+/// Keys that may wait for that. What is beyond is left to the sweep.
+const MOST_FORGOTTEN: usize = 100_000;
+
+/// Labels that are out of the index and still in Redis.
+#[derive(Default)]
+pub(super) struct Forgotten {
+    waiting: RefCell<VecDeque<Labels>>,
+    under_way: Cell<usize>,
+}
+
 /// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead by the sweep.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
-    let gone = without_kept(engine, &Labels::new(db, key, tags));
-    if !gone.tags.is_empty() && !engine.dry_run {
-        let engine = Rc::clone(engine);
-        tokio::task::spawn_local(async move { take_out(&engine, gone).await });
+    let (gone, forgotten) = (without_kept(engine, &Labels::new(db, key, tags)), &engine.forgotten);
+    if gone.tags.is_empty() || engine.dry_run || forgotten.waiting.borrow().len() >= MOST_FORGOTTEN {
+        return;
+    }
+    forgotten.waiting.borrow_mut().push_back(gone);
+    if forgotten.under_way.get() < TAKEN_OUT {
+        forgotten.under_way.set(forgotten.under_way.get() + 1);
+        tokio::task::spawn_local(take_out_all(Rc::clone(engine)));
+    }
+}
+
+async fn take_out_all(engine: Rc<Engine>) {
+    while let Some(gone) = engine.forgotten.next() {
+        let gone = without_kept(&engine, &gone);
+        if !gone.tags.is_empty() {
+            take_out(&engine, gone).await;
+        }
+    }
+    engine.forgotten.under_way.set(engine.forgotten.under_way.get() - 1);
+}
+
+impl Forgotten {
+    fn next(&self) -> Option<Labels> {
+        let mut waiting = self.waiting.borrow_mut();
+        let next = waiting.pop_front();
+        if waiting.is_empty() {
+            waiting.shrink_to(TAKEN_OUT);
+        }
+        next
     }
 }
 

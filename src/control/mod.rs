@@ -112,6 +112,8 @@ struct Engine {
     labels_coming: label_news::Coming,
     /// Labelled keys whose expiry may have changed.
     retimed: label_upkeep::Retimed,
+    /// Labels to be taken out of Redis.
+    forgotten: labels::Forgotten,
     /// Label sets that are being written back.
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
@@ -152,6 +154,7 @@ pub async fn run(parts: Parts) {
         heard_others: Cell::new(0),
         labels_coming: label_news::Coming::default(),
         retimed: label_upkeep::Retimed::default(),
+        forgotten: labels::Forgotten::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
         unlinks: unlinks::Unlinks::default(),
