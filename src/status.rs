@@ -132,11 +132,12 @@ impl Control for Status {
         // All that is in doubt if it is not finished.
         let mut all = tags.clone();
         unique(&mut all);
-        self.knowledge.borrow().rules.cascade(&mut all);
-        let fired = vec![Firing::unconditional(TriggerLabel::Http, tags, "POST /api/invalidate".to_owned())];
+        let rules = Arc::clone(&self.knowledge.borrow().rules);
+        rules.cascade(&mut all);
+        let what = "POST /api/invalidate".to_owned();
+        let mut fired = vec![Firing::unconditional(TriggerLabel::Http, tags, rules, what)];
         let process = Arc::clone(&self.process);
         Box::pin(async move {
-            let mut fired = fired;
             let intent = process.journal.intend(Scope::Tags(all), fired[0].what.clone()).await?;
             fired[0].intents.push(intent);
             let done = process.fanout.request(Cause::of(&client, &fired), fired);

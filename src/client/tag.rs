@@ -351,11 +351,12 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let tags = tags_of(args.iter().skip(1))?;
     may_write(client, &tags).await?;
     let mut all = tags.clone();
-    client.context.matcher.borrow().cascade(&mut all);
+    let rules = Arc::clone(client.context.matcher.borrow().rules());
+    rules.cascade(&mut all);
     let what = || "TAG.INVALIDATE".to_owned();
     let noted = client.context.intend(Scope::Tags(all), what());
     let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
-    let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, what())];
+    let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, rules, what())];
     fired[0].intents.push(intent);
     let cause = Cause::of(&client.who(), &fired).by(client.outbox.id);
     let done = client.context.fan_out(cause, fired);
