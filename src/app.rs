@@ -120,7 +120,9 @@ impl App {
                 (None, Address::from(&server.address), credentials)
             }
         };
-        let (journal, recovered) = open_journal(&config.journal, &address, dry_run, spawned.is_some())?;
+        let (journal, recovered) =
+            open_journal(&config.journal, &address, &rules, dry_run, spawned.is_some())?;
+        journal.follow_rules(rules.fingerprint());
         Ok(Self {
             config,
             rules: Arc::new(rules),
@@ -280,6 +282,7 @@ fn bind(config: &Config, workers: usize) -> Result<(Vec<Vec<Bound>>, Vec<SocketF
 fn open_journal(
     config: &config::Journal,
     upstream: &Address,
+    rules: &Rules,
     dry_run: bool,
     is_private: bool,
 ) -> Result<(Journal, Recovered), String> {
@@ -292,6 +295,7 @@ fn open_journal(
         fsync: config.fsync,
         upstream: upstream.to_string(),
         window: config.replay_window,
+        rules: rules.fingerprint(),
     };
     let opened = match config.path.is_file() {
         true => Err(format!("the journal's path {} is a file; name a directory", config.path.display())),

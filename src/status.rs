@@ -11,6 +11,7 @@ use crate::admin::{self, Control, Invalidation};
 use crate::control::Knowledge;
 use crate::doubt::Scope;
 use crate::fanout::Cause;
+use crate::journal::Wanted;
 use crate::process::Process;
 use crate::rules::{Tag, unique};
 
@@ -134,11 +135,12 @@ impl Control for Status {
         unique(&mut all);
         let rules = Arc::clone(&self.knowledge.borrow().rules);
         rules.cascade(&mut all);
-        let what = "POST /api/invalidate".to_owned();
+        let (scope, what) = (Scope::Tags(all), "POST /api/invalidate".to_owned());
+        let wanted = Wanted { scope, rules: Some(rules.fingerprint()), what: what.clone() };
         let mut fired = vec![Firing::unconditional(TriggerLabel::Http, tags, rules, what)];
         let process = Arc::clone(&self.process);
         Box::pin(async move {
-            let intent = process.journal.intend(Scope::Tags(all), fired[0].what.clone()).await?;
+            let intent = process.journal.intend(wanted).await?;
             fired[0].intents.push(intent);
             let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {

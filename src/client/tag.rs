@@ -20,6 +20,7 @@ use crate::doubt::Scope;
 use crate::explain;
 use crate::fanout::{Cause, Order};
 use crate::index::LabelState;
+use crate::journal::Wanted;
 use crate::lease::script;
 use crate::news::{LABEL_SETS, Labels, News, Verb, label_set};
 use crate::resp::request::number;
@@ -354,7 +355,8 @@ async fn invalidate(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let rules = Arc::clone(client.context.matcher.borrow().rules());
     rules.cascade(&mut all);
     let what = || "TAG.INVALIDATE".to_owned();
-    let noted = client.context.intend(Scope::Tags(all), what());
+    let wanted = Wanted { scope: Scope::Tags(all), rules: Some(rules.fingerprint()), what: what() };
+    let noted = client.context.intend(wanted);
     let intent = noted.await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     let mut fired = vec![Firing::unconditional(TriggerLabel::Command, tags, rules, what())];
     fired[0].intents.push(intent);

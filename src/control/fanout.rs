@@ -17,6 +17,7 @@ use crate::accounting::{Firing, Noted, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
 use crate::fanout::{Cause, LogEntry, Outstanding, Phases, Request};
+use crate::journal::Wanted;
 use crate::peers::Message;
 use crate::relay;
 use crate::rules::{Rules, Tag};
@@ -304,7 +305,8 @@ impl Engine {
     async fn intend(&self, tags: &[Tag], named_by: &[Arc<Rules>], request: &Request) -> Vec<Noted> {
         let is_all = request.everything || self.has_renamed(named_by);
         let scope = if is_all { Scope::Everything } else { Scope::Tags(tags.to_vec()) };
-        match self.process.journal.intend(scope, request.cause.what.clone()).await {
+        let (rules, what) = (Some(self.fingerprint()), request.cause.what.clone());
+        match self.process.journal.intend(Wanted { scope, rules, what }).await {
             Ok(intent) => vec![intent],
             Err(error) => {
                 tracing::error!(%error, "an invalidation would be lost in a crash");

@@ -292,7 +292,7 @@ impl Engine {
             self.process.leases.suspect_fills(self.moment() + self.longest_window());
         }
         if rules.fingerprint() != before.fingerprint() {
-            self.rename_tags(before);
+            self.rename_tags(before, &rules);
         }
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
@@ -302,7 +302,8 @@ impl Engine {
 
     /// From now on tags are names of other keys than by the rules before. Whoever knows of an invalidation by names must not
     /// look for these only. Fan-outs know the rules that they began by, and what those name.
-    fn rename_tags(&self, before: Arc<Rules>) {
+    fn rename_tags(&self, before: Arc<Rules>, rules: &Rules) {
+        self.process.journal.follow_rules(rules.fingerprint());
         [&self.process.doubt, &self.process.invalidating].into_iter().for_each(|doubt| doubt.generalize());
         // What is filled from a miss before is compared with the epochs of tags that its key did not have.
         self.process.epochs.gap();

@@ -13,10 +13,11 @@ fn changed(how: &str) -> String {
     }
 }
 
-/// A Redis, and a proxy with a user of its own.
+/// A Redis that saves when it is told to, and a proxy with a user of its own.
 fn world() -> (Redis, Proxy) {
     let user = ["--user", "own", "on", ">pw", "~*", "&*", "+@all"];
-    let redis = Redis::with(&user);
+    let options = ["--dbfilename", "dump.rdb", "--save", "", "--appendonly", "no"];
+    let redis = Redis::with(&[options.as_slice(), &user].concat());
     let proxy = Proxy::launch(&format!("redis://own:pw@127.0.0.1:{}", redis.port), RULES, &[]);
     proxy.ready();
     (redis, proxy)
@@ -38,6 +39,14 @@ fn reload(proxy: &Proxy, how: &str) {
 
 fn is_there(redis: &Redis, key: &str) -> bool {
     redis.client().cmd(&format!("EXISTS {key}")) == ":1\r\n"
+}
+
+/// The first read that is answered once Redis is reached.
+fn first_read(proxy: &Proxy, key: &str) -> String {
+    eventually("Redis is reached", || {
+        let reply = proxy.client().cmd(&format!("GET {key}"));
+        (!reply.starts_with('-')).then_some(reply)
+    })
 }
 
 /// It takes effect, but nothing can be deleted.
@@ -118,5 +127,44 @@ fn no_reload_in_the_midst_of_triggers_leaves_anything_behind() {
                 assert!(!is_there(&redis, &format!("page:{n}")), "round {round}, turn {turn}, page:{n}");
             }
         }
+    }
+}
+
+#[test]
+fn what_was_begun_is_finished_by_the_next_process_although_it_has_other_rules() {
+    for how in ["renamed", "moved"] {
+        let (redis, mut proxy) = world();
+        drop(begin(&redis, &proxy));
+        proxy.kill();
+        redis.client().cmd("ACL SETUSER own +unlink");
+        write(&proxy, &changed(how));
+        proxy.start_again(&[]);
+        assert_eq!(proxy.client().cmd("GET page:1"), "$-1\r\n", "{how}");
+        proxy.ready();
+        eventually("it is deleted", || (!is_there(&redis, "page:1")).then_some(()));
+    }
+}
+
+#[test]
+fn old_data_bring_nothing_back_that_was_invalidated_by_another_name() {
+    for (how, restarts) in [("renamed", false), ("moved", false), ("renamed", true), ("moved", true)] {
+        let (mut redis, mut proxy) = world();
+        redis.client().cmd("SET page:1 cached");
+        redis.client().cmd("SAVE");
+        assert_eq!(proxy.client().cmd("SET model:1 1"), "+OK\r\n");
+        if restarts {
+            proxy.signal("-TERM");
+            proxy.wait();
+            write(&proxy, &changed(how));
+            proxy.start_again(&[]);
+            proxy.ready();
+        } else {
+            reload(&proxy, how);
+        }
+        redis.kill();
+        redis.restart();
+        assert_eq!(first_read(&proxy, "page:1"), "$-1\r\n", "{how} {restarts}");
+        proxy.ready();
+        assert_eq!(first_read(&proxy, "page:1"), "$-1\r\n", "{how} {restarts}");
     }
 }
