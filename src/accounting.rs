@@ -2,6 +2,7 @@
 //!
 //! Made from a request when it is sent, kept in the queue of expected replies, fed with the reply's heads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashSet;
@@ -12,7 +13,7 @@ use crate::command::{
 };
 use crate::lease::KeyHash;
 use crate::resp::Head;
-use crate::rules::{FamilyId, Tag, TriggerId};
+use crate::rules::{FamilyId, Rules, Tag, TriggerId};
 use crate::session::Effect;
 
 /// What the error begins with that tells of missing rights.
@@ -170,6 +171,8 @@ pub struct Firing {
     pub triggers: SmallVec<[TriggerLabel; 1]>,
     /// The tags that they invalidate.
     pub tags: Vec<Tag>,
+    /// The rules by which these are named: there may be others before it is done.
+    pub rules: Arc<Rules>,
     /// The keys that made them fire, with their database.
     pub keys: Vec<(u32, Box<[u8]>)>,
     /// Another command would fire more of these keys' triggers.
@@ -182,11 +185,12 @@ pub struct Firing {
 
 impl Firing {
     /// Tags to be invalidated, not because a client's command succeeded.
-    pub fn unconditional(label: TriggerLabel, tags: Vec<Tag>, what: String) -> Self {
+    pub fn unconditional(label: TriggerLabel, tags: Vec<Tag>, rules: Arc<Rules>, what: String) -> Self {
         Self {
             condition: FireCondition::NoError,
             triggers: SmallVec::from_slice(&[label]),
             tags,
+            rules,
             keys: vec![],
             partial: false,
             what,
@@ -195,8 +199,8 @@ impl Firing {
     }
 
     /// What has to be done once more.
-    pub fn again(what: String) -> Self {
-        Self::unconditional(TriggerLabel::Again, vec![], what)
+    pub fn again(rules: Arc<Rules>, what: String) -> Self {
+        Self::unconditional(TriggerLabel::Again, vec![], rules, what)
     }
 
     /// It fires nothing: the feed will show a write that is ours and no trigger, because of the command or the

@@ -120,7 +120,9 @@ impl App {
                 (None, Address::from(&server.address), credentials)
             }
         };
-        let (journal, recovered) = open_journal(&config.journal, &address, dry_run, spawned.is_some())?;
+        let (journal, recovered) =
+            open_journal(&config.journal, &address, &rules, dry_run, spawned.is_some())?;
+        journal.follow_rules(rules.fingerprint());
         Ok(Self {
             config,
             rules: Arc::new(rules),
@@ -174,6 +176,7 @@ impl App {
             known: self.recovered.redis,
             reloads,
         };
+        let knows = known.clone();
         let status = Arc::new(Status::new(Arc::clone(&process), known, started, self.dry_run));
         let served = Served {
             process: Arc::clone(&process),
@@ -196,7 +199,7 @@ impl App {
         signals.runtime.block_on(async move {
             tokio::task::spawn_local(control::run(control));
             tokio::task::spawn_local(beat(tick));
-            tokio::task::spawn_local(finish_for_others(process));
+            tokio::task::spawn_local(finish_for_others(process, knows));
             serve(served, drain, threads).await
         })
     }
@@ -279,6 +282,7 @@ fn bind(config: &Config, workers: usize) -> Result<(Vec<Vec<Bound>>, Vec<SocketF
 fn open_journal(
     config: &config::Journal,
     upstream: &Address,
+    rules: &Rules,
     dry_run: bool,
     is_private: bool,
 ) -> Result<(Journal, Recovered), String> {
@@ -291,6 +295,7 @@ fn open_journal(
         fsync: config.fsync,
         upstream: upstream.to_string(),
         window: config.replay_window,
+        rules: rules.fingerprint(),
     };
     let opened = match config.path.is_file() {
         true => Err(format!("the journal's path {} is a file; name a directory", config.path.display())),
@@ -307,7 +312,7 @@ fn open_journal(
 
 /// Takes up what a process before this one has left: what it had begun is done before its keys are served. Clients may
 /// still fill what they missed there.
-fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
+fn resume(process: &Process, recovered: &Recovered, rules: &Arc<Rules>) {
     recovered.damage.iter().for_each(|damage| tracing::error!("the journal is damaged: {damage}"));
     if recovered.unclean {
         process.leases.suspect(rules.longest_window().as_millis() as u64);
@@ -322,17 +327,17 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Rules) {
         labels.store(noted.is_some_and(control::had_labels), Ordering::Release);
     }
     process.doubt_redis();
-    finish(process, &recovered.pending, true);
+    finish(process, &recovered.pending, rules, true);
 }
 
-/// Does what was begun and is not known to be done. `own`: it is in the journal of this process.
-fn finish(process: &Process, begun: &[Intent], own: bool) {
+/// Does what was begun and is not known to be done; `rules` name its tags. `own`: it is in the journal of this process.
+fn finish(process: &Process, begun: &[Intent], rules: &Arc<Rules>, own: bool) {
     if begun.is_empty() {
         return;
     }
     tracing::info!(invalidations = begun.len(), "interrupted invalidations are finished first");
     // All at once: while the index is being built each fan-out looks through all keys.
-    let mut firing = Firing::again("interrupted".to_owned());
+    let mut firing = Firing::again(Arc::clone(rules), "interrupted".to_owned());
     firing
         .intents
         .extend(begun.iter().filter(|_| own).map(|intent| Noted { id: intent.id, took: Duration::ZERO }));
@@ -343,10 +348,11 @@ fn finish(process: &Process, begun: &[Intent], own: bool) {
 
 /// Finishes what processes have begun that shared the folder of the journal and have ended, as the old one does when it is
 /// replaced by a new one that is there already.
-async fn finish_for_others(process: Arc<Process>) {
+async fn finish_for_others(process: Arc<Process>, known: watch::Receiver<Knowledge>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        finish(&process, &process.journal.orphans().await, false);
+        let rules = Arc::clone(&known.borrow().rules);
+        finish(&process, &process.journal.orphans().await, &rules, false);
     }
 }
 

@@ -12,10 +12,9 @@ use tokio::sync::Notify;
 
 use crate::accounting::{Firing, Noted, ReadKey, Seen, Watch};
 use crate::command::Commands;
-use crate::doubt::Scope;
 use crate::failpoint;
 use crate::fanout;
-use crate::journal::Intents;
+use crate::journal::{Intents, Wanted};
 use crate::lease::{Clock, KeyHash, Moment};
 use crate::metrics::{CommandCounters, ConnectionMode, FamilyCounters, WorkerMetrics};
 use crate::outbox::Outbox;
@@ -274,8 +273,8 @@ impl Context {
     }
 
     /// Asks the journal to note an intent, together with all others that are asked for in this turn.
-    pub fn intend(&self, scope: Scope, what: String) -> impl Future<Output = Result<Noted, String>> + use<> {
-        let noted = self.process.journal.prepare(scope, what, &mut self.intents.borrow_mut());
+    pub fn intend(&self, wanted: Wanted) -> impl Future<Output = Result<Noted, String>> + use<> {
+        let noted = self.process.journal.prepare(wanted, &mut self.intents.borrow_mut());
         self.turn.notify_one();
         let relay = self.relay.clone();
         async move {

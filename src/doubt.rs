@@ -32,6 +32,13 @@ impl Scope {
         }
     }
 
+    /// Nobody knows any more what the tags stand for.
+    pub fn generalize(&mut self) {
+        if !self.is_empty() {
+            *self = Scope::Everything;
+        }
+    }
+
     /// Whether nothing is invalidated.
     pub fn is_empty(&self) -> bool {
         matches!(self, Scope::Tags(tags) if tags.is_empty())
@@ -48,7 +55,11 @@ pub struct Doubt {
 #[derive(Debug, Default)]
 struct State {
     tags: HashMap<Tag, usize>,
+    /// How many reasons have put these there, and stand for no more.
+    named: usize,
     everything: usize,
+    /// How often all tags have come to stand for everything.
+    generalized: u64,
 }
 
 /// One reason for doubt; it ends when this is dropped.
@@ -56,6 +67,8 @@ struct State {
 pub struct Reason {
     doubt: Arc<Doubt>,
     scope: Scope,
+    /// How often all tags had come to stand for everything before.
+    generalized: u64,
 }
 
 impl Reason {
@@ -71,16 +84,32 @@ impl Doubt {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &scope {
             Scope::Everything => state.everything += 1,
-            Scope::Tags(tags) => tags.iter().for_each(|tag| *state.tags.entry(tag.clone()).or_default() += 1),
+            Scope::Tags(tags) => {
+                tags.iter().for_each(|tag| *state.tags.entry(tag.clone()).or_default() += 1);
+                state.named += usize::from(!tags.is_empty());
+            }
         }
         self.reasons.fetch_add(usize::from(!scope.is_empty()), Ordering::Release);
-        Reason { doubt: Arc::clone(self), scope }
+        Reason { doubt: Arc::clone(self), scope, generalized: state.generalized }
+    }
+
+    /// The tags in doubt are names of other keys from now on: until the present reasons end, everything is.
+    pub fn generalize(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.everything += std::mem::take(&mut state.named);
+        state.generalized += 1;
     }
 
     /// Whether any key is in doubt.
     #[inline]
     pub fn any(&self) -> bool {
         self.reasons.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether one of these tags is by its very name, as explicit labels are: no rules give them another meaning.
+    pub fn names(&self, tags: &[Tag]) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        tags.iter().any(|tag| state.tags.contains_key(tag))
     }
 
     /// Whether a key with these tags is.
@@ -95,7 +124,12 @@ impl Drop for Reason {
         let mut state = self.doubt.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.scope {
             Scope::Everything => state.everything -= 1,
+            Scope::Tags(tags) if tags.is_empty() => {}
             Scope::Tags(tags) => {
+                match state.generalized > self.generalized {
+                    true => state.everything -= 1,
+                    false => state.named -= 1,
+                }
                 for tag in tags {
                     if let Some(count) = state.tags.get_mut(tag) {
                         *count -= 1;
@@ -134,6 +168,23 @@ mod tests {
         assert!(doubt.concerns(&tags("x")) && all.covers(&Scope::Tags(tags("x"))));
         assert!(!doubt.concerns(&[]), "nothing invalidates a key without tags");
         drop((all, two, nothing));
+        assert!(!doubt.any() && !doubt.concerns(&tags("b")));
+    }
+
+    #[test]
+    fn tags_that_become_other_names_are_everything_until_their_reasons_end() {
+        let doubt = Arc::new(Doubt::default());
+        let before = ["", "a", "a b"].map(|names| doubt.enter(Scope::Tags(tags(names))));
+        doubt.generalize();
+        let after = doubt.enter(Scope::Tags(tags("a")));
+        assert!(doubt.concerns(&tags("x")) && doubt.names(&tags("x b")) && !doubt.names(&tags("x")));
+        doubt.generalize();
+        drop(after);
+        assert!(doubt.concerns(&tags("x")));
+        drop(before);
+        let last = doubt.enter(Scope::Tags(tags("b")));
+        assert!(doubt.concerns(&tags("b")) && !doubt.concerns(&tags("a")) && !doubt.names(&tags("a")));
+        drop(last);
         assert!(!doubt.any() && !doubt.concerns(&tags("b")));
     }
 }

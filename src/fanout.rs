@@ -437,6 +437,7 @@ mod tests {
             condition: FireCondition::NoError,
             triggers: smallvec::smallvec![label],
             tags: vec![],
+            rules: Arc::new(crate::rules::Rules::empty()),
             keys: vec![(0, key.into())],
             partial: false,
             what: String::new(),

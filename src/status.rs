@@ -11,6 +11,7 @@ use crate::admin::{self, Control, Invalidation};
 use crate::control::Knowledge;
 use crate::doubt::Scope;
 use crate::fanout::Cause;
+use crate::journal::Wanted;
 use crate::process::Process;
 use crate::rules::{Tag, unique};
 
@@ -132,12 +133,14 @@ impl Control for Status {
         // All that is in doubt if it is not finished.
         let mut all = tags.clone();
         unique(&mut all);
-        self.knowledge.borrow().rules.cascade(&mut all);
-        let fired = vec![Firing::unconditional(TriggerLabel::Http, tags, "POST /api/invalidate".to_owned())];
+        let rules = Arc::clone(&self.knowledge.borrow().rules);
+        rules.cascade(&mut all);
+        let (scope, what) = (Scope::Tags(all), "POST /api/invalidate".to_owned());
+        let wanted = Wanted { scope, rules: Some(rules.fingerprint()), what: what.clone() };
+        let mut fired = vec![Firing::unconditional(TriggerLabel::Http, tags, rules, what)];
         let process = Arc::clone(&self.process);
         Box::pin(async move {
-            let mut fired = fired;
-            let intent = process.journal.intend(Scope::Tags(all), fired[0].what.clone()).await?;
+            let intent = process.journal.intend(wanted).await?;
             fired[0].intents.push(intent);
             let done = process.fanout.request(Cause::of(&client, &fired), fired);
             match tokio::time::timeout(PATIENCE, done).await {

@@ -204,12 +204,13 @@ fn journal() {
         fsync: Fsync::Never,
         upstream: "up".to_owned(),
         window: Duration::from_secs(3600),
+        rules: 7,
     };
     let (journal, _) = Journal::open(options).unwrap();
     for tag in [&b"post:1"[..], b"\xff\0"] {
-        drop(journal.intend(Scope::Tags(vec![tag.into()]), "SET a".to_owned()));
+        drop(journal.intend((Scope::Tags(vec![tag.into()]), "SET a".to_owned())));
     }
-    drop(journal.intend(Scope::Everything, String::new()));
+    drop(journal.intend((Scope::Everything, String::new())));
     journal.saw("run id".to_owned());
     journal.close(true);
     let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();

@@ -32,6 +32,7 @@ fn firing(condition: FireCondition, name: &str) -> Firing {
         condition,
         triggers: SmallVec::new(),
         tags: vec![],
+        rules: Arc::new(Rules::empty()),
         partial: false,
         keys: vec![(0, name.as_bytes().into())],
         what: name.to_owned(),

@@ -8,8 +8,9 @@ use crate::accounting::{Account, Firing, Noted};
 use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::doubt::Scope;
+use crate::journal::Wanted;
 use crate::resp::{Args, OwnedArgs};
-use crate::rules::{Tag, unique};
+use crate::rules::unique;
 use crate::session::Route;
 
 impl Client {
@@ -22,9 +23,9 @@ impl Client {
         args: Args<'_>,
         kind: Kind,
     ) -> Option<Step> {
-        let (scope, what) = self.may_invalidate(context, command, args, kind)?;
+        let wanted = self.may_invalidate(context, command, args, kind)?;
         match &self.intent {
-            None => Some(Step::Again(Pause::Intent(vec![(scope, what)]))),
+            None => Some(Step::Again(Pause::Intent(vec![wanted]))),
             Some(Ok(_)) => None,
             Some(Err(error)) => {
                 let error = error.clone();
@@ -59,26 +60,26 @@ impl Client {
         Step::Done
     }
 
-    /// What the request invalidates if it succeeds, with a text for people. `None`: nothing.
+    /// What the request invalidates if it succeeds. `None`: nothing.
     pub(super) fn may_invalidate(
         &self,
         context: &Rc<Context>,
         command: Option<&Command>,
         args: Args<'_>,
         kind: Kind,
-    ) -> Option<(Scope, String)> {
+    ) -> Option<Wanted> {
         let session = self.outbox.session.borrow();
         let in_multi = session.in_multi();
         drop(session);
         if kind == Kind::Exec && in_multi {
             let queued = self.outbox.queued.borrow();
-            return of(context, queued.iter().filter_map(|queued| queued.firing.as_ref()));
+            return of(queued.iter().filter_map(|queued| queued.firing.as_ref()));
         }
         // Of a command that blocks nobody knows whether it will write: it is noted when it has.
         let may = |command: &&Command| command.is_write() || kind == Kind::Publish;
         let command = command.filter(|command| !in_multi && may(command) && !command.blocks(args))?;
         let account = trigger::account(context, &self.outbox, command, args, false, &mut Extra::default());
-        of(context, account.firings())
+        of(account.firings())
     }
 
     /// The journal's number goes with the account. `Some`: there is none yet.
@@ -93,16 +94,15 @@ impl Client {
             Some(Ok(intent)) => self.context.process.journal.done(intent.id),
             Some(Err(error)) => return Some(self.refuse(command, format!("ERR {error}"))),
             None => {
-                let (scope, what) = of(&self.context, account.firings())?;
-                return Some(Step::Again(Pause::Intent(vec![(scope, what)])));
+                return Some(Step::Again(Pause::Intent(vec![of(account.firings())?])));
             }
         }
         None
     }
 
     /// Waits for the journal, where nothing else has to be seen to meanwhile.
-    pub(super) async fn intend(&mut self, scope: Scope, what: String) -> Result<(), String> {
-        self.intent = Some(Ok(self.context.intend(scope, what).await?));
+    pub(super) async fn intend(&mut self, wanted: Wanted) -> Result<(), String> {
+        self.intent = Some(Ok(self.context.intend(wanted).await?));
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl Client {
     ) -> Result<(), String> {
         let context = Rc::clone(&self.context);
         match self.may_invalidate(&context, command, args, kind) {
-            Some((scope, what)) if self.intent.is_none() => self.intend(scope, what).await,
+            Some(wanted) if self.intent.is_none() => self.intend(wanted).await,
             _ => Ok(()),
         }
     }
@@ -130,17 +130,20 @@ impl Client {
 }
 
 /// What these invalidate, cascades included: the keys of all these tags are in doubt if it is not finished.
-fn of<'a>(context: &Context, firings: impl Iterator<Item = &'a Firing>) -> Option<(Scope, String)> {
-    let mut tags: Vec<Tag> = vec![];
-    let mut what = None;
-    for firing in firings.filter(|firing| !firing.only_covers()) {
-        what.get_or_insert_with(|| firing.what.clone());
+fn of<'a>(firings: impl Iterator<Item = &'a Firing>) -> Option<Wanted> {
+    let mut firings = firings.filter(|firing| !firing.only_covers());
+    let first = firings.next()?;
+    let (mut tags, rules) = (first.tags.clone(), first.rules.fingerprint());
+    let mut is_one = true;
+    for firing in firings {
         tags.extend(firing.tags.iter().cloned());
+        // A transaction may have been queued while the rules changed.
+        is_one &= firing.rules.fingerprint() == rules;
     }
-    let what = what?;
     unique(&mut tags);
-    context.matcher.borrow().cascade(&mut tags);
-    Some((Scope::Tags(tags), what))
+    first.rules.cascade(&mut tags);
+    let scope = if is_one { Scope::Tags(tags) } else { Scope::Everything };
+    Some(Wanted { scope, rules: Some(rules), what: first.what.clone() })
 }
 
 /// Takes the numbers out of what did not fire. One request has one, whatever of it fired.

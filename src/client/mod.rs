@@ -43,8 +43,8 @@ use tokio::time::Sleep;
 use crate::accounting::{Noted, Settled};
 use crate::command::{FireCondition, TagCommand};
 use crate::context::{Context, READ, READ_OF_BIG};
-use crate::doubt::Scope;
 use crate::index::{Generation, KeyId};
+use crate::journal::Wanted;
 use crate::lease::{Clock, KeyHash, Moment};
 use crate::net::ReadHalf;
 use crate::outbox::Outbox;
@@ -129,7 +129,7 @@ enum Pause {
     /// The key is filled, or this much time is over.
     Fill(KeyHash, Moment),
     /// The journal has noted what the next requests may invalidate, one behind the other.
-    Intent(Vec<(Scope, String)>),
+    Intent(Vec<Wanted>),
     /// It is known whether fills can be sent as scripts.
     Scripts,
     /// It is known whether there is this database.

@@ -9,12 +9,12 @@ use std::collections::HashSet;
 use super::Client;
 use crate::accounting::Noted;
 use crate::command::{Command, Kind};
-use crate::doubt::Scope;
+use crate::journal::Wanted;
 use crate::resp::{Args, Limits, Parsed, RequestParser};
 
 impl Client {
-    /// What the triggers invalidate that follow the first one in `requests` without a gap, each with a text for people.
-    pub(super) fn triggers_behind(&self, requests: &[u8]) -> Vec<(Scope, String)> {
+    /// What the triggers invalidate that follow the first one in `requests` without a gap.
+    pub(super) fn triggers_behind(&self, requests: &[u8]) -> Vec<Wanted> {
         let mut found = vec![];
         if !self.travels_plainly() {
             return found;
@@ -41,7 +41,7 @@ impl Client {
             command.keys(args, |used| _ = keys.insert(used.key.into()));
             if !std::mem::take(&mut is_first) {
                 match self.may_invalidate(&self.context, Some(command), args, Kind::Plain) {
-                    Some(noted) => found.push(noted),
+                    Some(wanted) => found.push(wanted),
                     None => break,
                 }
             }
@@ -67,8 +67,8 @@ impl Client {
 
     /// Notes in the journal what the next requests may invalidate, one behind the other: all of it, or that of the first one
     /// only.
-    pub(super) async fn note_row(&mut self, row: Vec<(Scope, String)>) {
-        let asked: Vec<_> = row.into_iter().map(|(scope, what)| self.context.intend(scope, what)).collect();
+    pub(super) async fn note_row(&mut self, row: Vec<Wanted>) {
+        let asked: Vec<_> = row.into_iter().map(|wanted| self.context.intend(wanted)).collect();
         let mut noted = Vec::with_capacity(asked.len());
         for one in asked {
             noted.push(one.await);

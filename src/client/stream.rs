@@ -135,10 +135,10 @@ impl Client {
         }
         match self.intent.take() {
             None => {
-                if let Some((scope, what)) = self.may_invalidate(&context, command, args, kind) {
+                if let Some(wanted) = self.may_invalidate(&context, command, args, kind) {
                     self.passing = Some(stream);
                     self.last = Some(last.to_vec());
-                    return Some(Pause::Intent(vec![(scope, what)]));
+                    return Some(Pause::Intent(vec![wanted]));
                 }
             }
             Some(Ok(intent)) => self.intent = Some(Ok(intent)),

@@ -1,6 +1,7 @@
 //! What a request reads, writes and fires.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use crate::context::Context;
 use crate::fanout::{CHANNEL, Cause, MOST_NAMED};
 use crate::outbox::Outbox;
 use crate::resp::Args;
-use crate::rules::{Fired, Matcher, Tag, unique};
+use crate::rules::{Fired, Matcher, Rules, Tag, unique};
 
 /// Finds out what to look for in the reply to a request.
 #[inline]
@@ -40,7 +41,7 @@ pub(super) fn account(
         }
     }
     let firing = match publish {
-        true => published(args),
+        true => published(context, args),
         false if command.is_write() => written(context, db, command, args, queued, extra),
         false => None,
     };
@@ -211,11 +212,13 @@ fn written(
             }));
         }
     });
+    let rules = Arc::clone(matcher.rules());
     drop(matcher);
     if keys.is_empty() {
         return None;
     }
-    let mut firing = Firing { partial, ..firing(command, command.fire_condition(args), fired, keys) };
+    let condition = command.fire_condition(args);
+    let mut firing = Firing { partial, ..firing(command, condition, fired, rules, keys) };
     if command.blocks(args) {
         // Nobody knows when it will write: what the feed shows meanwhile may be anybody's, and is not covered. Nil
         // says that it did not.
@@ -249,6 +252,7 @@ fn firing(
     command: &Command,
     condition: FireCondition,
     fired: Vec<Fired>,
+    rules: Arc<Rules>,
     keys: Vec<(u32, Box<[u8]>)>,
 ) -> Firing {
     let (triggers, tags) = merged(fired);
@@ -260,7 +264,7 @@ fn firing(
     if keys.len() > MOST_NAMED {
         what.push_str(" …");
     }
-    Firing { condition, triggers, tags, keys, partial: false, what, intents: SmallVec::new() }
+    Firing { condition, triggers, tags, rules, keys, partial: false, what, intents: SmallVec::new() }
 }
 
 /// Each trigger and each tag once.
@@ -277,13 +281,14 @@ fn merged(fired: Vec<Fired>) -> (SmallVec<[TriggerLabel; 1]>, Vec<Tag>) {
 }
 
 /// `PUBLISH rescind:invalidate "tag tag"`.
-fn published(args: Args<'_>) -> Option<Firing> {
+fn published(context: &Context, args: Args<'_>) -> Option<Firing> {
     let payload = args.get(2).filter(|_| args.len() == 3)?;
     let tags = crate::fanout::tags_of_message(payload);
     (!tags.is_empty()).then(|| Firing {
         condition: FireCondition::NoError,
         triggers: SmallVec::from_slice(&[TriggerLabel::Publish]),
         tags,
+        rules: Arc::clone(context.matcher.borrow().rules()),
         keys: vec![(0, payload.into())],
         partial: false,
         what: format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
@@ -328,6 +333,7 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
             matcher.fired(feed_db.unwrap_or(*db), key, None, &mut fired);
         }
         (firing.triggers, firing.tags) = merged(fired);
+        firing.rules = Arc::clone(matcher.rules());
     }
     client.context.fan_out_detached("direct", others);
 }

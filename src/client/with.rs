@@ -147,8 +147,8 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
     }
     client.context.process.use_labels();
     let kind = command.map_or(Kind::Plain, |c| c.kind);
-    if let Some((scope, what)) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
-        client.intend(scope, what).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
+    if let Some(wanted) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
+        client.intend(wanted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     }
     let labelled = match label_writes(client, command, inner, &tags).await {
         Ok(labelled) => labelled,

@@ -403,7 +403,7 @@ impl Engine {
             return;
         }
         let what = format!("begun by {}", String::from_utf8_lossy(proxy));
-        let fired = vec![Firing::unconditional(TriggerLabel::Followed, all, what)];
+        let fired = vec![Firing::unconditional(TriggerLabel::Followed, all, self.present_rules(), what)];
         self.process.fanout.detached(Cause::of("rescind", &fired), fired);
     }
 
@@ -420,9 +420,9 @@ impl Engine {
 
     fn gone_for_ever(&self, proxy: &peers::ProxyId) {
         super::label_news::all_have_come(self);
-        let taken_over = |tags: &[Tag]| {
+        let taken_over = |tags: &[Tag], since: Moment| {
             let what = format!("begun by {}", String::from_utf8_lossy(proxy));
-            Firing::unconditional(TriggerLabel::TakenOver, tags.to_vec(), what)
+            Firing::unconditional(TriggerLabel::TakenOver, tags.to_vec(), self.rules_since(since), what)
         };
         self.others.peers.borrow_mut().gone(proxy, self.moment(), taken_over);
         self.tell_workers();

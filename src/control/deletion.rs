@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use redis_protocol::resp3::types::BytesFrame;
 
+use super::fanout::add_rules;
 use super::gc::{Entries, Entry, SentEntries};
 use super::link::{Batch, has_no_database};
 use super::rebuild::Scan;
@@ -14,7 +15,7 @@ use super::unlinks::Unlink;
 use super::{Engine, wire};
 use crate::failpoint;
 use crate::rules::spec::OnInvalidate;
-use crate::rules::{FamilyId, Rules, Tag};
+use crate::rules::{FamilyId, Matcher, Rules, Tag};
 
 /// Keys in one UNLINK. Bounded, so that Redis serves others in between.
 const BATCH: usize = 1024;
@@ -27,6 +28,8 @@ const MOST_GONE: usize = 400;
 pub(super) struct Deletion<'a> {
     engine: &'a Rc<Engine>,
     tags: &'a [Tag],
+    /// By these rules the tags were named.
+    pub named_by: &'a [Arc<Rules>],
     /// By which keys were assigned to families.
     rules: Arc<Rules>,
     /// Collected and not sent.
@@ -58,10 +61,11 @@ struct Sent {
 }
 
 impl<'a> Deletion<'a> {
-    pub fn new(engine: &'a Rc<Engine>, tags: &'a [Tag]) -> Self {
+    pub fn new(engine: &'a Rc<Engine>, tags: &'a [Tag], named_by: &'a [Arc<Rules>]) -> Self {
         Self {
             engine,
             tags,
+            named_by,
             rules: Arc::clone(&engine.rules.borrow()),
             open: HashMap::new(),
             slot: None,
@@ -73,6 +77,11 @@ impl<'a> Deletion<'a> {
             by_family: BTreeMap::new(),
             asked: HashSet::new(),
         }
+    }
+
+    /// Whether the index has all that the tags stand for, if it is complete: it knows one name of each.
+    pub fn is_in_index(&self) -> bool {
+        !self.engine.has_renamed(self.named_by)
     }
 
     /// Deletes what the index knows and, with `scan`, what a scan finds.
@@ -132,16 +141,30 @@ impl<'a> Deletion<'a> {
         Ok(())
     }
 
-    /// Looks for dependents that the index does not know.
+    /// Looks for dependents that the index does not know: those by the present rules, and those by the rules that it began by,
+    /// whatever other ones there are meanwhile.
     async fn scan(&mut self) -> Result<(), String> {
         let wanted: HashSet<Tag> = self.tags.iter().cloned().collect();
-        let Some(glob) = self.engine.rules.borrow().scan_glob() else { return Ok(()) };
-        for db in self.engine.databases().await? {
+        let mut present = self.engine.present_rules();
+        let mut rules = self.named_by.to_vec();
+        add_rules(&mut rules, &present);
+        let mut globs: Vec<Vec<u8>> = rules.iter().filter_map(|rules| rules.scan_glob()).collect();
+        globs.dedup();
+        let Some(glob) = globs.pop() else { return Ok(()) };
+        let glob = if globs.is_empty() { glob } else { b"*".to_vec() };
+        let others = rules.iter().filter(|rules| rules.fingerprint() != present.fingerprint());
+        let mut others: Vec<Matcher> = others.map(Rules::matcher).collect();
+        for db in self.engine.databases_of(&rules).await? {
             let mut scan = Scan::new(db, &glob);
             while let Some(keys) = scan.next(&self.engine.scans).await? {
                 for key in keys {
+                    if !Arc::ptr_eq(&present, &self.engine.rules.borrow()) {
+                        others.push(present.matcher());
+                        present = self.engine.present_rules();
+                    }
                     let mut tags = vec![];
                     self.engine.matcher.borrow_mut().tags(db, &key, &mut tags);
+                    others.iter_mut().for_each(|matcher| _ = matcher.tags(db, &key, &mut tags));
                     if tags.iter().any(|tag| wanted.contains(tag)) {
                         self.add(Entry { place: None, db, key: key[..].into() }).await?;
                     }

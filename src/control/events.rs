@@ -105,7 +105,8 @@ async fn epoch_gone(engine: Rc<Engine>, tag: Tag, how: &str) {
     engine.feed.barrier(vec![], &engine).await;
     if engine.process.epochs.invalidated_since(&tag, watched_since(&engine)) {
         let what = format!("its epoch {how}");
-        engine.seen_by_all(Firing::unconditional(TriggerLabel::Again, vec![tag], what));
+        let rules = engine.rules_since(watched_since(&engine));
+        engine.seen_by_all(Firing::unconditional(TriggerLabel::Again, vec![tag], rules, what));
     }
 }
 
@@ -129,6 +130,7 @@ fn asked_for(engine: &Rc<Engine>, payload: &[u8]) {
         engine.seen_by_all(Firing::unconditional(
             TriggerLabel::Publish,
             tags,
+            engine.present_rules(),
             format!("PUBLISH {}", String::from_utf8_lossy(CHANNEL)),
         ));
     }
@@ -152,6 +154,7 @@ fn written(engine: &Rc<Engine>, key: &[u8]) {
         engine.seen_by_all(Firing::unconditional(
             TriggerLabel::Rule(one.trigger),
             one.tags,
+            engine.present_rules(),
             format!("a write of {}", String::from_utf8_lossy(key)),
         ));
     }

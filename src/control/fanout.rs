@@ -17,9 +17,10 @@ use crate::accounting::{Firing, Noted, TriggerLabel};
 use crate::doubt::{Reason, Scope};
 use crate::failpoint;
 use crate::fanout::{Cause, LogEntry, Outstanding, Phases, Request};
+use crate::journal::Wanted;
 use crate::peers::Message;
 use crate::relay;
-use crate::rules::Tag;
+use crate::rules::{Rules, Tag};
 
 /// The pause before a fan-out that failed is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -76,24 +77,34 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
         return;
     }
     engine.process.metrics.journal_pending.inc();
-    let (tags, names) = closure(&engine, &request);
+    let mut named_by = named_by(&engine, &request.fired);
+    let (tags, names) = closure(&engine, &request, &named_by);
     let mut phases = Phases::default();
     let mut pressing = Pressing { by: started + DOUBTFUL, doubt: None };
     let intents = match intents.is_empty() {
         false => intents,
-        true => pressing.on(&engine, &tags, engine.intend(&tags, &request)).await,
+        true => {
+            let noted = engine.intend(&tags, &named_by, &request);
+            pressing.on(&engine, &tags, &named_by, noted).await
+        }
     };
     // Whoever noted it waited for that before the trigger was sent.
     phases.journal = intents.iter().map(|noted| noted.took).fold(started.elapsed(), Duration::max);
     let noted = Instant::now();
     failpoint::pass("fan-out begun");
-    let tags: Arc<[Tag]> = if request.everything { engine.all_tags().await } else { tags }.into();
-    let invalidating = labels::Invalidating::begin(&engine, &tags);
-    let mut deletion = Deletion::new(&engine, &tags);
+    let mut tags = tags;
+    if request.everything {
+        let rules;
+        (tags, rules) = engine.all_tags().await;
+        add_rules(&mut named_by, &rules);
+    }
+    let tags: Arc<[Tag]> = tags.into();
+    let invalidating = labels::Invalidating::begin(&engine, &tags, &named_by);
+    let mut deletion = Deletion::new(&engine, &tags, &named_by);
     {
         let own = std::mem::take(&mut request.fired);
         let work = attempts(&engine, &request.cause, &tags, own, &mut deletion, &mut phases);
-        let epoch = pressing.on(&engine, &tags, work).await;
+        let epoch = pressing.on(&engine, &tags, &named_by, work).await;
         if let Some(connection) = request.cause.connection {
             engine.process.epochs.tell(&tags, &epoch, connection);
         }
@@ -140,13 +151,19 @@ struct Pressing {
 }
 
 impl Pressing {
-    async fn on<T>(&mut self, engine: &Engine, tags: &[Tag], work: impl Future<Output = T>) -> T {
+    async fn on<T>(
+        &mut self,
+        engine: &Engine,
+        tags: &[Tag],
+        named_by: &[Arc<Rules>],
+        work: impl Future<Output = T>,
+    ) -> T {
         let mut work = std::pin::pin!(work);
         if self.doubt.is_none() {
             if let Ok(done) = tokio::time::timeout_at(self.by.into(), &mut work).await {
                 return done;
             }
-            self.doubt = Some(engine.doubt(tags));
+            self.doubt = Some(engine.doubt(tags, named_by));
         }
         work.await
     }
@@ -232,7 +249,7 @@ async fn attempts(
                 if doubt.is_none() {
                     let (client, cause) = (&cause.client, &cause.what);
                     tracing::warn!(%error, ?client, ?cause, tags = ?Names(tags), "a fan-out failed; it is tried again");
-                    doubt = Some(engine.doubt(tags));
+                    doubt = Some(engine.doubt(tags, deletion.named_by));
                     engine.failing.set(engine.failing.get() + 1);
                 } else {
                     tracing::debug!(%error, tags = ?Names(tags), "a fan-out failed again");
@@ -266,7 +283,7 @@ enum Deleted {
 /// Deletes once. `passed`: behind the barrier the index has all that was written before, if it is complete.
 async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) -> Result<Deleted, String> {
     let index = &engine.process.index;
-    if let Some(version) = index.complete_version().filter(|_| passed) {
+    if let Some(version) = index.complete_version().filter(|_| passed && deletion.is_in_index()) {
         deletion.run(false).await?;
         // Its databases may have been swapped ahead of the deletions.
         let holds = index.complete_version() == Some(version);
@@ -285,9 +302,11 @@ async fn delete(engine: &Rc<Engine>, deletion: &mut Deletion<'_>, passed: bool) 
 impl Engine {
     /// Notes in the journal what nobody has noted yet. Where that cannot be done the fan-out happens all the same: its
     /// trigger has taken effect.
-    async fn intend(&self, tags: &[Tag], request: &Request) -> Vec<Noted> {
-        let scope = if request.everything { Scope::Everything } else { Scope::Tags(tags.to_vec()) };
-        match self.process.journal.intend(scope, request.cause.what.clone()).await {
+    async fn intend(&self, tags: &[Tag], named_by: &[Arc<Rules>], request: &Request) -> Vec<Noted> {
+        let is_all = request.everything || self.has_renamed(named_by);
+        let scope = if is_all { Scope::Everything } else { Scope::Tags(tags.to_vec()) };
+        let (rules, what) = (Some(self.fingerprint()), request.cause.what.clone());
+        match self.process.journal.intend(Wanted { scope, rules, what }).await {
             Ok(intent) => vec![intent],
             Err(error) => {
                 tracing::error!(%error, "an invalidation would be lost in a crash");
@@ -297,9 +316,17 @@ impl Engine {
     }
 
     /// Reads of the keys of these tags are answered as misses as long as this is kept.
-    fn doubt(&self, tags: &[Tag]) -> Reason {
-        let tags = if self.dry_run { vec![] } else { tags.to_vec() };
-        self.process.doubt.enter(Scope::Tags(tags))
+    fn doubt(&self, tags: &[Tag], named_by: &[Arc<Rules>]) -> Reason {
+        let mut scope = Scope::Tags(if self.dry_run { vec![] } else { tags.to_vec() });
+        if self.has_renamed(named_by) {
+            scope.generalize();
+        }
+        self.process.doubt.enter(scope)
+    }
+
+    /// Whether tags are names of other keys now than by one of these rules.
+    pub(super) fn has_renamed(&self, named_by: &[Arc<Rules>]) -> bool {
+        named_by.iter().any(|rules| rules.fingerprint() != self.fingerprint())
     }
 
     /// These invalidations are complete.
@@ -333,8 +360,19 @@ impl Engine {
         }
     }
 
-    /// Every tag that some key has. Takes as long as it takes to find them.
-    async fn all_tags(&self) -> Vec<Tag> {
+    /// Every tag that some key has, and by which rules. Takes as long as it takes to find them.
+    async fn all_tags(&self) -> (Vec<Tag>, Arc<Rules>) {
+        loop {
+            let rules = self.present_rules();
+            let tags = self.find_tags().await;
+            // A reload gives the keys other tags, one after the other.
+            if Arc::ptr_eq(&rules, &self.rules.borrow()) {
+                return (tags, rules);
+            }
+        }
+    }
+
+    async fn find_tags(&self) -> Vec<Tag> {
         let mut pause = FIRST_PAUSE;
         while !self.process.index.is_complete() {
             match self.fill(self.rebuild.get()).await {
@@ -354,9 +392,37 @@ impl Engine {
     }
 }
 
+/// Adds rules to others if they do not name the same keys.
+pub(super) fn add_rules(all: &mut Vec<Arc<Rules>>, more: &Arc<Rules>) {
+    if !all.iter().any(|rules| rules.fingerprint() == more.fingerprint()) {
+        all.push(Arc::clone(more));
+    }
+}
+
+/// The rules that say what these stand for: the present ones, and those that they were matched by.
+fn named_by(engine: &Engine, fired: &[Firing]) -> Vec<Arc<Rules>> {
+    let mut all = vec![engine.present_rules()];
+    fired.iter().for_each(|firing| add_rules(&mut all, &firing.rules));
+    all
+}
+
+/// What writes of the same keys invalidate by other rules, among those in force now and lately: by these names fills are
+/// compared that are sent then.
+fn named_otherwise(engine: &Engine, fired: &[Firing]) -> Vec<Tag> {
+    let mut rules = vec![engine.present_rules()];
+    add_rules(&mut rules, &engine.rules_since(engine.moment().saturating_sub(engine.longest_window())));
+    let mut found = vec![];
+    for firing in fired.iter().filter(|firing| matches!(firing.triggers[..], [TriggerLabel::Rule(_), ..])) {
+        let others = rules.iter().filter(|rules| rules.fingerprint() != firing.rules.fingerprint());
+        for mut matcher in others.map(Rules::matcher) {
+            firing.keys.iter().for_each(|(db, key)| _ = matcher.fired(*db, key, None, &mut found));
+        }
+    }
+    found.into_iter().flat_map(|fired| fired.tags).collect()
+}
+
 /// All tags to invalidate, cascades included, and the labels of what fired.
-fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
-    let rules = engine.rules.borrow();
+fn closure(engine: &Engine, request: &Request, named_by: &[Arc<Rules>]) -> (Vec<Tag>, Vec<String>) {
     let mut tags: Vec<Tag> = vec![];
     let mut seen = HashSet::new();
     let mut labels: Vec<String> = vec![];
@@ -369,20 +435,24 @@ fn closure(engine: &Engine, request: &Request) -> (Vec<Tag>, Vec<String>) {
         tags.extend(firing.tags.iter().filter(|tag| seen.insert(Tag::clone(tag))).cloned());
         for trigger in &firing.triggers {
             match trigger {
-                // After a reload the number may mean nothing any more.
                 TriggerLabel::Rule(id) => {
-                    label(rules.triggers().get(usize::from(id.0)).map_or("", |t| t.label.as_str()));
+                    let trigger = firing.rules.triggers().get(usize::from(id.0));
+                    label(trigger.map_or("", |t| t.label.as_str()));
                 }
                 other => label(other.name().unwrap_or_default()),
             }
         }
     }
-    let cascaded = rules.cascade(&mut tags);
-    if cascaded.cut_short {
-        tracing::warn!(cause = ?request.cause.what, "a cascade of tags would never end and was cut short");
-    }
-    for id in cascaded.triggers {
-        label(&rules.triggers()[usize::from(id.0)].label);
+    let others = named_otherwise(engine, &request.fired).into_iter();
+    tags.extend(others.filter(|tag| seen.insert(Tag::clone(tag))));
+    for rules in named_by {
+        let cascaded = rules.cascade(&mut tags);
+        if cascaded.cut_short {
+            tracing::warn!(cause = ?request.cause.what, "a cascade of tags would never end and was cut short");
+        }
+        for id in cascaded.triggers {
+            label(&rules.triggers()[usize::from(id.0)].label);
+        }
     }
     (tags, labels)
 }

@@ -217,7 +217,7 @@ pub(super) fn counted(engine: &Rc<Engine>, counts: &Counts, asked: Moment) {
     engine.rebuild(why);
     let tags: Vec<Tag> = engine.process.epochs.since(since).into_iter().map(|(tag, ..)| tag).collect();
     if !tags.is_empty() {
-        let firing = Firing::again(why.to_owned());
+        let firing = Firing::again(engine.rules_since(since), why.to_owned());
         drop(engine.process.fanout.repeat(firing, Scope::Tags(tags), None));
     }
 }
@@ -289,7 +289,8 @@ async fn repeat(engine: &Rc<Engine>, why: &str, scope: Scope) {
     if !scope.is_empty() {
         // Its own: somebody else may find in the meantime that Redis has not changed again.
         let doubt = engine.process.doubt.enter(scope.clone());
-        let done = engine.process.fanout.repeat(Firing::again(why.to_owned()), scope, Some(doubt));
+        let firing = Firing::again(engine.present_rules(), why.to_owned());
+        let done = engine.process.fanout.repeat(firing, scope, Some(doubt));
         let _ = done.await;
     }
 }

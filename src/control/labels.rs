@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::link::Batch;
 use super::wire::{int_of, into_result};
 use crate::doubt::{Reason, Scope};
 use crate::news::{Labels, NEWS, News, Verb, label_set};
-use crate::rules::Tag;
+use crate::rules::{Rules, Tag};
 
 /// How often labels are tried to be written that Redis does not take, and the pause in between.
 pub(super) const TRIES: u32 = 60;
@@ -91,20 +92,23 @@ pub(super) async fn forget_dead(engine: &Engine, keys: Vec<(u32, Box<[u8]>)>) {
 /// The invalidation of some tags, until it is dropped.
 pub(super) struct Invalidating<'a> {
     engine: &'a Engine,
-    reason: Option<Reason>,
+    /// Of the tags, and of everything if they were named by other rules.
+    reasons: Option<(Reason, Option<Reason>)>,
 }
 
 impl<'a> Invalidating<'a> {
     /// It begins.
-    pub fn begin(engine: &'a Engine, tags: &[Tag]) -> Self {
-        let reason = engine.process.invalidating.enter(Scope::Tags(tags.to_vec()));
-        Self { engine, reason: Some(reason) }
+    pub fn begin(engine: &'a Engine, tags: &[Tag], named_by: &[Arc<Rules>]) -> Self {
+        let enter = |scope| engine.process.invalidating.enter(scope);
+        let is_renamed = engine.has_renamed(named_by);
+        let of_all = is_renamed.then(|| enter(Scope::Everything));
+        Self { engine, reasons: Some((enter(Scope::Tags(tags.to_vec())), of_all)) }
     }
 }
 
 impl Drop for Invalidating<'_> {
     fn drop(&mut self) {
-        self.reason = None;
+        self.reasons = None;
         self.engine.invalidated.notify_waiters();
     }
 }
@@ -114,7 +118,7 @@ impl Drop for Invalidating<'_> {
 pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
     loop {
         let ended = engine.invalidated.notified();
-        if !engine.process.invalidating.concerns(&labels.tags) {
+        if !engine.process.invalidating.names(&labels.tags) {
             break;
         }
         ended.await;

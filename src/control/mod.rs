@@ -89,6 +89,8 @@ struct Engine {
     knowledge: watch::Sender<Knowledge>,
     rules: RefCell<Arc<Rules>>,
     matcher: RefCell<Matcher>,
+    /// The rules before, if tags were names of other keys by them, and until when they were in force.
+    former: RefCell<Option<(Arc<Rules>, lease::Moment)>>,
     feed: Feed,
     /// The other proxies.
     others: announce::Others,
@@ -144,6 +146,7 @@ pub async fn run(parts: Parts) {
         knowledge,
         matcher: RefCell::new(rules.matcher()),
         rules: RefCell::new(rules),
+        former: RefCell::default(),
         feed: Feed::default(),
         others: announce::Others::new(process.id.clone()),
         named: Cell::new(0),
@@ -291,10 +294,34 @@ impl Engine {
         if !rules.watches_like(&before) {
             self.process.leases.suspect_fills(self.moment() + self.longest_window());
         }
+        if rules.fingerprint() != before.fingerprint() {
+            self.rename_tags(before, &rules);
+        }
         self.knowledge.send_modify(|knowledge| knowledge.rules = rules);
         self.feed.follow_rules();
         self.say_here();
         self.rebuild("the rules were reloaded");
+    }
+
+    /// From now on tags are names of other keys than by the rules before. Whoever knows of an invalidation by names must not
+    /// look for these only. Fan-outs know the rules that they began by, and what those name.
+    fn rename_tags(&self, before: Arc<Rules>, rules: &Rules) {
+        self.process.journal.follow_rules(rules.fingerprint());
+        [&self.process.doubt, &self.process.invalidating].into_iter().for_each(|doubt| doubt.generalize());
+        // What is filled from a miss before is compared with the epochs of tags that its key did not have.
+        self.process.epochs.gap();
+        self.former.replace(Some((before, self.moment())));
+    }
+
+    fn present_rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.borrow())
+    }
+
+    /// The rules by which tags were named at that moment, or at some time since: of those that name them differently the last.
+    fn rules_since(&self, moment: lease::Moment) -> Arc<Rules> {
+        let former = self.former.borrow();
+        let former = former.as_ref().filter(|(_, until)| *until >= moment);
+        former.map_or_else(|| self.present_rules(), |(rules, _)| Arc::clone(rules))
     }
 
     /// Whether Redis sends events, as far as its settings say; the canary has the last word.
@@ -341,8 +368,17 @@ impl Engine {
 
     /// The databases that the rules apply to and that hold keys.
     async fn databases(&self) -> Result<Vec<u32>, String> {
-        if let Some(databases) = self.rules.borrow().databases() {
-            return Ok(databases.to_vec());
+        self.databases_of(&[self.present_rules()]).await
+    }
+
+    /// The databases that one of these applies to and that hold keys.
+    async fn databases_of(&self, rules: &[Arc<Rules>]) -> Result<Vec<u32>, String> {
+        let named: Option<Vec<&[u32]>> = rules.iter().map(|rules| rules.databases()).collect();
+        if let Some(named) = named {
+            let mut databases = named.concat();
+            databases.sort_unstable();
+            databases.dedup();
+            return Ok(databases);
         }
         let info = self.scans.one(0, ["INFO", "keyspace"]).await?;
         let text = wire::text_of(&info);

@@ -117,11 +117,12 @@ impl Folder {
 
     /// What processes have begun that have ended since this was last asked. Their files stay, and are locked for an instant
     /// only: whoever starts now takes them over.
-    pub fn orphans(&mut self, now: Now) -> Vec<Intent> {
+    pub fn orphans(&mut self, rules: Option<u32>, now: Now) -> Vec<Intent> {
         let Ok(files) = self.files() else { return vec![] };
         self.seen.retain(|path| files.contains(path));
         // It does not matter how far back it looks: only what was begun counts.
         let mut state = State::new(Duration::ZERO);
+        rules.into_iter().for_each(|rules| state.follow_rules(rules));
         for path in files.into_iter().filter(|path| path.extension().is_some_and(|end| end == LOG)) {
             if self.seen.contains(&path) {
                 continue;

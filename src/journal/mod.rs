@@ -61,6 +61,35 @@ pub struct Options {
     pub upstream: String,
     /// How far back [`Journal::recent`] looks.
     pub window: Duration,
+    /// The fingerprint of the rules by which tags are named.
+    pub rules: u32,
+}
+
+/// An invalidation that is to be noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What is to be invalidated.
+    pub scope: Scope,
+    /// The fingerprint of the rules by which its tags are named. `None`: those that are in force.
+    pub rules: Option<u32>,
+    /// What caused it, for people.
+    pub what: String,
+}
+
+impl From<(Scope, String)> for Wanted {
+    fn from((scope, what): (Scope, String)) -> Self {
+        Self { scope, rules: None, what }
+    }
+}
+
+impl Wanted {
+    /// What that is where `rules` are in force. By other rules its tags are names of other keys.
+    fn by(mut self, rules: Option<u32>) -> (Scope, String) {
+        if self.rules.is_some() && self.rules != rules {
+            self.scope.generalize();
+        }
+        (self.scope, self.what)
+    }
 }
 
 /// An invalidation that was begun.
@@ -133,10 +162,11 @@ impl Journal {
     /// # Errors
     /// The folder cannot be made, read or written.
     pub fn open(options: Options) -> Result<(Self, Recovered), String> {
-        let Options { folder: path, fsync, upstream, window } = options;
+        let Options { folder: path, fsync, upstream, window, rules } = options;
         let cannot = |error| format!("the journal cannot be kept at {}: {}", path.display(), plain(&error));
         writer::survive_file_size_limit();
         let shared = Arc::new(Shared::new(fsync, window));
+        shared.state().follow_rules(rules);
         let folder = Folder::open(path.clone(), upstream).map_err(cannot)?;
         let now = shared.now();
         let mut taken = folder.take_over(&mut shared.state(), now)?;
@@ -185,13 +215,12 @@ impl Journal {
     ///
     /// The order among intents is that of the calls. If the future is dropped before its end, the intent counts as
     /// done.
-    pub fn intend(
+    pub fn intend<T: Into<Wanted>>(
         &self,
-        scope: Scope,
-        what: String,
-    ) -> impl Future<Output = Result<Noted, String>> + Send + use<> {
+        wanted: T,
+    ) -> impl Future<Output = Result<Noted, String>> + Send + use<T> {
         let mut intents = Intents::default();
-        let noted = self.prepare(scope, what, &mut intents);
+        let noted = self.prepare(wanted.into(), &mut intents);
         self.submit(intents);
         noted
     }
@@ -199,12 +228,13 @@ impl Journal {
     /// As [`Journal::intend`], for several that are asked for together, by [`Journal::submit`].
     pub fn prepare(
         &self,
-        scope: Scope,
-        what: String,
+        wanted: Wanted,
         among: &mut Intents,
     ) -> impl Future<Output = Result<Noted, String>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        among.0.push(Asked { scope: bounded(scope), what: shortened(what), answer });
+        let wanted =
+            Wanted { scope: bounded(wanted.scope), what: shortened(wanted.what), rules: wanted.rules };
+        among.0.push(Asked { wanted, answer });
         let mut waiting = Waiting { answered, journal: self.clone() };
         let asked = Instant::now();
         async move {
@@ -240,6 +270,12 @@ impl Journal {
             Some(queue) => drop(queue.send(Message::Saw(redis))),
             None => drop(self.shared.state().saw(&redis, self.shared.now())),
         }
+    }
+
+    /// From now on tags are named by rules of this fingerprint. What was invalidated lately, or is about to be, is known by the
+    /// names that it had: where these are others, it becomes everything.
+    pub fn follow_rules(&self, rules: u32) {
+        self.shared.state().follow_rules(rules);
     }
 
     /// What processes had begun that have ended since this one started, or since it was last asked. Their files stay for who
@@ -317,9 +353,9 @@ impl Shared {
     }
 
     /// Where nothing is kept on the disk.
-    fn remember(&self, Asked { scope, what, answer }: Asked) {
+    fn remember(&self, Asked { wanted, answer }: Asked) {
         let mut state = self.state();
-        let id = state.next_id();
+        let (id, (scope, what)) = (state.next_id(), wanted.by(state.rules()));
         state.begin(Intent { id, scope, what, unix_ms: self.now().wall });
         let _ = answer.send(Ok(id));
     }

@@ -87,9 +87,14 @@ impl Recent {
             self.compact();
         }
         if self.tags.len() > MOST_TAGS || self.bytes() > MOST_BYTES {
-            self.everything = self.everything.max(self.tags.iter().map(|entry| entry.at).max());
-            (self.tags, self.text) = Default::default();
+            self.generalize();
         }
+    }
+
+    /// The tags become everything, for as long as the latest of them counts.
+    pub fn generalize(&mut self) {
+        self.everything = self.everything.max(self.tags.iter().map(|entry| entry.at).max());
+        (self.tags, self.text) = Default::default();
     }
 
     /// Gives the room of what was forgotten back.

@@ -40,6 +40,8 @@ pub(super) enum Record {
     Redis { identity: String, unix_ms: u64 },
     /// What was invalidated earlier, carried over from another file.
     Recent { scope: Scope, unix_ms: u64 },
+    /// Whatever follows names tags by rules of this fingerprint.
+    Rules { fingerprint: u32, unix_ms: u64 },
     /// The process stopped in order. Nothing follows.
     Closed,
 }
@@ -51,7 +53,8 @@ impl Record {
             Record::Intent(Intent { unix_ms, .. })
             | Record::Done { unix_ms, .. }
             | Record::Redis { unix_ms, .. }
-            | Record::Recent { unix_ms, .. } => Some(*unix_ms),
+            | Record::Recent { unix_ms, .. }
+            | Record::Rules { unix_ms, .. } => Some(*unix_ms),
             Record::Closed => None,
         }
     }
@@ -62,6 +65,9 @@ const DONE: u8 = 2;
 const REDIS: u8 = 3;
 const RECENT: u8 = 4;
 const CLOSED: u8 = 5;
+
+/// [`Record::Rules`] is written as the completion of an intent that no process has: earlier versions pass over it.
+const RULES: u64 = (u32::MAX as u64) << 32;
 
 const EVERYTHING: u8 = 0;
 const TAGS: u8 = 1;
@@ -120,6 +126,10 @@ fn put_record(record: &Record, out: &mut Vec<u8>) {
             put_time(unix_ms, out);
             put_scope(scope, out);
         }
+        Record::Rules { fingerprint, unix_ms } => {
+            let id = IntentId(RULES | u64::from(*fingerprint));
+            put_record(&Record::Done { id, unix_ms: *unix_ms }, out);
+        }
         Record::Closed => out.push(CLOSED),
     }
 }
@@ -158,7 +168,10 @@ pub(super) fn read(payload: &[u8]) -> Option<Record> {
             what: rest.text()?,
             scope: rest.scope()?,
         }),
-        DONE => Record::Done { id: IntentId(rest.long()?), unix_ms: rest.long()? },
+        DONE => match (rest.long()?, rest.long()?) {
+            (id @ RULES.., unix_ms) => Record::Rules { fingerprint: id as u32, unix_ms },
+            (id, unix_ms) => Record::Done { id: IntentId(id), unix_ms },
+        },
         REDIS => Record::Redis { unix_ms: rest.long()?, identity: rest.text()? },
         RECENT => Record::Recent { unix_ms: rest.long()?, scope: rest.scope()? },
         CLOSED => Record::Closed,

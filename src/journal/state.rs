@@ -50,6 +50,8 @@ pub(super) struct State {
     /// What other proxies have invalidated; no file has it.
     heard: Recent,
     redis: Option<(u64, String)>,
+    /// The fingerprint of the rules by which tags are named. `None`: whatever they are, they have never been others.
+    rules: Option<u32>,
     window: Duration,
     /// The latest time in the files that were taken over, in milliseconds since 1970.
     latest: u64,
@@ -58,7 +60,23 @@ pub(super) struct State {
 impl State {
     pub fn new(window: Duration) -> Self {
         let (pending, recent, heard) = (BTreeMap::new(), Recent::new(window), Recent::new(window));
-        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis: None, window, latest: 0 }
+        let (redis, rules) = Default::default();
+        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis, rules, window, latest: 0 }
+    }
+
+    /// From now on tags are named by rules of this fingerprint. By other ones they are names of other keys: what is known by them
+    /// becomes everything.
+    pub fn follow_rules(&mut self, rules: u32) {
+        let before = self.rules.replace(rules);
+        if before.is_some_and(|before| before != rules) {
+            self.pending.values_mut().for_each(|intent| intent.scope.generalize());
+            self.pending_bytes = self.pending.values().map(bytes).sum();
+            [&mut self.recent, &mut self.heard].into_iter().for_each(Recent::generalize);
+        }
+    }
+
+    pub fn rules(&self) -> Option<u32> {
+        self.rules
     }
 
     /// An id that no intent has had.
@@ -149,6 +167,9 @@ impl State {
         if let Some((unix_ms, identity)) = self.redis.clone() {
             record::append(&Record::Redis { identity, unix_ms }, mark, &mut out);
         }
+        if let Some(fingerprint) = self.rules {
+            record::append(&Record::Rules { fingerprint, unix_ms: now.wall }, mark, &mut out);
+        }
         let (everything, tags) = self.recent.entries();
         let everything = everything.map(|at| (Scope::Everything, at));
         let tags = tags.map(|(tag, at)| (Scope::Tags(vec![tag.into()]), at));
@@ -168,7 +189,14 @@ impl State {
     pub fn take_over(&mut self, decoded: Decoded, now: Now) -> bool {
         let clean = decoded.damage.is_empty() && decoded.records.last() == Some(&Record::Closed);
         let mut pending: BTreeMap<IntentId, Intent> = BTreeMap::new();
-        for (position, record) in decoded.records.into_iter().enumerate() {
+        // Versions that do not tell have known no others.
+        let mut rules = self.rules;
+        for (position, mut record) in decoded.records.into_iter().enumerate() {
+            if let Record::Intent(Intent { scope, .. }) | Record::Recent { scope, .. } = &mut record
+                && rules != self.rules
+            {
+                scope.generalize();
+            }
             self.latest = self.latest.max(record.unix_ms().unwrap_or(0).min(now.wall));
             match record {
                 Record::Intent(intent) => {
@@ -182,6 +210,7 @@ impl State {
                     }
                 }
                 Record::Done { .. } | Record::Closed => {}
+                Record::Rules { fingerprint, .. } => rules = self.rules.and(Some(fingerprint)),
                 Record::Redis { identity, unix_ms } => {
                     let unix_ms = unix_ms.min(now.wall);
                     if self.redis.as_ref().is_none_or(|(latest, _)| *latest <= unix_ms) {
@@ -206,7 +235,7 @@ impl State {
         decoded
             .records
             .retain(|record| !matches!(record, Record::Intent(intent) if is_from_elsewhere(intent)));
-        let mut other = State::new(unknown);
+        let mut other = State { rules: self.rules, ..State::new(unknown) };
         other.take_over(decoded, now);
         other.pending.retain(|_, intent| intent.unix_ms >= since);
         let scope = super::bounded(other.recent(now));

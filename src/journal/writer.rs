@@ -16,7 +16,7 @@ use super::file::LogFile;
 use super::folder::{Folder, Taken, plain};
 use super::record::{self, Record};
 use super::state::State;
-use super::{Intent, IntentId, Scope, Shared};
+use super::{Intent, IntentId, Shared, Wanted};
 use crate::config::Fsync;
 use crate::relay;
 
@@ -57,10 +57,11 @@ pub(super) enum Message {
 /// An intent that waits to be accepted.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub scope: Scope,
-    pub what: String,
-    pub answer: oneshot::Sender<Result<IntentId, String>>,
+    pub wanted: Wanted,
+    pub answer: Answer,
 }
+
+type Answer = oneshot::Sender<Result<IntentId, String>>;
 
 /// What the thread holds.
 pub(super) struct Writer {
@@ -71,6 +72,8 @@ pub(super) struct Writer {
     taken: Taken,
     /// Records that nobody waits for and that are not in the file yet. What they say is in the state already.
     notes: Vec<Record>,
+    /// By which rules tags are named at the end of the file, if that is known.
+    rules: Option<u32>,
     buffer: Vec<u8>,
     /// Since when something is in the file that may not be on the disk, with [`Fsync::EverySec`].
     unsynced: Option<Instant>,
@@ -122,6 +125,7 @@ impl Writer {
             file,
             taken: Taken::default(),
             notes: vec![],
+            rules: None,
             buffer: vec![],
             unsynced: None,
             sync_time: Duration::ZERO,
@@ -157,7 +161,7 @@ impl Writer {
             }
         }
         self.take_finished();
-        self.write(&[]).unwrap_or_else(|error| self.complain(&error));
+        self.write(&[], None).unwrap_or_else(|error| self.complain(&error));
     }
 
     /// Waits for the next message, and takes all that are there.
@@ -217,7 +221,7 @@ impl Writer {
     fn take(&mut self, message: Message, batch: &mut Batch) {
         match message {
             Message::Intend(asked) => {
-                let size = |asked: &Asked| asked.what.len() + record::size(&asked.scope);
+                let size = |Asked { wanted, .. }: &Asked| wanted.what.len() + record::size(&wanted.scope);
                 batch.bytes += asked.iter().map(size).sum::<usize>();
                 batch.asked.extend(asked);
             }
@@ -227,7 +231,10 @@ impl Writer {
                     self.notes.push(Record::Redis { identity, unix_ms: now.wall });
                 }
             }
-            Message::Look(answer) => drop(answer.send(self.folder.orphans(self.shared.now()))),
+            Message::Look(answer) => {
+                let rules = self.state().rules();
+                drop(answer.send(self.folder.orphans(rules, self.shared.now())));
+            }
             Message::Close { clean, closed } => batch.close = Some((clean, closed)),
         }
     }
@@ -246,13 +253,14 @@ impl Writer {
 
     /// Writes what has gathered and answers.
     fn turn(&mut self, batch: Batch) -> Option<(bool, SyncSender<()>)> {
-        let (intents, answers): (Vec<_>, Vec<_>) = self.number(batch.asked);
-        let mut written = self.write(&intents);
+        let rules = self.state().rules();
+        let (intents, answers): (Vec<_>, Vec<_>) = self.number(batch.asked, rules);
+        let mut written = self.write(&intents, rules);
         if written.as_ref().is_err_and(is_full) && self.is_mostly_dead() {
-            written = self.rewrite().and_then(|()| self.write(&intents));
+            written = self.rewrite().and_then(|()| self.write(&intents, rules));
         }
         match written.and_then(|()| self.sync_if_due()) {
-            Ok(()) => self.accept(intents, answers),
+            Ok(()) => self.accept(intents, rules, answers),
             Err(error) => {
                 self.complain(&error);
                 let text = format!("the journal cannot be written: {}", plain(&error));
@@ -263,19 +271,28 @@ impl Writer {
         batch.close
     }
 
-    fn number(&self, asked: Vec<Asked>) -> (Vec<Record>, Vec<oneshot::Sender<Result<IntentId, String>>>) {
+    /// What is to be written where tags are named by these rules.
+    fn number(&self, asked: Vec<Asked>, rules: Option<u32>) -> (Vec<Record>, Vec<Answer>) {
         let (mut state, unix_ms) = (self.state(), self.shared.now().wall);
-        let numbered = asked.into_iter().map(|Asked { scope, what, answer }| {
+        let numbered = asked.into_iter().map(|Asked { wanted, answer }| {
+            let (scope, what) = wanted.by(rules);
             (Record::Intent(Intent { id: state.next_id(), scope, what, unix_ms }), answer)
         });
         numbered.unzip()
     }
 
-    fn accept(&mut self, intents: Vec<Record>, answers: Vec<oneshot::Sender<Result<IntentId, String>>>) {
+    fn accept(&mut self, intents: Vec<Record>, rules: Option<u32>, answers: Vec<Answer>) {
         let ids: Vec<IntentId> = {
             let mut state = self.state();
+            // There may be others while it is being written.
+            let is_outdated = state.rules() != rules;
             let begin = |record| match record {
-                Record::Intent(intent) => Some((intent.id, state.begin(intent)).0),
+                Record::Intent(mut intent) => {
+                    if is_outdated {
+                        intent.scope.generalize();
+                    }
+                    Some((intent.id, state.begin(intent)).0)
+                }
                 _ => None,
             };
             intents.into_iter().filter_map(begin).collect()
@@ -290,8 +307,8 @@ impl Writer {
         });
     }
 
-    /// Writes the notes and the intents, to the disk if they must be there.
-    fn write(&mut self, intents: &[Record]) -> io::Result<()> {
+    /// Writes the notes and the intents, whose tags these rules name, to the disk if they must be there.
+    fn write(&mut self, intents: &[Record], rules: Option<u32>) -> io::Result<()> {
         self.file.look();
         if self.file.is_distrusted() || self.clock_was_set() {
             self.rewrite()?;
@@ -301,11 +318,15 @@ impl Writer {
         }
         self.buffer.clear();
         self.buffer.shrink_to(KEEP);
-        let mark = self.file.mark();
-        self.notes.iter().chain(intents).for_each(|one| record::append(one, mark, &mut self.buffer));
+        let (mark, unix_ms) = (self.file.mark(), self.shared.now().wall);
+        let news = rules.filter(|rules| !intents.is_empty() && self.rules != Some(*rules));
+        let news = news.map(|fingerprint| Record::Rules { fingerprint, unix_ms });
+        let records = self.notes.iter().chain(&news).chain(intents);
+        records.for_each(|one| record::append(one, mark, &mut self.buffer));
         let written = self.file.append(&self.buffer);
         self.tell_size();
         written?;
+        self.rules = if news.is_some() { rules } else { self.rules };
         // That something is done needs no durability: in doubt it is done twice.
         let matters = |record: &Record| !matches!(record, Record::Done { .. });
         let must = self.notes.iter().any(matters) || !intents.is_empty();
@@ -359,6 +380,7 @@ impl Writer {
         }
         std::mem::take(&mut self.taken).remove();
         self.notes.clear();
+        self.rules = None;
         self.unsynced = None;
         self.difference = now.difference();
         self.compact_at = COMPACT;
@@ -390,7 +412,7 @@ impl Writer {
         if clean {
             self.notes.push(Record::Closed);
         }
-        let written = self.write(&[]);
+        let written = self.write(&[], None);
         let closed = match self.shared.fsync {
             Fsync::Always => written,
             Fsync::EverySec | Fsync::Never => written.and_then(|()| self.sync()),

@@ -51,6 +51,8 @@ struct Begun<T> {
     known: HashSet<Tag>,
     /// What was to be done and is done by it.
     covers: Vec<Duty<T>>,
+    /// When it was first announced.
+    since: Moment,
     /// When it was last announced.
     at: Moment,
 }
@@ -181,8 +183,8 @@ impl<T> Peers<T> {
             }
             None => {
                 let (number, proxy, tags) = (self.announced, proxy.clone(), tags.to_vec());
-                let known = HashSet::new();
-                let begun = Begun { number, proxy, tags: tags.clone(), known, covers, at: now };
+                let (known, since) = (HashSet::new(), now);
+                let begun = Begun { number, proxy, tags: tags.clone(), known, covers, since, at: now };
                 self.begun.insert(fan_out.into(), begun);
                 tags
             }
@@ -195,14 +197,14 @@ impl<T> Peers<T> {
     }
 
     /// A proxy is gone, in order or not: what it had begun is to be done by another one. `duty` makes one of it.
-    pub fn gone(&mut self, proxy: &ProxyId, now: Moment, duty: impl Fn(&[Tag]) -> T) {
+    pub fn gone(&mut self, proxy: &ProxyId, now: Moment, duty: impl Fn(&[Tag], Moment) -> T) {
         if self.others.remove(proxy).is_none() {
             return;
         }
         let due = now + HESITATION + self.rank() * TURN;
         let left = self.begun.extract_if(.., |_, begun| begun.proxy == *proxy);
         let left: Vec<_> =
-            left.map(|(_, begun)| Duty { what: duty(&begun.tags), tags: begun.tags }).collect();
+            left.map(|(_, begun)| Duty { what: duty(&begun.tags, begun.since), tags: begun.tags }).collect();
         left.into_iter().for_each(|duty| self.stand_by(duty, due));
     }
 
@@ -287,7 +289,7 @@ mod tests {
         b.begun(&id("a"), b"e1", &tags("x y"), 0);
         assert_eq!(b.due(PATIENCE), []);
         b.done(b"e1");
-        b.gone(&id("a"), 0, |_| "taken over");
+        b.gone(&id("a"), 0, |_, _| "taken over");
         assert_eq!(b.due(TURN * 10), []);
     }
 
@@ -338,14 +340,14 @@ mod tests {
             proxy.begun(&id("c"), b"e1", &tags("x"), 0);
             proxy.begun(&id("c"), b"e2", &tags("z"), 0);
             proxy.done(b"e2");
-            proxy.gone(&id("c"), 5, |_| "taken over");
+            proxy.gone(&id("c"), 5, |_, _| "taken over");
         }
         assert_eq!(a.due(5 + HESITATION), [Duty { tags: tags("x"), what: "taken over" }]);
         assert_eq!(b.due(5 + HESITATION), []);
         a.begun(&id("a"), b"e3", &tags("x"), 0);
         b.begun(&id("a"), b"e3", &tags("x"), 0);
         // And again, should that one die, too.
-        b.gone(&id("a"), 7, |_| "taken over");
+        b.gone(&id("a"), 7, |_, _| "taken over");
         assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
     }
 
@@ -355,7 +357,7 @@ mod tests {
         for n in 0..MOST_BEGUN + 1 {
             a.begun(&id("b"), n.to_string().as_bytes(), &tags(&n.to_string()), 0);
         }
-        a.gone(&id("b"), 0, |_| "taken over");
+        a.gone(&id("b"), 0, |_, _| "taken over");
         let left: Vec<_> = a.due(Moment::MAX).into_iter().flat_map(|duty| duty.tags).collect();
         assert!(left.len() > MOST_BEGUN / 2 && left.len() < MOST_BEGUN);
         assert!(!left.contains(&tags("0")[0]) && left.contains(&tags(&MOST_BEGUN.to_string())[0]));
@@ -371,13 +373,13 @@ mod tests {
         }
         assert_eq!(a.begun(&id("b"), b"e1.2", &tags("x z"), 0), [], "another attempt");
         assert_eq!(a.next_due(), Some(PATIENCE));
-        a.gone(&id("b"), 0, |_| "taken over");
+        a.gone(&id("b"), 0, |_, _| "taken over");
         assert_eq!(a.due(0), [Duty { tags: tags("x y z"), what: "taken over" }]);
         a.heard(&id("b"));
         a.begun(&id("b"), b"e2", &tags("x"), 0);
         a.begun(&id("b"), b"e2.3", &tags("x"), 0);
         a.done(b"e2.3");
-        a.gone(&id("b"), 0, |_| "taken over");
+        a.gone(&id("b"), 0, |_, _| "taken over");
         assert_eq!(a.due(0), []);
     }
 

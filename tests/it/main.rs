@@ -38,6 +38,7 @@ mod races;
 mod redis_rs;
 mod refills;
 mod reloads;
+mod renames;
 mod resets;
 mod rights;
 mod rows;

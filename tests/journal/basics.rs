@@ -3,10 +3,35 @@
 use std::time::Duration;
 
 use rescind::config::Fsync;
-use rescind::journal::{Journal, Scope};
+use rescind::journal::{Journal, Options, Scope, Wanted};
 use rescind::rules::Tag;
 
 use crate::support::{crashed, files, flush, folder, intend, names, open, options, pending, run, tags};
+
+#[test]
+fn names_of_tags_hold_by_the_rules_that_named_them() {
+    let folder = folder();
+    let open = |rules| Journal::open(Options { rules, ..options(folder.path(), Fsync::Always) }).unwrap();
+    let by = |rules, name: &str| Wanted { scope: tags(&[name]), rules: Some(rules), what: name.to_owned() };
+    let (journal, _) = open(1);
+    run(journal.intend(by(1, "a"))).unwrap();
+    journal.follow_rules(2);
+    assert_eq!(names(&journal.recent()), ["*"], "what is under way");
+    // Some go by the old rules a moment longer.
+    for wanted in [by(1, "b"), by(2, "c"), (tags(&["d"]), "d".to_owned()).into()] {
+        run(journal.intend(wanted)).unwrap();
+    }
+    journal.close(true);
+    let pending = |rules| {
+        let (journal, recovered) = open(rules);
+        let scopes: Vec<_> = recovered.pending.iter().map(|intent| names(&intent.scope).concat()).collect();
+        journal.close(true);
+        scopes
+    };
+    assert_eq!(pending(2), ["*", "*", "c", "d"]);
+    assert_eq!(pending(2), ["*", "*", "c", "d"], "written anew");
+    assert_eq!(pending(1), ["*", "*", "*", "*"]);
+}
 
 #[test]
 fn what_is_not_done_is_pending_after_a_crash() {
@@ -80,7 +105,7 @@ fn any_tag_and_any_number_of_them() {
     let odd = Scope::Tags(vec![every_byte, Tag::from(&b""[..])]);
     let big: Tag = vec![b'x'; 16 << 20].into();
     for scope in [odd.clone(), Scope::Tags(many.clone()), Scope::Tags(vec![]), Scope::Tags(vec![big])] {
-        run(journal.intend(scope, "é".repeat(10_000))).unwrap();
+        run(journal.intend((scope, "é".repeat(10_000)))).unwrap();
     }
     let (_, recovered) = open(crashed(folder.path()).path());
     let scopes: Vec<_> = recovered.pending.iter().map(|intent| &intent.scope).collect();
@@ -93,10 +118,10 @@ fn any_tag_and_any_number_of_them() {
 fn an_intent_that_nobody_waits_for_is_done() {
     let folder = folder();
     let (journal, _) = open(folder.path());
-    drop(journal.intend(tags(&["a"]), String::new()));
+    drop(journal.intend((tags(&["a"]), String::new())));
     flush(&journal);
     // Answered already, but not looked at.
-    let waiting = journal.intend(tags(&["b"]), String::new());
+    let waiting = journal.intend((tags(&["b"]), String::new()));
     flush(&journal);
     drop(waiting);
     flush(&journal);
@@ -112,7 +137,7 @@ fn without_a_folder_it_remembers_as_long_as_it_lives() {
     assert!(!journal.is_on());
     let done = intend(&journal, &["a"]).unwrap();
     intend(&journal, &["b"]).unwrap();
-    drop(journal.intend(tags(&["c"]), String::new()));
+    drop(journal.intend((tags(&["c"]), String::new())));
     journal.done(done.id);
     journal.saw("run id".to_owned());
     assert_eq!(names(&journal.recent()), ["a", "b", "c"]);

@@ -122,7 +122,7 @@ fn busy(journal: &Journal, first: u64, padding: usize) {
                 for number in (first + thread..).step_by(4) {
                     // Few tags: only their latest times are kept.
                     let name = if number.is_multiple_of(10) { number } else { number % 8 };
-                    let noted = run(journal.intend(tag(name, padding), number.to_string())).unwrap();
+                    let noted = run(journal.intend((tag(name, padding), number.to_string()))).unwrap();
                     say(format!("+{number}"));
                     if number % 10 != 0 {
                         say(format!("-{number}"));
@@ -141,7 +141,7 @@ fn busy(journal: &Journal, first: u64, padding: usize) {
 fn limited(journal: &Journal, first: u64) {
     let mut line = String::new();
     for number in first.. {
-        match run(journal.intend(tag(number, 5000), number.to_string())) {
+        match run(journal.intend((tag(number, 5000), number.to_string()))) {
             Ok(_) => say(format!("+{number}")),
             Err(text) => {
                 say(format!("!{text}"));
@@ -150,7 +150,7 @@ fn limited(journal: &Journal, first: u64) {
         }
     }
     std::io::stdin().read_line(&mut line).unwrap();
-    match run(journal.intend(tag(first + 1000, 5000), (first + 1000).to_string())) {
+    match run(journal.intend((tag(first + 1000, 5000), (first + 1000).to_string()))) {
         Ok(_) => say(format!("+{}", first + 1000)),
         Err(text) => say(format!("!{text}")),
     }

@@ -21,6 +21,7 @@ pub fn options(folder: &Path, fsync: Fsync) -> Options {
         fsync,
         upstream: UPSTREAM.to_owned(),
         window: Duration::from_secs(3600),
+        rules: 7,
     }
 }
 
@@ -37,7 +38,7 @@ pub fn tags(names: &[&str]) -> Scope {
 }
 
 pub fn intend(journal: &Journal, names: &[&str]) -> Result<Noted, String> {
-    run(journal.intend(tags(names), format!("SET {}", names.concat())))
+    run(journal.intend((tags(names), format!("SET {}", names.concat()))))
 }
 
 /// The tags of a scope in order, or `*`.

@@ -1,12 +1,14 @@
 //! The fan-outs of a simulated proxy: epochs, announcement, barrier; collect; delete; answer.
 
+use std::sync::Arc;
+
 use rescind::accounting::{Firing, TriggerLabel};
 use rescind::command::FireCondition;
 use rescind::doubt::{Reason, Scope};
 use rescind::index::{Generation, KeyId};
 use rescind::lease::Moment;
 use rescind::peers::Message;
-use rescind::rules::TriggerId;
+use rescind::rules::{Rules, TriggerId};
 
 use crate::clients::{Answer, ClientConnId};
 use crate::journal::IntentId;
@@ -28,6 +30,7 @@ pub fn firing(trigger: usize) -> Firing {
         condition: FireCondition::NoError,
         triggers: [TriggerLabel::Rule(TriggerId(0))].into_iter().collect(),
         tags: vec![],
+        rules: Arc::new(Rules::empty()),
         partial: false,
         intents: Default::default(),
         keys: vec![(0, names().triggers[trigger].name.as_slice().into())],

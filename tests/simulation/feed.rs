@@ -160,7 +160,7 @@ impl Proxy {
     fn gone(&mut self, proxy: &ProxyId, open: bool, around: &mut Around<'_>) {
         let now = around.now();
         if around.protect.takeover {
-            self.peers.gone(proxy, now, |_| ());
+            self.peers.gone(proxy, now, |_, _| ());
         }
         if open && around.protect.suspect {
             self.leases.suspect(now + WINDOW);

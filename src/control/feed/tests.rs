@@ -1,8 +1,10 @@
 //! What is sent on the feed, in which order, and which reply ends a barrier.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::accounting::TriggerLabel;
-use crate::rules::TriggerId;
+use crate::rules::{Rules, TriggerId};
 
 fn connected() -> (Feed, OwnTriggers) {
     let feed = Feed::default();
@@ -16,7 +18,8 @@ fn begun(epoch: &str) -> Announcement {
 }
 
 fn firing(key: &[u8]) -> Firing {
-    let mut firing = Firing::unconditional(TriggerLabel::Rule(TriggerId(0)), vec![], String::new());
+    let (label, rules) = (TriggerLabel::Rule(TriggerId(0)), Arc::new(Rules::empty()));
+    let mut firing = Firing::unconditional(label, vec![], rules, String::new());
     firing.keys.push((0, key.into()));
     firing
 }

@@ -108,6 +108,74 @@ fn what_another_upstream_had_later_is_begun_here_as_well() {
     assert!(!state.overhear(other(), NOW), "too long ago");
 }
 
+/// Names by rules of that number, and completions of intents.
+fn by(rules: u32, records: &[Record]) -> Vec<Record> {
+    let heading = Record::Rules { fingerprint: rules, unix_ms: NOW.wall - 3000 };
+    std::iter::once(heading).chain(records.iter().cloned()).collect()
+}
+
+#[test]
+fn tags_that_other_rules_have_named_stand_for_everything() {
+    let [a, b, c] = ["a", "b", "c"].map(|name| Scope::Tags(vec![tag(name)]));
+    let begun = |id: u64, scope: &Scope| Record::Intent(intent(id, scope.clone()));
+    let found = |present: Option<u32>, records: &[Record]| {
+        let mut state = State::new(HOUR);
+        present.into_iter().for_each(|rules| state.follow_rules(rules));
+        state.take_over(decode(&file(records).0).unwrap(), NOW);
+        let pending = state.pending().map(|intent| intent.scope.clone()).collect::<Vec<_>>();
+        (pending, state.recent(NOW))
+    };
+    let records = [
+        by(1, &[begun(1, &a), begun(2, &b)]),
+        by(2, &[done(1), begun(3, &c), begun(4, &Scope::Tags(vec![]))]),
+    ];
+    let (pending, recent) = found(Some(1), &records.concat());
+    assert_eq!(
+        (&pending[..], recent),
+        (&[b.clone(), Scope::Everything, Scope::Tags(vec![])][..], Scope::Everything)
+    );
+    assert_eq!(found(Some(2), &records.concat()).0[..2], [Scope::Everything, c.clone()]);
+    assert_eq!(found(Some(2), &by(1, &[begun(1, &a), done(1)])).1, Scope::Everything);
+    assert_eq!(found(Some(2), &by(1, &[])), (vec![], Scope::Tags(vec![])));
+    // As earlier versions write them.
+    assert_eq!(found(Some(2), &[begun(1, &a), done(1)]).1, a);
+    // Whoever reads them for somebody to whom it does not matter.
+    assert_eq!(found(None, &records.concat()).0[..2], [b, c]);
+}
+
+#[test]
+fn so_do_those_that_are_known_when_the_rules_change() {
+    let mut state = State::new(HOUR);
+    state.follow_rules(1);
+    for id in [1, 2] {
+        state.begin(intent(id, Scope::Tags(vec![tag("a")])));
+    }
+    state.done(IntentId(1), NOW);
+    state.heard(&Scope::Tags(vec![tag("b")]), 0, NOW);
+    state.follow_rules(1);
+    assert_eq!(state.recent(NOW).and(&Scope::Tags(vec![])), Scope::Tags(vec![tag("a"), tag("b")]));
+    state.follow_rules(2);
+    assert!(state.recent(NOW) == Scope::Everything && state.has_missed(NOW));
+    assert!(state.pending().all(|intent| intent.scope == Scope::Everything));
+    let mut next = State::new(HOUR);
+    next.follow_rules(2);
+    next.take_over(decode(&state.snapshot(MARK, "up", NOW)).unwrap(), NOW);
+    assert!(next.recent(NOW) == Scope::Everything && next.pending().len() == 1);
+}
+
+#[test]
+fn earlier_versions_pass_over_what_tells_of_rules() {
+    let payload = |record| {
+        let mut frame = vec![];
+        record::append(record, MARK, &mut frame);
+        frame.split_off(record::FRAME)
+    };
+    let unix_ms = NOW.wall;
+    // The completion of something that was never begun.
+    let done = Record::Done { id: IntentId(0xffff_ffff_0000_0007), unix_ms };
+    assert_eq!(payload(&Record::Rules { fingerprint: 7, unix_ms }), payload(&done));
+}
+
 /// What a process makes of a file: whether its predecessor stopped in order, and the state.
 fn taken_over(bytes: &[u8]) -> Option<(bool, State)> {
     let decoded = decode(bytes).ok()?;
@@ -163,7 +231,7 @@ fn any_scope() -> impl Strategy<Value = Scope> {
 
 /// The records of a process: intents with ids of their own, completions of some of them, and the rest.
 fn any_records() -> impl Strategy<Value = Vec<Record>> {
-    let step = (0..10u8, any_scope(), any::<prop::sample::Index>());
+    let step = (0..11u8, any_scope(), any::<prop::sample::Index>());
     (prop::collection::vec(step, 0..12), any::<bool>()).prop_map(|(steps, closed)| {
         let (mut records, mut open, mut next) = (vec![], vec![], 0);
         for (kind, scope, which) in steps {
@@ -175,6 +243,7 @@ fn any_records() -> impl Strategy<Value = Vec<Record>> {
                 }
                 5..8 if !open.is_empty() => done(open.remove(which.index(open.len()))),
                 8 => Record::Redis { identity: format!("id {next}"), unix_ms: NOW.wall - 100 + next },
+                9 => Record::Rules { fingerprint: next as u32, unix_ms: NOW.wall - 100 },
                 _ => Record::Recent { scope, unix_ms: NOW.wall - 2000 },
             });
         }

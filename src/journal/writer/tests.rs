@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 
+use super::super::Scope;
 use super::super::folder::Folder;
 use super::*;
 use crate::rules::Tag;
@@ -30,7 +31,9 @@ impl Bench {
     fn intend(&self, tag: &str) -> Answered {
         let (answer, answered) = oneshot::channel();
         let scope = Scope::Tags(vec![Tag::from(tag.as_bytes())]);
-        self.queue.send(Message::Intend(vec![Asked { scope, what: String::new(), answer }])).unwrap();
+        self.queue
+            .send(Message::Intend(vec![Asked { wanted: (scope, String::new()).into(), answer }]))
+            .unwrap();
         answered
     }
 
@@ -118,7 +121,9 @@ fn those_who_are_about_to_ask_again_are_waited_for() {
             std::thread::sleep(Duration::from_millis(5));
             let (answer, answered) = oneshot::channel();
             let scope = Scope::Tags(vec![Tag::from(id.0.to_string().as_bytes())]);
-            queue.send(Message::Intend(vec![Asked { scope, what: String::new(), answer }])).unwrap();
+            queue
+                .send(Message::Intend(vec![Asked { wanted: (scope, String::new()).into(), answer }]))
+                .unwrap();
             answered
         })
     });
