@@ -198,7 +198,8 @@ impl State {
     }
 
     /// The file of another upstream says this, which may have been another name of the same data. What happened since the
-    /// latest that is known here, and within the window, is begun here as well. Whether there is any.
+    /// latest that is known here, and within the window, is begun here as well. Whether there is any. The Redis that was seen there
+    /// since then is the one that was seen last: with what was noted of it, this one is compared with that.
     pub fn overhear(&mut self, mut decoded: Decoded, now: Now) -> bool {
         let unknown = Duration::from_millis(now.wall.saturating_sub(self.latest)).min(self.window);
         let since = now.wall.saturating_sub(u64::try_from(unknown.as_millis()).unwrap_or(u64::MAX));
@@ -208,6 +209,10 @@ impl State {
             .retain(|record| !matches!(record, Record::Intent(intent) if is_from_elsewhere(intent)));
         let mut other = State::new(unknown);
         other.take_over(decoded, now);
+        let since_known = self.redis.as_ref().map_or(0, |(at, _)| *at).max(self.latest);
+        if let Some(later) = other.redis.take().filter(|(at, _)| *at > since_known) {
+            self.redis = Some(later);
+        }
         other.pending.retain(|_, intent| intent.unix_ms >= since);
         let scope = super::bounded(other.recent(now));
         let is_news = !scope.is_empty();

@@ -108,6 +108,25 @@ fn what_another_upstream_had_later_is_begun_here_as_well() {
     assert!(!state.overhear(other(), NOW), "too long ago");
 }
 
+#[test]
+fn the_redis_seen_last_may_have_been_under_another_upstream() {
+    let redis = |name: &str, ms| Record::Redis { identity: name.to_owned(), unix_ms: NOW.wall - ms };
+    let recent = |ms| Record::Recent { scope: Scope::Tags(vec![tag("t")]), unix_ms: NOW.wall - ms };
+    let seen = |own: &[Record], others: &[u64]| {
+        let mut state = State::new(HOUR);
+        state.take_over(decode(&file(own).0).unwrap(), NOW);
+        for ms in others {
+            state.overhear(decode(&file(&[redis(&format!("there {ms}"), *ms)]).0).unwrap(), NOW);
+        }
+        state.redis().unwrap_or("none").to_owned()
+    };
+    assert_eq!(seen(&[], &[]), "none");
+    assert_eq!(seen(&[], &[5000, 3000, 4000]), "there 3000");
+    assert_eq!(seen(&[redis("here", 6000)], &[5000]), "there 5000");
+    assert_eq!(seen(&[redis("here", 4000)], &[5000]), "here");
+    assert_eq!(seen(&[redis("here", 6000), recent(4000)], &[5000]), "here", "in use since");
+}
+
 /// What a process makes of a file: whether its predecessor stopped in order, and the state.
 fn taken_over(bytes: &[u8]) -> Option<(bool, State)> {
     let decoded = decode(bytes).ok()?;
