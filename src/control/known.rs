@@ -287,8 +287,11 @@ async fn again(engine: &Rc<Engine>, why: &str) {
 
 async fn repeat(engine: &Rc<Engine>, why: &str, scope: Scope) {
     if !scope.is_empty() {
-        // Its own: somebody else may find in the meantime that Redis has not changed again.
-        let doubt = engine.process.doubt.enter(scope.clone());
+        // Its own: somebody else may find in the meantime that Redis has not changed again. Which keys had a label that is
+        // invalidated only Redis may know.
+        let has_labels = engine.process.may_have_had_labels();
+        let doubted = if has_labels { Scope::Everything } else { scope.clone() };
+        let doubt = engine.process.doubt.enter(doubted);
         let done = engine.process.fanout.repeat(Firing::again(why.to_owned()), scope, Some(doubt));
         let _ = done.await;
     }

@@ -148,6 +148,20 @@ fn nor_what_the_last_label_had_deleted_if_only_the_proxy_was_restarted_in_betwee
     }
 }
 
+/// A key with tags by rule as well: these nobody has invalidated.
+#[test]
+fn nor_what_a_label_had_deleted_that_its_key_has_besides() {
+    let mut redis = Redis::with(&["--enable-debug-command", "yes"]);
+    redis.client().cmd("DEBUG POPULATE 100000 filler 10");
+    let proxy = Proxy::start(&redis, RULES);
+    proxy.client().cmd(&format!("TAG.WITH 1 label SET {KEY} cached"));
+    redis.client().cmd("SAVE");
+    assert_eq!(proxy.client().cmd("TAG.INVALIDATE label"), ":1\r\n");
+    redis.kill();
+    redis.restart();
+    is_not_served(&redis, &proxy);
+}
+
 /// Nor if the Redis with the old data is to be used from now on, and nobody has read its labels yet.
 #[test]
 fn nor_what_a_label_had_deleted_at_another_address() {
