@@ -45,7 +45,7 @@ pub(super) struct Others {
     echo: Cell<u64>,
     /// The longest time for which any of them has watched fills.
     window: Cell<Moment>,
-    /// There were others when this one began to listen: one of them will tell what a newcomer has to know.
+    /// There were others when this one began to listen: one of them will tell what a newcomer has to know, unless it stands still.
     expected: Cell<bool>,
 }
 
@@ -80,10 +80,11 @@ impl Others {
     }
 }
 
-/// Whether others listen to what proxies say.
-async fn has_company(wire: &mut Wire) -> bool {
-    let counted = wire.call(&[b"PUBSUB".as_slice(), b"NUMSUB", peers::CHANNEL]).await.map(array_of);
-    counted.is_ok_and(|counted| counted.get(1).and_then(int_of).is_some_and(|listeners| listeners > 1))
+/// Whether others listen to what proxies say, than the one with that lifeline. Of its own there may be a connection from before.
+async fn has_company(wire: &mut Wire, own: &[u8]) -> bool {
+    let counted = wire.call(&[b"PUBSUB".as_slice(), b"NUMSUB", peers::CHANNEL, own]).await.map(array_of);
+    let count = |counted: &[_], at: usize| counted.get(at).and_then(int_of).unwrap_or_default();
+    counted.is_ok_and(|counted| count(&counted, 1) > count(&counted, 3))
 }
 
 /// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
@@ -95,7 +96,7 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
             "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"
         );
     }
-    engine.others.expected.set(has_company(wire).await);
+    engine.others.expected.set(has_company(wire, &lifeline).await);
     Ok(())
 }
 
@@ -298,7 +299,8 @@ impl Engine {
     /// From now on the feed shows all that the others say.
     pub(super) fn listens(&self) {
         self.others.listens.set(Instant::now());
-        if !self.process.is_alone() {
+        // Who does not answer may stand still.
+        if !self.process.is_alone() || self.others.expected.get() {
             self.others.missed.set(true);
         }
         self.note_missed();
@@ -314,6 +316,7 @@ impl Engine {
 
     fn missed(&self) {
         self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
+        super::known::note(self);
     }
 
     /// One of them may die unnoticed, whose clients come here with what they missed there.

@@ -109,6 +109,22 @@ fn nor_what_it_had_invalidated_last() {
     dies_along(redis, dying, &staying);
 }
 
+/// It stands still when the other starts, which gets no answer from it.
+#[test]
+fn nor_what_a_proxy_had_invalidated_that_stands_still() {
+    let mut redis = with_snapshot();
+    let still = Proxy::start(&redis, RULES);
+    redis.client().cmd(&format!("SET {KEY} old"));
+    redis.client().cmd("SAVE");
+    assert_eq!(still.client().cmd("TAG.INVALIDATE Tool"), ":1\r\n");
+    still.signal("-STOP");
+    let staying = launch(&redis, RULES);
+    redis.kill();
+    redis.restart();
+    is_not_served(&redis, &staying);
+    drop(still);
+}
+
 /// The address of another Redis is put into the configuration, a replica say. Its own journal has not what the others did.
 #[test]
 fn nor_if_another_redis_with_old_data_is_to_be_used_from_now_on() {
