@@ -47,14 +47,16 @@ pub(super) struct Others {
     window: Cell<Moment>,
     /// There were others when this one began to listen: one of them will tell what a newcomer has to know, unless it stands still.
     expected: Cell<bool>,
+    /// At which data this one has last repeated all that it knew.
+    repeated: RefCell<Vec<u8>>,
 }
 
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, company, silent, missed, echo, window, expected) = Default::default();
+        let (wake, company, silent, missed, echo, window, expected, repeated) = Default::default();
         let listens = Cell::new(Instant::now());
-        Self { peers, wake, company, silent, listens, missed, echo, window, expected }
+        Self { peers, wake, company, silent, listens, missed, echo, window, expected, repeated }
     }
 
     /// Those that are known.
@@ -165,13 +167,13 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     }
 }
 
-/// Whether all of these listen at the Redis in use, now or a moment later: there are pauses between their tries to connect.
-pub(super) async fn have_come(engine: &Engine, others: &[peers::ProxyId]) -> bool {
+/// Whether all of these have repeated at these data what they knew, now or a moment later: there are pauses between their tries to
+/// connect. None can say so where Redis may not be asked who it is.
+pub(super) async fn have_repeated(engine: &Engine, others: &[peers::ProxyId], data: Option<&[u8]>) -> bool {
+    let Some(data) = data else { return others.is_empty() };
     let since = Instant::now();
-    while !others.is_empty() {
-        if silent(engine, others).await.is_some_and(|silent| silent.is_empty()) {
-            return true;
-        }
+    let has = |other: &peers::ProxyId| engine.others.peers.borrow().has_repeated(other, data);
+    while !others.iter().all(has) {
         if since.elapsed() >= 2 * SILENCE {
             return false;
         }
@@ -268,6 +270,10 @@ impl Engine {
                     self.learn_from_others(now + Moment::from(suspects), &others);
                 }
             }
+            Message::Repeated(proxy, data) => {
+                self.heard(&proxy);
+                self.others.peers.borrow_mut().says_repeated(&proxy, &data);
+            }
             Message::Busy(proxy, host) => {
                 if proxy != self.process.id {
                     self.process.leases.busy(host, now);
@@ -319,6 +325,21 @@ impl Engine {
         super::known::note(self);
     }
 
+    /// At these data all is invalidated again that this proxy knows to have been invalidated lately: the others may wait for that.
+    pub(super) fn has_repeated(&self, data: &[u8]) {
+        if *self.others.repeated.borrow() != data {
+            self.others.repeated.replace(data.to_owned());
+            self.say_repeated();
+        }
+    }
+
+    fn say_repeated(&self) {
+        let data: Box<[u8]> = self.others.repeated.borrow().as_slice().into();
+        if !data.is_empty() {
+            self.feed.say(Announcement::Message(Message::Repeated(self.process.id.clone(), data)));
+        }
+    }
+
     /// One of them may die unnoticed, whose clients come here with what they missed there.
     pub(super) fn fear_for_others(&self) {
         if !self.process.is_alone() {
@@ -362,6 +383,7 @@ impl Engine {
             others: self.others.all(),
         };
         self.feed.say(Announcement::Message(here));
+        self.say_repeated();
     }
 
     /// What a newcomer has to know: clients may come here with what a proxy has shown them that went right before, or is about to
@@ -379,6 +401,7 @@ impl Engine {
         let window = in_message(self.longest_window());
         let hello = Message::Hello(self.process.id.clone(), self.fingerprint(), window);
         self.feed.say(Announcement::Message(hello));
+        self.say_repeated();
     }
 
     fn compare_rules(&self, proxy: &peers::ProxyId, rules: u32) {

@@ -109,6 +109,65 @@ fn nor_what_it_had_invalidated_last() {
     dies_along(redis, dying, &staying);
 }
 
+/// The one that stays waits for the other, which might be about to repeat that, and dies as well: the next one has it all to do.
+#[test]
+fn nor_if_it_is_restarted_before_it_has_given_up_the_other() {
+    for orderly in [true, false] {
+        let mut redis = with_snapshot();
+        let (mut dying, mut staying) = with_a_gap(&redis, "default");
+        dying.kill();
+        redis.kill();
+        redis.restart();
+        let news = "Redis is not the one that it was";
+        eventually("it has noticed", || staying.log().contains(news).then_some(()));
+        // It looks once a second who Redis is.
+        std::thread::sleep(Duration::from_millis(1200));
+        if orderly {
+            staying.signal("-TERM");
+            staying.wait();
+        } else {
+            staying.kill();
+        }
+        staying.start_again(&[]);
+        is_not_served(&redis, &staying);
+    }
+}
+
+/// It is there again, but cannot repeat it.
+#[test]
+fn nor_if_it_is_there_and_gets_nothing_done() {
+    let mut redis = with_snapshot();
+    let (_weak, staying) = with_a_gap(&redis, "weak");
+    redis.kill();
+    redis.restart();
+    is_not_served(&redis, &staying);
+}
+
+/// What both know they repeat, and nothing more.
+#[test]
+fn proxies_that_have_heard_everything_repeat_no_more_than_that() {
+    let mut redis = with_snapshot();
+    let rules = format!("{RULES}\n[journal]\nreplay_window = \"3s\"\n");
+    let good = "app:1:blog_posts_1";
+    let proxies = [launch(&redis, &rules), launch(&redis, &rules)];
+    know_each_other(&[&proxies[0], &proxies[1]]);
+    let mut is_kept = || {
+        std::thread::sleep(Duration::from_millis(3500));
+        redis.client().cmd(&format!("MSET {KEY} old {good} good"));
+        redis.client().cmd("SAVE");
+        assert_eq!(proxies[0].client().cmd("TAG.INVALIDATE Tool"), ":1\r\n");
+        redis.kill();
+        redis.restart();
+        for proxy in &proxies {
+            is_not_served(&redis, proxy);
+            proxy.ready();
+        }
+        redis.client().cmd(&format!("GET {good}")) == "$4\r\ngood\r\n"
+    };
+    // One of them may have come too late.
+    assert!((0..5).any(|_| is_kept()));
+}
+
 /// It stands still when the other starts, which gets no answer from it.
 #[test]
 fn nor_what_a_proxy_had_invalidated_that_stands_still() {
