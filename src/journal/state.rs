@@ -197,6 +197,21 @@ impl State {
         clean
     }
 
+    /// Files of processes say this that live. What these have invalidated is heard of. Who begins with nothing compares Redis with
+    /// the one that they trust, or with the one before, if one of them does not trust the present one yet.
+    pub fn start_beside(&mut self, living: Vec<Decoded>, now: Now) {
+        let mut trusted: Vec<(u64, String)> = vec![];
+        for decoded in living {
+            let mut other = State::new(self.window);
+            other.take_over(decoded, now);
+            self.heard(&other.recent(now), 0, now);
+            trusted.extend(other.redis);
+        }
+        if self.redis.is_none() {
+            self.redis = trusted.into_iter().min();
+        }
+    }
+
     /// The file of another upstream says this, which may have been another name of the same data. What happened since the
     /// latest that is known here, and within the window, is begun here as well. Whether there is any. The Redis that was seen there
     /// since then is the one that was seen last: with what was noted of it, this one is compared with that.

@@ -184,6 +184,28 @@ fn nor_what_a_proxy_had_invalidated_that_stands_still() {
     drop(still);
 }
 
+/// All start again at once, with one folder of journals: the first takes over what there is, and cannot repeat it.
+#[test]
+fn nor_if_the_next_one_finds_nothing_to_take_over() {
+    let (mut redis, journal) = (with_snapshot(), Folder::new());
+    let rules = format!("{RULES}\n[journal]\npath = \"{}\"\n", journal.0.display());
+    let (mut first, mut second) = (launch_by("weak", &redis, &rules), launch(&redis, &rules));
+    redis.client().cmd(&format!("SET {KEY} old"));
+    redis.client().cmd("SAVE");
+    assert_eq!(first.client().cmd("TAG.INVALIDATE Tool"), ":1\r\n");
+    first.kill();
+    second.kill();
+    redis.kill();
+    redis.restart();
+    first.start_again(&[]);
+    let news = "Redis is not the one that it was";
+    eventually("it has noticed", || first.log().contains(news).then_some(()));
+    // Nor does it tell what it is about to do.
+    first.signal("-STOP");
+    second.start_again(&[]);
+    is_not_served(&redis, &second);
+}
+
 /// The address of another Redis is put into the configuration, a replica say. Its own journal has not what the others did.
 #[test]
 fn nor_if_another_redis_with_old_data_is_to_be_used_from_now_on() {
