@@ -39,10 +39,7 @@ fn is_hidden(context: &Context, db: u32, key: &[u8]) -> bool {
 /// Whether it may be stale: it is hidden, or may have a label that nobody knows any more, or yet.
 fn is_doubtful(context: &Context, place: &Place) -> bool {
     let Place::Key(db, key) = place else { return context.process.doubt.any() };
-    let tags = fill::tags(context, *db, key);
-    let process = &context.process;
-    process.doubt.concerns(&tags)
-        || if tags.is_empty() { process.doubts_untagged() } else { process.doubts_labels() }
+    context.process.doubts_labels() || is_hidden(context, *db, key)
 }
 
 /// Whether it reads keys whose names are made from what it finds: SORT with `BY` or `GET` of a pattern.
@@ -70,7 +67,7 @@ pub(super) fn hidden(context: &Context, db: u32, command: &Command, args: Args<'
 
 /// The keys on whose value the request depends.
 fn places(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Vec<Place> {
-    let labels = context.process.index.has_labels() || context.process.doubts_untagged();
+    let labels = context.process.index.has_labels() || context.process.doubts_labels();
     let mut places = vec![];
     command.keys(args, |used| {
         let tagged = || labels || context.matcher.borrow_mut().classify(db, used.key).has_tags;
@@ -140,9 +137,9 @@ impl Client {
             // Others are hidden.
             Some(command) => {
                 let mut places = places(&self.context, db, command, args);
-                let untagged = self.context.process.doubts_untagged();
+                let labels = self.context.process.doubts_labels();
                 places.retain(|place| match place {
-                    Place::Key(db, key) => untagged && !is_hidden(&self.context, *db, key),
+                    Place::Key(db, key) => labels && !is_hidden(&self.context, *db, key),
                     Place::Any => true,
                 });
                 places

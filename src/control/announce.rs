@@ -45,16 +45,18 @@ pub(super) struct Others {
     echo: Cell<u64>,
     /// The longest time for which any of them has watched fills.
     window: Cell<Moment>,
-    /// There were others when this one began to listen: one of them will tell what a newcomer has to know.
+    /// There were others when this one began to listen: one of them will tell what a newcomer has to know, unless it stands still.
     expected: Cell<bool>,
+    /// At which data this one has last repeated all that it knew.
+    repeated: RefCell<Vec<u8>>,
 }
 
 impl Others {
     pub fn new(me: peers::ProxyId) -> Self {
         let peers = RefCell::new(Peers::new(me));
-        let (wake, company, silent, missed, echo, window, expected) = Default::default();
+        let (wake, company, silent, missed, echo, window, expected, repeated) = Default::default();
         let listens = Cell::new(Instant::now());
-        Self { peers, wake, company, silent, listens, missed, echo, window, expected }
+        Self { peers, wake, company, silent, listens, missed, echo, window, expected, repeated }
     }
 
     /// Those that are known.
@@ -80,10 +82,11 @@ impl Others {
     }
 }
 
-/// Whether others listen to what proxies say.
-async fn has_company(wire: &mut Wire) -> bool {
-    let counted = wire.call(&[b"PUBSUB".as_slice(), b"NUMSUB", peers::CHANNEL]).await.map(array_of);
-    counted.is_ok_and(|counted| counted.get(1).and_then(int_of).is_some_and(|listeners| listeners > 1))
+/// Whether others listen to what proxies say, than the one with that lifeline. Of its own there may be a connection from before.
+async fn has_company(wire: &mut Wire, own: &[u8]) -> bool {
+    let counted = wire.call(&[b"PUBSUB".as_slice(), b"NUMSUB", peers::CHANNEL, own]).await.map(array_of);
+    let count = |counted: &[_], at: usize| counted.get(at).and_then(int_of).unwrap_or_default();
+    counted.is_ok_and(|counted| count(&counted, 1) > count(&counted, 3))
 }
 
 /// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
@@ -95,7 +98,7 @@ pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), St
             "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"
         );
     }
-    engine.others.expected.set(has_company(wire).await);
+    engine.others.expected.set(has_company(wire, &lifeline).await);
     Ok(())
 }
 
@@ -164,13 +167,13 @@ async fn look_for_dead(engine: &Rc<Engine>) {
     }
 }
 
-/// Whether all of these listen at the Redis in use, now or a moment later: there are pauses between their tries to connect.
-pub(super) async fn have_come(engine: &Engine, others: &[peers::ProxyId]) -> bool {
+/// Whether all of these have repeated at these data what they knew, now or a moment later: there are pauses between their tries to
+/// connect. None can say so where Redis may not be asked who it is.
+pub(super) async fn have_repeated(engine: &Engine, others: &[peers::ProxyId], data: Option<&[u8]>) -> bool {
+    let Some(data) = data else { return others.is_empty() };
     let since = Instant::now();
-    while !others.is_empty() {
-        if silent(engine, others).await.is_some_and(|silent| silent.is_empty()) {
-            return true;
-        }
+    let has = |other: &peers::ProxyId| engine.others.peers.borrow().has_repeated(other, data);
+    while !others.iter().all(has) {
         if since.elapsed() >= 2 * SILENCE {
             return false;
         }
@@ -267,6 +270,10 @@ impl Engine {
                     self.learn_from_others(now + Moment::from(suspects), &others);
                 }
             }
+            Message::Repeated(proxy, data) => {
+                self.heard(&proxy);
+                self.others.peers.borrow_mut().says_repeated(&proxy, &data);
+            }
             Message::Busy(proxy, host) => {
                 if proxy != self.process.id {
                     self.process.leases.busy(host, now);
@@ -298,7 +305,8 @@ impl Engine {
     /// From now on the feed shows all that the others say.
     pub(super) fn listens(&self) {
         self.others.listens.set(Instant::now());
-        if !self.process.is_alone() {
+        // Who does not answer may stand still.
+        if !self.process.is_alone() || self.others.expected.get() {
             self.others.missed.set(true);
         }
         self.note_missed();
@@ -314,6 +322,22 @@ impl Engine {
 
     fn missed(&self) {
         self.process.journal.heard(&Scope::Everything, self.others.listens.get().elapsed());
+        super::known::note(self);
+    }
+
+    /// At these data all is invalidated again that this proxy knows to have been invalidated lately: the others may wait for that.
+    pub(super) fn has_repeated(&self, data: &[u8]) {
+        if *self.others.repeated.borrow() != data {
+            self.others.repeated.replace(data.to_owned());
+            self.say_repeated();
+        }
+    }
+
+    fn say_repeated(&self) {
+        let data: Box<[u8]> = self.others.repeated.borrow().as_slice().into();
+        if !data.is_empty() {
+            self.feed.say(Announcement::Message(Message::Repeated(self.process.id.clone(), data)));
+        }
     }
 
     /// One of them may die unnoticed, whose clients come here with what they missed there.
@@ -359,6 +383,7 @@ impl Engine {
             others: self.others.all(),
         };
         self.feed.say(Announcement::Message(here));
+        self.say_repeated();
     }
 
     /// What a newcomer has to know: clients may come here with what a proxy has shown them that went right before, or is about to
@@ -376,6 +401,7 @@ impl Engine {
         let window = in_message(self.longest_window());
         let hello = Message::Hello(self.process.id.clone(), self.fingerprint(), window);
         self.feed.say(Announcement::Message(hello));
+        self.say_repeated();
     }
 
     fn compare_rules(&self, proxy: &peers::ProxyId, rules: u32) {

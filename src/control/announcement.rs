@@ -44,7 +44,7 @@ pub(super) struct Note<'a> {
 }
 
 /// Queues the commands that it takes to tell all this, in this order; how many there are. What is told together goes in
-/// one message. All epochs are set before, and it is noted what is invalidated: `note` is there if anything
+/// one message, but for what older proxies do not understand, who would not read on. All epochs are set before, and it is noted what is invalidated: `note` is there if anything
 /// [`is_noted`].
 pub(super) fn queue(
     announcements: &[Announcement],
@@ -52,7 +52,7 @@ pub(super) fn queue(
     mut command: impl FnMut(&[&[u8]]),
 ) -> usize {
     let mut commands = set_epochs(announcements, &mut command);
-    let (mut payloads, mut payload) = (vec![], BytesMut::new());
+    let (mut payloads, mut payload, mut apart) = (vec![], BytesMut::new(), vec![]);
     let mut end = |payload: &mut BytesMut, least: usize| {
         if payload.len() > least {
             payloads.push(payload.split());
@@ -60,6 +60,11 @@ pub(super) fn queue(
     };
     for announcement in announcements {
         match announcement {
+            Announcement::Message(message @ Message::Repeated(..)) => {
+                let mut payload = BytesMut::new();
+                message.encode(&mut payload);
+                apart.push(payload);
+            }
             Announcement::Message(message) => message.encode(&mut payload),
             Announcement::Begun { proxy, epoch, tags, follows, .. } => {
                 for tags in tags.chunks(MOST_TAGS) {
@@ -87,7 +92,7 @@ pub(super) fn queue(
             queue(&[b"PEXPIRE", RECENT, lifetime.to_string().as_bytes()]);
         }
     }
-    payloads.iter().for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
+    payloads.iter().chain(&apart).for_each(|payload| queue(&[b"PUBLISH", peers::CHANNEL, payload]));
     commands
 }
 
@@ -220,6 +225,15 @@ mod tests {
         assert_eq!(commands.len(), 6);
         assert_eq!(queued(&[done]).len(), 1);
         assert_eq!(queued(&[]).len(), 0);
+    }
+
+    #[test]
+    fn who_does_not_know_a_message_reads_the_others() {
+        let repeated = Message::Repeated(b"p".as_slice().into(), b"data".as_slice().into());
+        let commands = queued(&[Announcement::Message(repeated), begun("p-1", &["a"])]);
+        let told_of = |n: usize| told(&commands[commands.len() - n]);
+        assert_eq!(told_of(2), ["begun p-1", "mark p.1"]);
+        assert!(told_of(1)[0].starts_with("Repeated"));
     }
 
     #[test]

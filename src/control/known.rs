@@ -139,6 +139,11 @@ impl Identity {
         }
     }
 
+    /// What tells these data from any others, to proxies that have asked at about the same time.
+    fn data(&self) -> Vec<u8> {
+        format!("{} {}", self.name, self.counts.calls(DEBUG)).into_bytes()
+    }
+
     /// Whether the data may have been replaced in between.
     fn is_another(&self, before: &Identity) -> bool {
         let is_same = self.name == before.name || (self.origin.is_some() && self.origin == before.origin);
@@ -194,7 +199,7 @@ pub(super) async fn compare(engine: Rc<Engine>) {
             // Nothing is known about it: it may be another one each time.
             Err(error) if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") => {
                 engine.process.lost_epochs(engine.moment());
-                again(&engine, "Redis may be another one").await;
+                again(&engine, "Redis may be another one", None).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "Redis does not say who it is");
@@ -204,6 +209,7 @@ pub(super) async fn compare(engine: Rc<Engine>) {
         }
         if engine.process.trust_redis(doubts) {
             engine.note_missed();
+            note(&engine);
             return;
         }
     }
@@ -224,31 +230,36 @@ pub(super) fn counted(engine: &Rc<Engine>, counts: &Counts, asked: Moment) {
 
 /// Whether this is not the Redis that was seen last. If it is, this is what it is known by from now on.
 pub(super) fn is_another(engine: &Engine, identity: &Identity) -> bool {
-    let Some(before) = engine.known.borrow().clone() else { return false };
-    let another = identity.is_another(&before);
-    if !another {
+    let another = engine.known.borrow().as_ref().is_some_and(|before| identity.is_another(before));
+    if !another && !engine.process.compares() {
         engine.known.replace(Some(identity.clone()));
         note(engine);
+        engine.has_repeated(&identity.data());
     }
     another
 }
 
 /// Redis is this one now.
 async fn settle(engine: &Rc<Engine>, identity: Identity) {
+    let data = identity.data();
     let before = engine.known.replace(Some(identity.clone()));
     if before.is_some_and(|before| identity.is_another(&before)) {
         tracing::warn!(now = %identity.name, "Redis is not the one that it was: what was invalidated lately is invalidated again");
         engine.process.doubt_redis();
         engine.process.lost_epochs(engine.moment());
         engine.rebuild("Redis is another one");
-        again(engine, "Redis came back with other data").await;
+        again(engine, "Redis came back with other data", Some(&data)).await;
     }
-    note(engine);
+    engine.has_repeated(&data);
 }
 
-/// The journal is to know which Redis this is, and whether there have been explicit labels and other proxies lately.
+/// The journal is to know which Redis this is, and whether there have been explicit labels and other proxies lately. Not before it
+/// is trusted: a process that starts after a crash would find the same Redis, and repeat nothing.
 pub(super) fn note(engine: &Engine) {
     let process = &engine.process;
+    if process.compares() {
+        return;
+    }
     if let Some(known) = &*engine.known.borrow() {
         let has_labels = process.has_had_labels() || process.labels_unread.load(Ordering::Acquire);
         let labels = if has_labels { WITH_LABELS } else { "" };
@@ -274,21 +285,26 @@ pub fn run_of(noted: &str) -> &str {
 }
 
 /// Invalidates what was invalidated lately; returns when that is done. What another proxy did last at the Redis before, and could
-/// tell nobody any more, it repeats itself, if it has come along.
-async fn again(engine: &Rc<Engine>, why: &str) {
+/// tell nobody any more, it repeats itself, and says so; of one that does not say so within a moment nobody knows what it was.
+async fn again(engine: &Rc<Engine>, why: &str, data: Option<&[u8]>) {
     let (others, scope) = (engine.others.all(), engine.process.journal.recent());
     let is_everything = scope == Scope::Everything;
     repeat(engine, why, scope).await;
-    if !is_everything && !announce::have_come(engine, &others).await {
-        tracing::warn!("another proxy is not there: everything is invalidated again");
+    // Ahead of waiting for the others, who wait for this.
+    data.into_iter().for_each(|data| engine.has_repeated(data));
+    if !is_everything && !announce::have_repeated(engine, &others, data).await {
+        tracing::warn!("another proxy does not say that it is done: everything is invalidated again");
         repeat(engine, why, Scope::Everything).await;
     }
 }
 
 async fn repeat(engine: &Rc<Engine>, why: &str, scope: Scope) {
     if !scope.is_empty() {
-        // Its own: somebody else may find in the meantime that Redis has not changed again.
-        let doubt = engine.process.doubt.enter(scope.clone());
+        // Its own: somebody else may find in the meantime that Redis has not changed again. Which keys had a label that is
+        // invalidated only Redis may know.
+        let has_labels = engine.process.may_have_had_labels();
+        let doubted = if has_labels { Scope::Everything } else { scope.clone() };
+        let doubt = engine.process.doubt.enter(doubted);
         let firing = Firing::again(engine.present_rules(), why.to_owned());
         let done = engine.process.fanout.repeat(firing, scope, Some(doubt));
         let _ = done.await;
@@ -313,6 +329,15 @@ mod tests {
         }
         assert!(!Identity::of(&INFO.replace("calls=2", "calls=5")).is_another(&first));
         assert!(!first.is_another(&Identity::of(INFO)));
+    }
+
+    #[test]
+    fn proxies_call_data_the_same_until_others_may_have_been_loaded() {
+        let first = Identity::of(INFO).data();
+        assert_eq!(first, Identity::of(&INFO.replace("calls=2", "calls=5")).data());
+        for (from, to) in [("abc", "xyz"), ("def", "xyz"), ("debug:calls=1", "debug:calls=2")] {
+            assert_ne!(first, Identity::of(&INFO.replace(from, to)).data(), "{from}");
+        }
     }
 
     /// Calls of each command, the reset's with its microseconds.

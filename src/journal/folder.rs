@@ -50,6 +50,8 @@ pub(super) struct Taken {
     pub damage: Vec<String>,
     /// What files of other upstreams say.
     others: Vec<Decoded>,
+    /// What files of processes say that live, or that somebody else is about to take over.
+    living: Vec<Decoded>,
 }
 
 impl Folder {
@@ -102,6 +104,7 @@ impl Folder {
         // A file vanishes when its process has rewritten it into another, or somebody else has taken it over. The
         // process may have died since, and this listing be older than the other file.
         while self.pass(state, now, &mut taken)? {}
+        state.start_beside(std::mem::take(&mut taken.living), now);
         for other in std::mem::take(&mut taken.others) {
             let upstream = other.upstream.clone();
             if state.overhear(other, now) {
@@ -155,11 +158,15 @@ impl Folder {
             format!("the journal at {} cannot be read: {}", self.path.display(), plain(&error))
         })?;
         let mut vanished = false;
-        taken.others.clear();
+        (taken.others, taken.living) = Default::default();
         for path in files {
             match self.ours(&path) {
                 Ok(Some(file)) => self.read(file, path, state, now, taken),
-                Ok(None) => taken.others.extend(self.of_another(&path)),
+                Ok(None) => match of_another(&path) {
+                    Ok(Some(decoded)) if decoded.upstream == self.upstream => taken.living.push(decoded),
+                    Ok(decoded) => taken.others.extend(decoded),
+                    Err(error) => vanished |= error.kind() == io::ErrorKind::NotFound,
+                },
                 Err(error) if error.kind() == io::ErrorKind::NotFound => vanished = true,
                 Err(error) => {
                     return Err(format!(
@@ -203,13 +210,6 @@ impl Folder {
             return Ok(None);
         }
         Ok(Some(file))
-    }
-
-    /// What the file of another upstream says, whether its process lives or not.
-    fn of_another(&self, path: &Path) -> Option<Decoded> {
-        let is_log = path.extension().is_some_and(|extension| extension == LOG);
-        Name::parse(path).filter(|name| is_log && !name.is_for(&self.upstream))?;
-        decode(&contents(&File::open(path).ok()?).ok()?).ok()
     }
 
     fn read(&self, file: File, path: PathBuf, state: &mut State, now: Now, taken: &mut Taken) {
@@ -277,6 +277,14 @@ impl Taken {
             drop(file);
         }
     }
+}
+
+/// What a file says that is not taken over: that of a process that lives, or of another upstream.
+fn of_another(path: &Path) -> io::Result<Option<Decoded>> {
+    if path.extension().is_none_or(|extension| extension != LOG) || Name::parse(path).is_none() {
+        return Ok(None);
+    }
+    Ok(decode(&contents(&File::open(path)?)?).ok())
 }
 
 fn contents(mut file: &File) -> io::Result<Vec<u8>> {

@@ -123,7 +123,7 @@ pub struct Recovered {
     pub pending: Vec<Intent>,
     /// Some process did not stop in order.
     pub unclean: bool,
-    /// The latest identity noted by [`Journal::saw`].
+    /// The latest identity noted by [`Journal::saw`]; under another upstream, if this one has not been in use since.
     pub redis: Option<String>,
     /// What was wrong with files, a line each; something like it is followed by a pending [`Scope::Everything`].
     pub damage: Vec<String>,

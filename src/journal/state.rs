@@ -226,8 +226,24 @@ impl State {
         clean
     }
 
+    /// Files of processes say this that live. What these have invalidated is heard of. Who begins with nothing compares Redis with
+    /// the one that they trust, or with the one before, if one of them does not trust the present one yet.
+    pub fn start_beside(&mut self, living: Vec<Decoded>, now: Now) {
+        let mut trusted: Vec<(u64, String)> = vec![];
+        for decoded in living {
+            let mut other = State { rules: self.rules, ..State::new(self.window) };
+            other.take_over(decoded, now);
+            self.heard(&other.recent(now), 0, now);
+            trusted.extend(other.redis);
+        }
+        if self.redis.is_none() {
+            self.redis = trusted.into_iter().min();
+        }
+    }
+
     /// The file of another upstream says this, which may have been another name of the same data. What happened since the
-    /// latest that is known here, and within the window, is begun here as well. Whether there is any.
+    /// latest that is known here, and within the window, is begun here as well. Whether there is any. The Redis that was seen there
+    /// since then is the one that was seen last: with what was noted of it, this one is compared with that.
     pub fn overhear(&mut self, mut decoded: Decoded, now: Now) -> bool {
         let unknown = Duration::from_millis(now.wall.saturating_sub(self.latest)).min(self.window);
         let since = now.wall.saturating_sub(u64::try_from(unknown.as_millis()).unwrap_or(u64::MAX));
@@ -237,6 +253,10 @@ impl State {
             .retain(|record| !matches!(record, Record::Intent(intent) if is_from_elsewhere(intent)));
         let mut other = State { rules: self.rules, ..State::new(unknown) };
         other.take_over(decoded, now);
+        let since_known = self.redis.as_ref().map_or(0, |(at, _)| *at).max(self.latest);
+        if let Some(later) = other.redis.take().filter(|(at, _)| *at > since_known) {
+            self.redis = Some(later);
+        }
         other.pending.retain(|_, intent| intent.unix_ms >= since);
         let scope = super::bounded(other.recent(now));
         let is_news = !scope.is_empty();

@@ -54,6 +54,8 @@ pub enum Message {
         /// Those that it knows.
         others: Vec<ProxyId>,
     },
+    /// At these data, which Redis has now, it has invalidated again what it knew to have been invalidated lately.
+    Repeated(ProxyId, Box<[u8]>),
     /// Requests of several connections of a host are under way at once: it is presumed that tasks share them.
     Busy(ProxyId, u64),
     /// A proxy goes in order. Whether clients may still fill what they missed there.
@@ -99,6 +101,7 @@ impl Message {
                 numbers.iter().for_each(|number| encode::bulk(out, number.as_bytes()));
                 others.iter().for_each(|other| encode::bulk(out, other));
             }
+            Message::Repeated(proxy, data) => encode::request(out, [b"repeated".as_slice(), proxy, data]),
             Message::Busy(proxy, host) => {
                 encode::request(out, [b"busy".as_slice(), proxy, host.to_string().as_bytes()]);
             }
@@ -153,6 +156,7 @@ impl Message {
                 suspects: number(args.get(5)?)?,
                 others: args.iter().skip(6).map(ProxyId::from).collect(),
             },
+            (b"repeated", 3) => Message::Repeated(proxy, args.get(2)?.into()),
             (b"busy", 3) => Message::Busy(proxy, number(args.get(2)?)?),
             (b"bye", 3) => Message::Bye(proxy, !args.get(2)?.is_empty()),
             (b"undone", 4) => {
@@ -225,6 +229,7 @@ mod tests {
                 suspects: 0,
                 others: vec![proxy.clone(), b"p2".as_slice().into()],
             },
+            Message::Repeated(proxy.clone(), b"run id role 0".as_slice().into()),
             Message::Busy(proxy.clone(), u64::MAX),
             Message::Bye(proxy.clone(), true),
             Message::Bye(proxy.clone(), false),

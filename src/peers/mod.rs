@@ -64,12 +64,20 @@ impl<T> Begun<T> {
     }
 }
 
+/// What another proxy has said of itself.
+#[derive(Debug, Default)]
+struct Other {
+    /// The fingerprint of its rules.
+    rules: Option<u32>,
+    /// At which data of Redis it has repeated what it knew.
+    repeated: Option<Box<[u8]>>,
+}
+
 /// The other proxies, and what is to be done if they do not.
 #[derive(Debug)]
 pub struct Peers<T> {
     me: ProxyId,
-    /// Each with the fingerprint of its rules, once that is known.
-    others: BTreeMap<ProxyId, Option<u32>>,
+    others: BTreeMap<ProxyId, Other>,
     /// What nobody is known to do, by the first of its tags: who does it announces that, too.
     standby: BTreeMap<Tag, Vec<Standby<T>>>,
     /// Announced and not done, by fan-out; of this proxy's own, those that cover something.
@@ -98,19 +106,31 @@ impl<T> Peers<T> {
         let known = self.others.contains_key(proxy) || *proxy == self.me;
         let is_new = !known && self.others.len() < MOST_PEERS;
         if is_new {
-            self.others.insert(proxy.clone(), None);
+            self.others.insert(proxy.clone(), Other::default());
         }
         is_new
     }
 
     /// A proxy says that its rules have this fingerprint; true: that is news.
     pub fn says_rules(&mut self, proxy: &ProxyId, rules: u32) -> bool {
-        self.others.get_mut(proxy).is_some_and(|known| known.replace(rules) != Some(rules))
+        self.others.get_mut(proxy).is_some_and(|known| known.rules.replace(rules) != Some(rules))
     }
 
     /// Whether a proxy may have other rules than these.
     pub fn may_differ(&self, proxy: &ProxyId, rules: u32) -> bool {
-        self.others.get(proxy) != Some(&Some(rules))
+        self.others.get(proxy).is_none_or(|known| known.rules != Some(rules))
+    }
+
+    /// A proxy says that it has repeated what it knew at these data of Redis.
+    pub fn says_repeated(&mut self, proxy: &ProxyId, data: &[u8]) {
+        if let Some(known) = self.others.get_mut(proxy) {
+            known.repeated = Some(data.into());
+        }
+    }
+
+    /// Whether it has said so last, and has not gone since.
+    pub fn has_repeated(&self, proxy: &ProxyId, data: &[u8]) -> bool {
+        self.others.get(proxy).is_some_and(|known| known.repeated.as_deref() == Some(data))
     }
 
     /// How many of the known proxies come before this one.
@@ -233,6 +253,7 @@ impl<T> Peers<T> {
 
     /// The feed was lost: what others have announced and done since is not known, so all that is left is done here.
     pub fn lost_track(&mut self, now: Moment) {
+        self.others.values_mut().for_each(|other| other.repeated = None);
         self.standby.values_mut().flatten().for_each(|waiting| waiting.due = now);
         let covered = std::mem::take(&mut self.begun).into_values().flat_map(|begun| begun.covers);
         covered.for_each(|duty| self.stand_by(duty, now));
@@ -349,6 +370,21 @@ mod tests {
         // And again, should that one die, too.
         b.gone(&id("a"), 7, |_, _| "taken over");
         assert_eq!(b.due(7), [Duty { tags: tags("x"), what: "taken over" }]);
+    }
+
+    #[test]
+    fn what_another_one_has_repeated_counts_for_these_data_and_as_long_as_it_is_there() {
+        let mut a = peers("a", &["b"]);
+        assert!(!a.has_repeated(&id("b"), b"new"));
+        a.says_repeated(&id("b"), b"old");
+        assert!(a.has_repeated(&id("b"), b"old") && !a.has_repeated(&id("b"), b"new"));
+        a.says_repeated(&id("b"), b"new");
+        assert!(a.has_repeated(&id("b"), b"new") && !a.has_repeated(&id("b"), b"old"));
+        a.lost_track(0);
+        assert!(!a.has_repeated(&id("b"), b"new"), "it may have lost it since");
+        a.says_repeated(&id("b"), b"new");
+        a.gone(&id("b"), 0, |_, _| "taken over");
+        assert!(!a.has_repeated(&id("b"), b"new"));
     }
 
     #[test]

@@ -18,9 +18,9 @@ pub struct Trust {
     doubted: Mutex<Doubted>,
     /// Since then Redis may not know what was invalidated before. 0: never.
     epochs_lost: AtomicU64,
-    /// Until it is known, also keys without tags may be stale: they may have had labels. Others are no cached values at
-    /// all, so they are not hidden: their readers wait.
-    untagged: AtomicBool,
+    /// Until it is known, any key may be stale: it may have had a label. Those without tags may be no cached values at all, so they
+    /// are not hidden: their readers wait.
+    labels: AtomicBool,
     /// Where new connections lead.
     lead: Mutex<Lead>,
     /// How often that was another Redis than before: what is from an earlier era must not be used any more.
@@ -81,18 +81,15 @@ impl Process {
         }
         // Which keys had labels an old Redis knows, not the index.
         let labels = self.may_have_had_labels();
-        self.trust.untagged.store(state.reason.is_some() && labels, Ordering::Release);
+        self.trust.labels.store(state.reason.is_some() && labels, Ordering::Release);
         !compares
     }
 
-    /// Whether also keys without tags are in doubt.
-    pub fn doubts_untagged(&self) -> bool {
-        self.trust.untagged.load(Ordering::Acquire) || self.doubts_labels()
-    }
-
-    /// Whether any key may have an explicit label that is in doubt, since those of an earlier process have not been read yet.
+    /// Whether any key may have an explicit label that is in doubt: one that nobody has any more, or one of an earlier process that
+    /// has not been read yet.
     pub fn doubts_labels(&self) -> bool {
-        self.labels_unread.load(Ordering::Acquire) && self.doubt.any()
+        self.trust.labels.load(Ordering::Acquire)
+            || (self.labels_unread.load(Ordering::Acquire) && self.doubt.any())
     }
 
     /// A new connection, which began to be made at `created`, leads to the Redis of which its `INFO server` says this, if it
@@ -191,7 +188,7 @@ impl Process {
         let holds = state.count == doubts;
         if holds {
             (state.reason, state.comparing) = (None, false);
-            self.trust.untagged.store(false, Ordering::Release);
+            self.trust.labels.store(false, Ordering::Release);
         }
         holds
     }
@@ -278,12 +275,12 @@ mod tests {
     fn any_key_is_in_doubt_until_the_labels_of_an_earlier_process_are_read() {
         let (process, _orders) = process();
         process.labels_unread.store(true, Ordering::Release);
-        assert!(!process.doubts_labels() && !process.doubts_untagged(), "nothing was invalidated");
+        assert!(!process.doubts_labels(), "nothing was invalidated");
         process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
         process.doubt_redis();
-        assert!(process.doubts_labels() && process.doubts_untagged());
+        assert!(process.doubts_labels());
         process.labels_unread.store(false, Ordering::Release);
-        assert!(!process.doubts_labels() && !process.doubts_untagged() && process.doubt.any());
+        assert!(!process.doubts_labels() && process.doubt.any());
     }
 
     #[test]
@@ -294,7 +291,7 @@ mod tests {
         assert!(process.may_have_had_labels());
         process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
         process.doubt_redis();
-        assert!(process.doubts_untagged());
+        assert!(process.doubts_labels());
         process.replay_window = Duration::ZERO;
         assert!(!process.may_have_had_labels(), "that was too long ago");
         process.journal.heard(&Scope::Everything, Duration::ZERO);

@@ -23,7 +23,7 @@ fn who_lives_keeps_its_file() {
     first.close(true);
     let (third, recovered) = open(folder.path());
     assert_eq!((pending(&recovered), recovered.unclean), (vec!["a".to_owned()], false));
-    assert_eq!(names(&third.recent()), ["a"]);
+    assert_eq!(names(&third.recent()), ["a", "b"], "it is heard of");
     assert_eq!(files(folder.path(), "log").len(), 2);
     // The crash of both.
     let (_, recovered) = open(crashed(folder.path()).path());

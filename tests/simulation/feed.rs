@@ -153,7 +153,7 @@ impl Proxy {
             }
             Message::Bye(proxy, open) => self.gone(&proxy, open, around),
             // Labels are not simulated.
-            Message::Undone { .. } | Message::Unsure { .. } | Message::Mark(_) => {}
+            Message::Undone { .. } | Message::Unsure { .. } | Message::Mark(_) | Message::Repeated(..) => {}
         }
     }
 

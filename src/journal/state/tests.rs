@@ -176,6 +176,46 @@ fn earlier_versions_pass_over_what_tells_of_rules() {
     assert_eq!(payload(&Record::Rules { fingerprint: 7, unix_ms }), payload(&done));
 }
 
+#[test]
+fn the_redis_seen_last_may_have_been_under_another_upstream() {
+    let redis = |name: &str, ms| Record::Redis { identity: name.to_owned(), unix_ms: NOW.wall - ms };
+    let recent = |ms| Record::Recent { scope: Scope::Tags(vec![tag("t")]), unix_ms: NOW.wall - ms };
+    let seen = |own: &[Record], others: &[u64]| {
+        let mut state = State::new(HOUR);
+        state.take_over(decode(&file(own).0).unwrap(), NOW);
+        for ms in others {
+            state.overhear(decode(&file(&[redis(&format!("there {ms}"), *ms)]).0).unwrap(), NOW);
+        }
+        state.redis().unwrap_or("none").to_owned()
+    };
+    assert_eq!(seen(&[], &[]), "none");
+    assert_eq!(seen(&[], &[5000, 3000, 4000]), "there 3000");
+    assert_eq!(seen(&[redis("here", 6000)], &[5000]), "there 5000");
+    assert_eq!(seen(&[redis("here", 4000)], &[5000]), "here");
+    assert_eq!(seen(&[redis("here", 6000), recent(4000)], &[5000]), "here", "in use since");
+}
+
+#[test]
+fn who_starts_beside_others_knows_what_they_know() {
+    let redis = |name: &str, ms| Record::Redis { identity: name.to_owned(), unix_ms: NOW.wall - ms };
+    let recent = |name: &str| Record::Recent { scope: Scope::Tags(vec![tag(name)]), unix_ms: NOW.wall - 5 };
+    let begun = Record::Intent(intent(1, Scope::Tags(vec![tag("begun")])));
+    let living = || {
+        [vec![redis("new", 10), recent("a")], vec![redis("old", 5000), begun.clone()]]
+            .map(|records| decode(&file(&records).0).unwrap())
+    };
+    let mut state = State::new(HOUR);
+    state.start_beside(living().into(), NOW);
+    assert_eq!(state.redis(), Some("old"), "one of them has still to repeat something");
+    let Scope::Tags(mut tags) = state.recent(NOW) else { panic!("everything") };
+    tags.sort_unstable();
+    assert_eq!(tags, ["a", "begun"].map(tag));
+    assert!(state.pending().next().is_none(), "they do it themselves");
+    let (_, mut own) = taken_over(&file(&[redis("own", 1)]).0).unwrap();
+    own.start_beside(living().into(), NOW);
+    assert_eq!(own.redis(), Some("own"));
+}
+
 /// What a process makes of a file: whether its predecessor stopped in order, and the state.
 fn taken_over(bytes: &[u8]) -> Option<(bool, State)> {
     let decoded = decode(bytes).ok()?;
