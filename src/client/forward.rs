@@ -265,7 +265,8 @@ impl Client {
     /// Answers with an error because Redis cannot be reached. What a client may have sent behind these would run one by one, in the
     /// wrong database, or as somebody else: it is disconnected.
     fn refuse_unreached(&mut self, command: Option<&Command>, error: String) -> Step {
-        let prepares = |c: &Command| matches!(c.kind, Kind::Multi | Kind::Select | Kind::Auth | Kind::Hello);
+        use Kind::{Auth, Hello, Multi, Select, Watch};
+        let prepares = |c: &Command| matches!(c.kind, Multi | Select | Auth | Hello | Watch);
         match self.refuse(command, error) {
             Step::Done if command.is_some_and(prepares) => Step::Then(Pause::End),
             step => step,

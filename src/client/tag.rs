@@ -290,10 +290,10 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         // It may have been filled with a value from before the label's last invalidation.
         let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
         if !checks.is_empty() {
-            let stale = fill::stale(&client.context, db, &checks);
+            let mut stale = fill::stale(&client.context, db, &checks);
+            stale.retain(|_| !client.context.process.dry_run);
             client.context.undone(&stale);
             client.context.process.fanout.ask(|reply| Order::Check(db, checks, reply)).await;
-            added = if stale.is_empty() { added } else { 0 };
         }
     }
     client.outbox.with_buffer(|out| encode::int(out, added as i64));

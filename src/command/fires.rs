@@ -94,21 +94,20 @@ pub const NOT_BEGUN: &[u8] = b"NOSCRIPT";
 pub fn says_nothing_ran(text: &[u8]) -> bool {
     const BEGINS: &[&[u8]] = &[
         NOT_BEGUN,
-        b"NOAUTH",
         b"NOPERM",
-        b"BUSY",
-        b"LOADING",
-        b"MASTERDOWN",
+        b"NOAUTH Authentication required",
+        b"BUSY Redis is busy",
+        b"BUSY Valkey is busy",
+        b"LOADING Redis is loading",
+        b"LOADING Valkey is loading",
+        b"MASTERDOWN Link with MASTER",
+        // Those are judged before the first write.
         b"READONLY",
         b"MISCONF",
         b"NOREPLICAS",
         b"OOM",
         b"ERR Error compiling script",
         b"ERR Function not found",
-        b"ERR wrong number of arguments",
-        b"ERR value is not an integer",
-        b"ERR Number of keys",
-        b"ERR Bad number of keys",
     ];
     memchr::memmem::find(text, b" script: ").is_none() && BEGINS.iter().any(|begin| text.starts_with(begin))
 }

@@ -30,17 +30,21 @@ pub(super) async fn look_again(engine: Rc<Engine>, db: u32, key: Box<[u8]>, sinc
     }
 }
 
-/// Counts a fill that was undone. If no invalidation of its tags is known that explains it, Redis remembers one for longer than
-/// this proxy: its clock was set back, say, or `fill_window` was longer before the restart. That would undo every fill until it
-/// ends; so it is learnt, and misses from then on count as younger.
+/// Counts a fill that was undone. Of a tag of which no invalidation is known Redis may remember one for longer than this proxy: its
+/// clock was set back, say, or `fill_window` was longer before the restart. That would undo every fill until it ends; so it is
+/// learnt, and misses from then on count as younger.
 pub(super) fn undone(engine: &Rc<Engine>, db: u32, key: &[u8]) {
     engine.process.metrics.stale_fills(&engine.family_of(db, key));
     let mut tags = engine.process.index.explicit_of(db, key);
     engine.matcher.borrow_mut().tags(db, key, &mut tags);
-    let is_known = |tag: &Tag| engine.process.epochs.expected(tag, BEFORE_ALL) != Expected::NoEpoch;
-    if !tags.iter().any(is_known) {
+    tags.retain(|tag| has_no_epoch(engine, tag));
+    if !tags.is_empty() {
         tokio::task::spawn_local(learn_epochs(Rc::clone(engine), tags));
     }
+}
+
+fn has_no_epoch(engine: &Engine, tag: &Tag) -> bool {
+    engine.process.epochs.expected(tag, BEFORE_ALL) == Expected::NoEpoch
 }
 
 async fn learn_epochs(engine: Rc<Engine>, tags: Vec<Tag>) {
@@ -48,7 +52,8 @@ async fn learn_epochs(engine: Rc<Engine>, tags: Vec<Tag>) {
     tags.iter().for_each(|tag| questions.push([b"GET".as_slice(), &epoch_key(tag)]));
     // If Redis does not tell, the next fill that is undone asks again.
     for (tag, epoch) in tags.iter().zip(engine.deletes.call(0, questions).await.unwrap_or_default()) {
-        if let Some(epoch) = bytes_of(&epoch) {
+        // One that has been announced meanwhile is later.
+        if let Some(epoch) = bytes_of(&epoch).filter(|_| has_no_epoch(&engine, tag)) {
             engine.process.epochs.found(tag, epoch, engine.moment());
         }
     }

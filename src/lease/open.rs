@@ -98,9 +98,9 @@ impl Miss {
         self.count > 0
     }
 
-    /// Whether it is open, or was taken out and may be open after all.
+    /// Whether it is open, or was taken out and may be open after all, or its connection has not filled it.
     pub(super) fn may_be_filled(&self, now: Moment) -> bool {
-        self.until > now && (self.count > 0 || self.taken > 0)
+        self.until > now && (self.count > 0 || self.taken > 0 || self.owed > 0)
     }
 
     pub(super) fn is_own(&self, client: Client) -> bool {
@@ -305,6 +305,12 @@ impl Open {
         Some(oldest)
     }
 
+    /// The oldest miss that the connection has not filled, whatever has been taken for its fill.
+    fn unpaid(&self, client: Client) -> Option<Miss> {
+        let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
+        self.misses.iter().copied().filter(own).min_by_key(|miss| miss.clock)
+    }
+
     /// The miss that decides about a write, which may go on with a fill of its own.
     pub(super) fn decide(&mut self, write: Write, begun: Option<Filling>, shares: Shares) -> Option<Miss> {
         let Write { client, found, now, .. } = write;
@@ -317,6 +323,7 @@ impl Open {
                 return open.chain([begun.miss]).min_by_key(|miss| miss.clock);
             }
             let found = self.take(near).or(part).or_else(|| self.take_again(near));
+            let found = found.or_else(|| self.unpaid(client));
             // Of other hosts: it may be no fill at all, so nothing is taken out.
             return found.or_else(|| self.oldest());
         }

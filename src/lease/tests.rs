@@ -294,6 +294,16 @@ fn where_tasks_share_connections_as_many_writes_without_a_miss_are_watched_as_mi
     assert_eq!([3, 4, 5].map(fills), [Some(10), Some(10), None]);
 }
 
+#[test]
+fn however_often_somebody_writes_unread_an_own_miss_still_decides() {
+    for leases in [Leases::new(), busy(7, 20)] {
+        leases.assume_sharing(0);
+        let fills = |id| clock(leases.fills(1, client(id), Fill::Whole, None, 1));
+        leases.missed(1, client(1), 10, 0, WINDOW);
+        assert_eq!([2, 2, 2, 1, 1].map(fills), [Some(10), Some(10), None, Some(10), None]);
+    }
+}
+
 /// Two connections miss a key, each with a clock of its own; the clocks that decide when the second one fills first.
 fn swapped(leases: &Leases, host: u64, now: Moment) -> [Clock; 2] {
     let [first, second] = [1, 2].map(|id| Client { id, host });

@@ -7,7 +7,7 @@ use super::expected::{Expected, Pending, Setup, Special};
 use super::life::Phase;
 use crate::accounting::Verdict;
 use crate::resp::{Head, encode};
-use crate::session::Identity;
+use crate::session::{Effect, Identity};
 
 impl Conn {
     /// The connection is gone. Clients whose commands certainly did not run get an error; the others are
@@ -83,7 +83,10 @@ impl Conn {
             drop(session);
             self.context.command_done(metric, started, true);
             if let Some(effect) = special.effect {
-                if effect.prepares() && (reason.starts_with("ERR ") || !is_of_redis(reason)) {
+                let is_own = reason.starts_with("ERR ") || !is_of_redis(reason);
+                // Redis itself takes a MULTI while a script runs.
+                let is_busy = reason.starts_with("BUSY ") && matches!(effect, Effect::Multi(_));
+                if is_busy || (effect.prepares() && is_own) {
                     // What may be on its way behind it would run one by one, in the wrong database, or as somebody else.
                     client.close();
                 }

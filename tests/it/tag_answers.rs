@@ -285,7 +285,7 @@ fn a_stale_value_that_gets_a_label_is_gone_and_counted() {
     w.client.cmd("GET page");
     other.cmd("TAG.INVALIDATE t");
     w.client.cmd("SET page old");
-    assert_eq!(w.client.cmd("TAG.ADD page t"), ":0\r\n");
+    assert_eq!(w.client.cmd("TAG.ADD page t"), ":1\r\n");
     assert_eq!(w.client.cmd("EXISTS page"), ":0\r\n");
     assert_eq!(w.proxy.metric("rescind_stale_fills_total{family=\"other\"}"), 1.0);
     let log = w.client.list("TAG.LOG 1");
