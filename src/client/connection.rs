@@ -40,11 +40,8 @@ impl Client {
                 None
             }
             Way::Wait => Some(Step::Again(Pause::Way)),
-            Way::Refused(error) => Some(match self.refuse(command, error) {
-                // What follows would run one by one.
-                Step::Done if command.is_some_and(|c| c.kind == Kind::Multi) => Step::Then(Pause::End),
-                step => step,
-            }),
+            // Redis itself takes a MULTI whatever else it refuses.
+            Way::Refused(error) => Some(self.refuse_or_end(command, error, |kind| kind == Kind::Multi)),
         }
     }
 

@@ -262,13 +262,22 @@ impl Client {
         }
     }
 
-    /// Answers with an error because Redis cannot be reached. What a client may have sent behind these would run one by one, in the
-    /// wrong database, or as somebody else: it is disconnected.
+    /// Answers with an error because Redis cannot be reached.
     fn refuse_unreached(&mut self, command: Option<&Command>, error: String) -> Step {
         use Kind::{Auth, Hello, Multi, Select, Watch};
-        let prepares = |c: &Command| matches!(c.kind, Multi | Select | Auth | Hello | Watch);
+        self.refuse_or_end(command, error, |kind| matches!(kind, Multi | Select | Auth | Hello | Watch))
+    }
+
+    /// Answers with an error in place of Redis. What the client may have sent behind a command that `prepares` it would run one by
+    /// one, in the wrong database, or as somebody else: then it is disconnected.
+    pub(super) fn refuse_or_end(
+        &mut self,
+        command: Option<&Command>,
+        error: String,
+        prepares: impl Fn(Kind) -> bool,
+    ) -> Step {
         match self.refuse(command, error) {
-            Step::Done if command.is_some_and(prepares) => Step::Then(Pause::End),
+            Step::Done if command.is_some_and(|command| prepares(command.kind)) => Step::Then(Pause::End),
             step => step,
         }
     }

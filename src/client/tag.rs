@@ -290,9 +290,9 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         // It may have been filled with a value from before the label's last invalidation.
         let checks = fill::checks_of_labels(&client.context, &client.outbox, db, key, &tags);
         if !checks.is_empty() {
-            let mut stale = fill::stale(&client.context, db, &checks);
-            stale.retain(|_| !client.context.process.dry_run);
-            client.context.undone(&stale);
+            if !client.context.process.dry_run {
+                client.context.undone(&fill::stale(&client.context, db, &checks));
+            }
             client.context.process.fanout.ask(|reply| Order::Check(db, checks, reply)).await;
         }
     }

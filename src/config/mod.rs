@@ -155,8 +155,9 @@ pub enum Fsync {
 /// Reads the configuration from a file.
 ///
 /// `environment` is all of it, such as `std::env::vars_os()`: known `RESCIND_<SECTION>_<KEY>` are used, others
-/// ignored, with a note if that looks like a mistake. Never fails by itself: what is wrong stands in [`Loaded::problems`], and where something is wrong
-/// [`Loaded::config`] has the default. A file that cannot be read is the only problem then.
+/// ignored, with a note if that looks like a mistake. Never fails by itself: what is wrong stands in
+/// [`Loaded::problems`], and where something is wrong [`Loaded::config`] has the default. A file that cannot be read is
+/// the only problem then.
 pub fn load<K, V>(path: &Path, environment: impl IntoIterator<Item = (K, V)>, flags: &Flags) -> Loaded
 where
     K: AsRef<OsStr>,

@@ -44,8 +44,8 @@ pub(super) struct Note<'a> {
 }
 
 /// Queues the commands that it takes to tell all this, in this order; how many there are. What is told together goes in
-/// one message, but for what older proxies do not understand, who would not read on. All epochs are set before, and it is noted what is invalidated: `note` is there if anything
-/// [`is_noted`].
+/// one message, but for what older proxies do not understand, who would not read on. All epochs are set before, and it is
+/// noted what is invalidated: `note` is there if anything [`is_noted`].
 pub(super) fn queue(
     announcements: &[Announcement],
     note: Option<&Note<'_>>,

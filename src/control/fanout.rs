@@ -78,7 +78,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     }
     engine.process.metrics.journal_pending.inc();
     let mut named_by = named_by(&engine, &request.fired);
-    let (tags, names) = closure(&engine, &request, &named_by);
+    let (mut tags, names) = closure(&engine, &request, &named_by);
     let mut phases = Phases::default();
     let mut pressing = Pressing { by: started + DOUBTFUL, doubt: None };
     let intents = match intents.is_empty() {
@@ -92,10 +92,9 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     phases.journal = intents.iter().map(|noted| noted.took).fold(started.elapsed(), Duration::max);
     let noted = Instant::now();
     failpoint::pass("fan-out begun");
-    let mut tags = tags;
     if request.everything {
-        let rules;
-        (tags, rules) = engine.all_tags().await;
+        let (all, rules) = engine.all_tags().await;
+        tags = all;
         add_rules(&mut named_by, &rules);
     }
     let tags: Arc<[Tag]> = tags.into();
