@@ -76,6 +76,14 @@ impl LogFile {
     }
 }
 
+impl Drop for LogFile {
+    /// A child that is being started shares the lock until it has become another program: closing the file here would
+    /// leave it locked for that long, as if this process lived.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Barrier;
 
 use rescind::config::Fsync;
@@ -30,6 +31,26 @@ fn who_lives_keeps_its_file() {
     let mut found = pending(&recovered);
     found.sort_unstable();
     assert_eq!((found, recovered.unclean), (vec!["a".to_owned(), "b".to_owned()], true));
+}
+
+/// A child has everything that is open until it has become another program.
+#[test]
+fn a_child_that_is_just_being_started_does_not_hold_the_file() {
+    let turns = || {
+        let folder = folder();
+        let turn = |_| {
+            let (journal, recovered) = open(folder.path());
+            intend(&journal, &["a"]).unwrap();
+            journal.close(true);
+            recovered.pending.len()
+        };
+        (0..300).map(turn).collect::<Vec<_>>()
+    };
+    let found = std::thread::spawn(turns);
+    while !found.is_finished() {
+        assert!(Command::new("true").status().unwrap().success());
+    }
+    assert_eq!(found.join().unwrap(), (0..300).collect::<Vec<_>>());
 }
 
 /// The new one has started before the old one ends.
