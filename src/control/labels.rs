@@ -33,12 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
-/// of them afterwards. Of a key that exists only with `ARGV[3]`; then the others are told, and who has given it the same label
-/// anew puts it back. Those that are marked stay, unless with the mark `ARGV[4]`, or that is empty. -1: the key exists. -2: some
+/// of them afterwards. Of a key that exists only if `ARGV[3]` says so, with `told` if the others can be told of it: who has given
+/// it the same label anew puts it back. Those that are marked stay, unless with the mark `ARGV[4]`, or that is empty. -1: the key exists. -2: some
 /// are marked.
 const FORGET: &str = "local n, marked = 0, false \
-    local exists = redis.call('EXISTS', KEYS[1]) == 1 \
-    if exists and ARGV[3] == '' then return -1 end \
+    if redis.call('EXISTS', KEYS[1]) == 1 and \
+    (ARGV[3] == '' or type(redis.pcall('PUBLISH', ARGV[1], ARGV[2])) ~= 'number' and ARGV[3] == 'told') \
+    then return -1 end \
     for i = 2, #KEYS do \
     local s = ARGV[4] ~= '' and redis.pcall('ZSCORE', KEYS[i], KEYS[1]) \
     if type(s) == 'string' and string.sub(s, 1, 1) == '-' and tonumber(s) ~= tonumber(ARGV[4]) then \
@@ -48,7 +49,6 @@ const FORGET: &str = "local n, marked = 0, false \
     if type(r) == 'number' then n = n + r end \
     end \
     end \
-    if n > 0 and exists then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end \
     return marked and -2 or n";
 
 /// Resolves once the index knows all labels that were given before, as far as that can be had.
@@ -337,7 +337,14 @@ async fn take_out_once(engine: &Engine, labels: &Labels, always: bool, mark: &[u
     let count = (sets.len() + 1).to_string();
     let mut request: Vec<&[u8]> = vec![b"EVAL", FORGET.as_bytes(), count.as_bytes(), &labels.key];
     request.extend(sets.iter().map(Vec::as_slice));
-    request.extend([NEWS, &news, if always { b"always".as_slice() } else { b"" }, mark]);
+    // Who may not hear of labels has been told to be the only proxy.
+    let must_tell = engine.hears_labels.get();
+    let existing: &[u8] = match (always, must_tell) {
+        (false, _) => b"",
+        (true, true) => b"told",
+        (true, false) => b"always",
+    };
+    request.extend([NEWS, &news, existing, mark]);
     let error = match engine.scans.one(labels.db, request).await.as_ref().map(int_of) {
         Ok(Some(-1)) => return Left::Exists,
         Ok(Some(-2)) => return Left::Marked,
@@ -345,9 +352,19 @@ async fn take_out_once(engine: &Engine, labels: &Labels, always: bool, mark: &[u
         Err(error) => error.clone(),
     };
     if error.starts_with("NOPERM") || error.starts_with("ERR unknown command") {
+        let tell = [b"PUBLISH".as_slice(), NEWS, &news];
+        let mut batch = Batch::default();
+        batch.push([b"EXISTS".as_slice(), &labels.key]);
+        batch.push(tell);
+        let answers = engine.scans.call(labels.db, batch).await.unwrap_or_default();
+        let [exists, told] = [0, 1].map(|at| answers.get(at).and_then(int_of));
+        if exists != Some(0) && (!always || must_tell && told.is_none()) {
+            return Left::Exists;
+        }
         let mut batch = Batch::default();
         sets.iter().for_each(|set| batch.push([b"ZREM".as_slice(), set, &labels.key]));
-        batch.push([b"PUBLISH".as_slice(), NEWS, &news]);
+        // Once more: who was quick has put it back before it went.
+        batch.push(tell);
         let _ = engine.scans.call(labels.db, batch).await;
     }
     Left::Nothing
