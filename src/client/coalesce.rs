@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::request::Request;
 use super::{Client, Pause, Step, fill};
 use crate::accounting::{Account, Became, Settled};
 use crate::command::{Command, FireCondition};
@@ -14,7 +15,7 @@ use crate::context::Context;
 use crate::lease::script::{Check, What};
 use crate::lease::{Expected, Fill, KeyHash, Moment, Turn, Waiter};
 use crate::resp::Args;
-use crate::session::Effect;
+use crate::session::{Effect, Forward};
 
 /// A read that has waited, or has found that it need not.
 #[derive(Clone, Copy)]
@@ -26,7 +27,7 @@ pub(super) struct Ripe {
 impl Client {
     /// Whether the request waits for a key that another client computes.
     #[inline]
-    pub(super) fn awaits_fill(&self, command: Option<&Command>, args: Args<'_>) -> Option<Step> {
+    pub(super) fn awaits_fill(&self, Request { command, args, .. }: Request<'_>) -> Option<Step> {
         let context = &self.context;
         let process = &context.process;
         if !context.coalesces() || process.computations.is_empty() {
@@ -39,7 +40,9 @@ impl Client {
         let family = context.matcher.borrow_mut().classify(db, key).family;
         let longest = context.longest_wait(family);
         let hash = process.leases.hash(db, key);
-        if longest == 0 || self.ripe.is_some_and(|ripe| ripe.key == hash) {
+        if longest == 0
+            || self.present.as_ref().and_then(|present| present.ripe).is_some_and(|ripe| ripe.key == hash)
+        {
             return None;
         }
         let began = process.computations.begun(hash, self.outbox.id, context.moment())?;
@@ -82,12 +85,13 @@ impl Client {
         self.context.tick();
         // It was not silent for want of anything to say.
         self.active = self.context.now();
-        self.ripe = Some(Ripe { key, waited });
+        self.present().ripe = Some(Ripe { key, waited });
     }
 
     /// Notes with a read that it has waited.
-    pub(super) fn mark_waited(&mut self, account: &mut Account) {
-        if let (Some(ripe), Account::Read(reading)) = (self.ripe.take(), account) {
+    pub(super) fn mark_waited(&self, account: &mut Account) {
+        let ripe = self.present.as_ref().and_then(|present| present.ripe);
+        if let (Some(ripe), Account::Read(reading)) = (ripe, account) {
             reading.waited = ripe.waited && reading.keys.iter().any(|key| key.hash == ripe.key);
         }
     }
@@ -95,20 +99,18 @@ impl Client {
     /// What a write settles when it is answered; of what is queued, EXEC.
     pub(super) fn settles(
         &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
+        Request { command, args, .. }: Request<'_>,
         checks: &[Check],
-        effect: &Effect,
-        queued: bool,
+        forward: &Forward,
     ) -> Option<Box<Settled>> {
-        let (condition, keys) = if matches!(effect, Effect::Exec) {
+        let (condition, keys) = if matches!(forward.effect, Effect::Exec) {
             (FireCondition::NotNil, std::mem::take(&mut self.transaction.settled))
         } else {
             let command = command.filter(|command| command.is_write())?;
             let db = self.outbox.session.borrow().current_db();
             (command.fire_condition(args), written(&self.context, db, command, args, checks))
         };
-        if queued {
+        if forward.queued {
             self.transaction.settled.extend(keys);
             return None;
         }

@@ -89,11 +89,11 @@ impl Client {
     /// Who was let in stays so. Who was not is asked for again with each request. While AUTH is wanted, its requests
     /// take a connection of their own: Redis cuts those without AUTH on which many replies wait.
     pub(super) fn standing(&mut self) -> Option<Result<bool, String>> {
-        let wanted = *self.asked.get_or_insert_with(Instant::now);
+        let wanted = *self.present().asked.get_or_insert_with(Instant::now);
         let unknown = !self.outbox.session.borrow().is_vetted();
         let since = if unknown { self.accepted } else { wanted };
         let standing = self.pool.standing(&self.outbox, since, wanted)?;
-        self.asked = None;
+        self.present().asked = None;
         self.stranger = standing == Ok(false);
         if unknown && let Ok(open) = standing {
             let identity = if open { Identity::Default } else { Identity::Nobody };
@@ -110,7 +110,8 @@ impl Client {
     /// A new client is known as one that needs no AUTH, if there is proof already.
     pub(super) fn let_in(&mut self) {
         let is_vetted = self.outbox.session.borrow().is_vetted();
-        let wanted = self.asked.unwrap_or_else(Instant::now);
+        let asked = self.present.as_ref().and_then(|present| present.asked);
+        let wanted = asked.unwrap_or_else(Instant::now);
         if !is_vetted && self.context.standing.of(self.accepted, wanted) == Some(Ok(true)) {
             self.standing();
         }

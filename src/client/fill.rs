@@ -326,11 +326,17 @@ impl Client {
         }
     }
 
+    /// Whether nobody can say if the present request can be sent as a script.
+    pub(super) fn is_unaided(&self) -> bool {
+        self.present.as_ref().is_some_and(|present| present.unaided)
+    }
+
     /// Whether the request may be a fill, and it is not known yet if it can be sent as a script.
     #[inline]
     pub(super) fn awaits_scripts(&mut self, command: Option<&Command>) -> Option<Step> {
         let fills = command.is_some_and(|command| command.fill.is_some() && command.is_write());
-        if !fills || self.unaided || !self.context.may_fill() || self.outbox.session.borrow().in_multi() {
+        if !fills || self.is_unaided() || !self.context.may_fill() || self.outbox.session.borrow().in_multi()
+        {
             return None;
         }
         let conn = self.conn();

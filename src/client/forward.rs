@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::request::{Request, metric_of};
 use super::rewrite::{NO_KEY, encoded, without, without_redirect};
 use super::scripted::Script;
 use super::with::{Labels, with_of};
@@ -14,14 +15,7 @@ use crate::resp::Args;
 use crate::session::{Effect, Forward, Local, Route};
 use crate::upstream::{Conn, Fills, Pending, Retimed, Special};
 
-/// The metrics label of a command that the table does not know: beyond all labels.
-const UNKNOWN: u16 = u16::MAX;
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
-
-/// Where the command is counted.
-fn metric_of(command: Option<&Command>) -> u16 {
-    command.map_or(UNKNOWN, |command| command.metric)
-}
 
 /// What to do with a request besides forwarding it.
 #[derive(Default)]
@@ -45,7 +39,7 @@ pub(super) struct Extra {
 impl Client {
     /// Deals with one request; `raw` are its bytes, unless they must be encoded anew.
     #[inline]
-    pub(super) fn request(&mut self, args: Args<'_>, raw: Option<&[u8]>) -> Step {
+    pub(super) fn request(&mut self, args: Args<'_>, raw: Option<&[u8]>, is_last: bool) -> Step {
         if !self.fills.is_empty() {
             self.forget_fills();
         }
@@ -56,7 +50,8 @@ impl Client {
         }
         let context = Rc::clone(&self.context);
         let commands = context.commands.borrow();
-        let command = commands.find(args);
+        let request = Request { is_last, ..Request::new(&commands, args, raw) };
+        let command = request.command;
         if raw.is_none() && self.limits().exceeded_by(args) {
             // In one line Redis takes it, but not in the form in which it would be passed on.
             if self.outbox.pending() > 0 {
@@ -69,16 +64,17 @@ impl Client {
                 Some(Err(error)) => return self.refuse_unreached(command, error),
             }
         }
-        if !bursting && self.sent_plainly(&context, command, args, raw) {
+        if !bursting && self.sent_plainly(&context, request) {
             return Step::Done;
         }
         if let Some(step) = self.left_behind() {
             return step;
         }
         let Some((args, labels)) = self.labelled(&commands, command, args) else {
-            return self.dispatch(&context, command, args, raw, Labels::default());
+            return self.dispatch(&context, request, Labels::default());
         };
-        let step = self.dispatch(&context, commands.find(args), args, None, labels);
+        let step =
+            self.dispatch(&context, Request { is_last, ..Request::new(&commands, args, None) }, labels);
         if !matches!(step, Step::Again(_) | Step::Then(Pause::Tag(..))) {
             self.next.clear();
             let metric = command.filter(|c| matches!(c.kind, Kind::Tag(_))).map(|c| c.metric);
@@ -89,28 +85,22 @@ impl Client {
 
     /// Deals with one request whose keys get `labels`.
     #[inline]
-    fn dispatch(
-        &mut self,
-        context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        raw: Option<&[u8]>,
-        labels: Labels,
-    ) -> Step {
+    fn dispatch(&mut self, context: &Rc<Context>, request: Request<'_>, labels: Labels) -> Step {
+        let Request { command, args, .. } = request;
         let plain = command
             .is_none_or(|c| matches!(c.kind, Kind::Plain | Kind::Ping) && !self.labels_follow(c, args));
         let unbound = self.pinned.is_none() && (self.next.is_empty() || !labels.tags.is_empty());
         if plain && unbound && self.outbox.session.borrow().travels_plainly() {
-            if is_attack(command, args) {
+            if request.is_attack() {
                 return Step::Then(Pause::End);
             }
-            if let Some(step) = self.awaits_fill(command, args) {
+            if let Some(step) = self.awaits_fill(request) {
                 return step;
             }
             if let Some(step) = self.blocked_way(command) {
                 return step;
             }
-            if let Some(step) = self.awaits_trust(command, args, Kind::Plain, false) {
+            if let Some(step) = self.awaits_trust(request, false) {
                 return step;
             }
             if let Some(step) = self.awaits_scripts(command).or_else(|| self.awaits_labels(&labels, args)) {
@@ -121,33 +111,25 @@ impl Client {
                 return Step::Again(Pause::Room);
             }
             let extra = Extra { labels, ..Extra::default() };
-            return self.send(context, &conn, command, args, raw, Forward::PLAIN, extra);
+            return self.send(context, &conn, request, Forward::PLAIN, extra);
         }
-        self.special(context, command, args, raw, labels)
+        self.special(context, request, labels)
     }
 
     /// A request that is not plain, or of a client that is not.
-    fn special(
-        &mut self,
-        context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        raw: Option<&[u8]>,
-        labels: Labels,
-    ) -> Step {
-        if is_attack(command, args) {
+    fn special(&mut self, context: &Rc<Context>, request: Request<'_>, labels: Labels) -> Step {
+        if request.is_attack() {
             return Step::Then(Pause::End);
         }
-        let kind = kind_of(command, args);
-        let blocks = command.is_some_and(|c| c.blocks(args));
+        let (Request { command, args, kind, .. }, is_local) = (request, request.is_local());
         let has_standing = self.outbox.session.borrow().has_standing();
         // What a client sends before it is known who it is travels alone, on a connection of its own.
         let mut stranger = !self.outbox.session.borrow().is_vetted();
-        if !has_standing && needs_vetting(kind) && !authenticates(kind, args) {
+        if !has_standing && request.needs_vetting() {
             match self.standing() {
                 None => return Step::Again(Pause::Standing),
                 Some(Ok(true)) => stranger = false,
-                Some(Ok(false)) if is_local(kind) || self.has_rights_upstream() => {
+                Some(Ok(false)) if is_local || self.has_rights_upstream() => {
                     return self.refuse(command, NOAUTH.to_owned());
                 }
                 Some(Ok(false)) => stranger = true,
@@ -158,21 +140,21 @@ impl Client {
         // In the midst of a transaction that travels in one piece nothing is waited for: what other clients send would come
         // into it. What other threads have changed since it began comes too late for it.
         let under_way = self.burst > 0 && in_multi;
-        if !under_way && let Some(step) = self.awaits_fill(command, args) {
+        if !under_way && let Some(step) = self.awaits_fill(request) {
             return step;
         }
         let idle = self.outbox.pending() == 0;
-        let changes_conn = self.burst == 0 && self.pinned.is_none() && (stranger || may_pin(kind, blocks));
+        let changes_conn = self.burst == 0 && self.pinned.is_none() && (stranger || request.may_pin());
         // Answers and changes of connection must not overtake earlier replies; and Redis from 7.2 on says nothing of an AUTH
         // that fails behind one which has not been sent yet.
-        if !idle && (is_local(kind) || changes_conn || kind == Kind::Auth || authenticates(kind, args)) {
+        if !idle && (is_local || changes_conn || kind == Kind::Auth || request.authenticates()) {
             return Step::Again(Pause::Idle);
         }
-        if !idle && self.outbox.session.borrow().awaits_multi() && !is_queued_or_harmless(kind) {
+        if !idle && self.outbox.session.borrow().awaits_multi() && !request.is_queued_or_harmless() {
             return Step::Again(Pause::Idle);
         }
         self.unpin_if_free();
-        if !(under_way || changes_conn || is_local(kind))
+        if !(under_way || changes_conn || is_local)
             && let Some(step) = self.blocked_way(command)
         {
             return step;
@@ -181,10 +163,10 @@ impl Client {
         if !stays && !self.conn().has_room(&self.outbox) {
             return Step::Again(Pause::Room);
         }
-        if !under_way && let Some(step) = self.awaits_trust_within(command, args, kind) {
+        if !under_way && let Some(step) = self.awaits_trust_within(request) {
             return step;
         }
-        if !self.next.is_empty() && labels.tags.is_empty() && !is_local(kind) {
+        if !self.next.is_empty() && labels.tags.is_empty() && !is_local {
             if !idle {
                 return Step::Again(Pause::Idle);
             }
@@ -194,11 +176,11 @@ impl Client {
                 return Step::Then(Pause::Tag(TagCommand::With, with_of(&next, args)));
             }
         }
-        if !(under_way || is_local(kind))
+        if !(under_way || is_local)
             && let Some(step) = self
                 .awaits_scripts(command)
                 .or_else(|| self.awaits_labels(&labels, args))
-                .or_else(|| self.awaits_intent(context, command, args, kind))
+                .or_else(|| self.awaits_intent(context, request))
         {
             return step;
         }
@@ -219,18 +201,18 @@ impl Client {
             Ok(kind) => kind,
             Err(step) => return step,
         };
-        let route = self.outbox.session.borrow_mut().route(kind, args, blocks);
+        let route = self.outbox.session.borrow_mut().route(kind, args, request.blocks());
         match route {
             Route::Cut => Step::Then(Pause::End),
             Route::Swallow => {
-                context.command_done(Some(metric_of(command)), context.nanos(), false);
+                context.command_done(Some(request.metric()), context.nanos(), false);
                 Step::Done
             }
             Route::Silence => Step::Then(Pause::Silence(args.iter().collect())),
             Route::Local(Local::Tag(command)) => Step::Then(Pause::Tag(command, args.iter().collect())),
             Route::Local(local) => {
                 let error = matches!(local, Local::Error(_));
-                context.command_done(Some(metric_of(command)), context.nanos(), error);
+                context.command_done(Some(request.metric()), context.nanos(), error);
                 self.local(local).map_or(Step::Done, Step::Then)
             }
             Route::Forward(mut forward) => {
@@ -240,7 +222,7 @@ impl Client {
                     self.transaction.swaps = true;
                 }
                 let extra = Extra { labels, ..Extra::default() };
-                match self.forward(context, command, args, raw, forward, extra) {
+                match self.forward(context, request, forward, extra) {
                     // Redis reads nothing behind it.
                     Step::Done if kind == Kind::Quit => Step::Then(Pause::End),
                     step => step,
@@ -291,13 +273,11 @@ impl Client {
     pub(super) fn forward(
         &mut self,
         context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        raw: Option<&[u8]>,
+        request: Request<'_>,
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
-        let kind = kind_of(command, args);
+        let Request { command, args, raw, kind, .. } = request;
         if forward.own && self.pinned.is_none() && self.burst == 0 && !self.pin_for(kind, &forward.effect) {
             self.refused(command);
             return self.no_connection();
@@ -305,7 +285,11 @@ impl Client {
         let conn = self.conn();
         if self.outbox.session.borrow().is_raw() {
             conn.set_raw();
-            return self.send_raw(&conn, args, raw);
+            match raw {
+                Some(raw) => conn.send(raw, None),
+                None => conn.send(&encoded(args), None),
+            }
+            return Step::Done;
         }
         match kind {
             Kind::SwapDb if !forward.queued => {
@@ -336,22 +320,19 @@ impl Client {
         }
         let tamed = command.filter(|command| command.name == "client|capa").map(|_| without_redirect(args));
         let raw = tamed.as_deref().or(raw);
-        self.send(context, &conn, command, args, raw, forward, extra)
+        self.send(context, &conn, Request { raw, ..request }, forward, extra)
     }
 
     /// Queues a request upstream together with what its reply will mean.
-    #[allow(clippy::too_many_arguments)] // one call per request; a struct would only rename the arguments
     pub(super) fn send(
         &mut self,
         context: &Rc<Context>,
         conn: &Rc<Conn>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        raw: Option<&[u8]>,
-        forward: Forward,
+        request: Request<'_>,
+        mut forward: Forward,
         mut extra: Extra,
     ) -> Step {
-        self.unaided = false;
+        let Request { command, args, raw, .. } = request;
         let mut account = match forward.effect {
             Effect::Exec => Account::Exec(std::mem::take(&mut *self.outbox.queued.borrow_mut())),
             _ => match command {
@@ -370,10 +351,9 @@ impl Client {
         if !forward.at_exec.is_none()
             && let Some(entry) = self.outbox.queued.borrow_mut().last_mut()
         {
-            entry.effect = Some(Box::new(forward.at_exec));
+            entry.effect = Some(Box::new(std::mem::take(&mut forward.at_exec)));
         }
-        let blocks = command.is_some_and(|command| command.blocks(args));
-        if let Some(step) = self.attach_intent(command, &mut account).filter(|_| !blocks) {
+        if let Some(step) = self.attach_intent(command, &mut account).filter(|_| !request.blocks()) {
             return step;
         }
         if context.coalesces() {
@@ -389,16 +369,16 @@ impl Client {
             let db = self.outbox.session.borrow().current_db();
             checks.extend(carry::checks(context, command, args, db));
         }
-        let fills = self.fills_of(command, args, &checks, forward.queued, &forward.effect, before);
+        let fills = self.fills_of(request, &checks, &forward, before);
         let mut settled = match context.coalesces() {
-            true => self.settles(command, args, &checks, &forward.effect, forward.queued),
+            true => self.settles(request, &checks, &forward),
             false => None,
         };
         // Nothing is before it and nothing behind it, so that it can be sent once more.
-        let is_single = self.is_last && self.outbox.pending() == 0 && probed.is_none();
+        let is_single = request.is_last && self.outbox.pending() == 0 && probed.is_none();
         let has_more = extra.hold || forward.queued || forward.silent || account.may_fire();
         extra.may_resend = is_single && !has_more;
-        let script = self.way_of_fill(conn, command, args, checks, forward.queued, &mut extra);
+        let script = self.way_of_fill(conn, request, checks, forward.queued, &mut extra);
         let (script, scripted) = match script {
             Some(Script { request, scripted }) => (Some(request), scripted),
             None => (None, None),
@@ -407,12 +387,12 @@ impl Client {
         if hold {
             // Not before what it wrote has been looked at.
             extra.after.settled = settled.take();
-            extra.after.counted = Some((metric_of(command), context.nanos()));
+            extra.after.counted = Some((request.metric(), context.nanos()));
         }
         trigger::enter(context, &account);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
-            metric: Some(metric_of(command)).filter(|_| !hold),
+            metric: Some(request.metric()).filter(|_| !hold),
             started: context.nanos(),
             account,
             special: Special {
@@ -459,29 +439,28 @@ impl Client {
     /// What the request has filled, for the case that it does not take place: since `before`, or since MULTI.
     fn fills_of(
         &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
+        request: Request<'_>,
         checks: &[Check],
-        queued: bool,
-        effect: &Effect,
+        forward: &Forward,
         before: usize,
     ) -> Option<Box<Fills>> {
+        let Request { command, args, .. } = request;
         let db = self.outbox.session.borrow().current_db();
         let mut stale = fill::stale(&self.context, db, checks);
-        if queued {
+        if forward.queued {
             self.transaction.fills.extend(self.fills.drain(before..));
             self.transaction.stale.extend(stale);
             command.into_iter().for_each(|command| self.queue_places(command, args));
             return None;
         }
-        let (of, condition, only_adds) = match effect {
+        let (of, condition, only_adds) = match forward.effect {
             Effect::Exec => (std::mem::take(&mut self.transaction.fills), FireCondition::NotNil, false),
             _ => {
                 let command = command?;
                 (self.fills[before..].to_vec(), command.fire_condition(args), command.only_adds(args))
             }
         };
-        if matches!(effect, Effect::Exec) {
+        if matches!(forward.effect, Effect::Exec) {
             self.fills.extend(&of);
             stale = std::mem::take(&mut self.transaction.stale);
         }
@@ -504,63 +483,4 @@ impl Client {
         }
         (!keys.is_empty()).then(|| Box::new(keys))
     }
-
-    fn send_raw(&self, conn: &Conn, args: Args<'_>, raw: Option<&[u8]>) -> Step {
-        match raw {
-            Some(raw) => conn.send(raw, None),
-            None => conn.send(&encoded(args), None),
-        }
-        Step::Done
-    }
-}
-
-/// What the request means to a session. One with a wrong number of arguments is refused by Redis without any
-/// effect, except EXEC, which ends its transaction, and the commands that the proxy judges itself.
-fn kind_of(command: Option<&Command>, args: Args<'_>) -> Kind {
-    let Some(command) = command else { return Kind::Plain };
-    match command.kind {
-        kind @ (Kind::Exec | Kind::ClientReply | Kind::Tag(_)) => kind,
-        kind if command.arity_ok(args.len()) => kind,
-        _ => Kind::Plain,
-    }
-}
-
-/// Whether it matters for the command if its client needs AUTH: not for AUTH itself, say.
-pub(super) fn needs_vetting(kind: Kind) -> bool {
-    !matches!(kind, Kind::Auth | Kind::Quit | Kind::Reset)
-}
-
-/// Whether a HELLO says who the client is.
-fn authenticates(kind: Kind, args: Args<'_>) -> bool {
-    kind == Kind::Hello && crate::session::names_user(args)
-}
-
-/// Whether the proxy answers such a command itself.
-fn is_local(kind: Kind) -> bool {
-    matches!(kind, Kind::Tag(_) | Kind::Quit | Kind::Reset | Kind::ClientReply)
-}
-
-/// Whether such a command does no harm if the MULTI before it turns out to have been refused.
-fn is_queued_or_harmless(kind: Kind) -> bool {
-    use Kind::{Discard, Exec, Flush, Multi, Ping, Plain, Publish, SPublish, Unwatch};
-    matches!(kind, Plain | Ping | Publish | SPublish | Flush | Multi | Exec | Discard | Unwatch)
-}
-
-/// Whether such a command may need a connection of the client's own.
-pub(super) fn may_pin(kind: Kind, blocks: bool) -> bool {
-    match kind {
-        Kind::Plain | Kind::Ping | Kind::Publish | Kind::SPublish => false,
-        Kind::SwapDb | Kind::Flush => false,
-        Kind::Blocking => blocks,
-        _ => true,
-    }
-}
-
-/// HTTP that a browser was tricked into sending. Redis hangs up on it, which on a shared connection would hit
-/// other clients.
-pub(super) fn is_attack(command: Option<&Command>, args: Args<'_>) -> bool {
-    command.is_none_or(|c| matches!(&*c.name, "post" | "host:"))
-        && args
-            .get(0)
-            .is_some_and(|name| name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
 }

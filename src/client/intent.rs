@@ -3,43 +3,35 @@
 use std::rc::Rc;
 
 use super::forward::Extra;
+use super::request::Request;
 use super::{Client, Pause, Step, trigger};
 use crate::accounting::{Account, Firing, Noted};
 use crate::command::{Command, Kind};
 use crate::context::Context;
 use crate::doubt::Scope;
 use crate::journal::Wanted;
-use crate::resp::{Args, OwnedArgs};
+use crate::resp::OwnedArgs;
 use crate::rules::unique;
 use crate::session::Route;
 
 impl Client {
     /// Whether the request must wait for the journal before anything is done about it. `None`: it may go on, and
     /// [`Client::attach_intent`] finds the intent.
-    pub(super) fn awaits_intent(
-        &mut self,
-        context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-    ) -> Option<Step> {
-        let wanted = self.may_invalidate(context, command, args, kind)?;
-        match &self.intent {
+    pub(super) fn awaits_intent(&mut self, context: &Rc<Context>, request: Request<'_>) -> Option<Step> {
+        let Request { command, kind, .. } = request;
+        let wanted = self.may_invalidate(context, request)?;
+        match self.present.as_ref().and_then(|present| present.intent.as_ref()) {
             None => Some(Step::Again(Pause::Intent(vec![wanted]))),
             Some(Ok(_)) => None,
             Some(Err(error)) => {
                 let error = error.clone();
-                let step = match kind == Kind::Exec {
+                Some(match kind == Kind::Exec {
                     true => self.refuse_exec(
                         command,
                         &format!("EXECABORT Transaction discarded because of: {error}"),
                     ),
                     false => self.refuse(command, format!("ERR {error}")),
-                };
-                if matches!(step, Step::Done | Step::Then(_)) {
-                    self.intent = None;
-                }
-                Some(step)
+                })
             }
         }
     }
@@ -61,23 +53,16 @@ impl Client {
     }
 
     /// What the request invalidates if it succeeds. `None`: nothing.
-    pub(super) fn may_invalidate(
-        &self,
-        context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-    ) -> Option<Wanted> {
-        let session = self.outbox.session.borrow();
-        let in_multi = session.in_multi();
-        drop(session);
+    pub(super) fn may_invalidate(&self, context: &Rc<Context>, request: Request<'_>) -> Option<Wanted> {
+        let Request { command, args, kind, .. } = request;
+        let in_multi = self.outbox.session.borrow().in_multi();
         if kind == Kind::Exec && in_multi {
             let queued = self.outbox.queued.borrow();
             return of(queued.iter().filter_map(|queued| queued.firing.as_ref()));
         }
         // Of a command that blocks nobody knows whether it will write: it is noted when it has.
         let may = |command: &&Command| command.is_write() || kind == Kind::Publish;
-        let command = command.filter(|command| !in_multi && may(command) && !command.blocks(args))?;
+        let command = command.filter(|command| !in_multi && may(command) && !request.blocks())?;
         let account = trigger::account(context, &self.outbox, command, args, false, &mut Extra::default());
         of(account.firings())
     }
@@ -86,10 +71,11 @@ impl Client {
     #[inline]
     pub(super) fn attach_intent(&mut self, command: Option<&Command>, account: &mut Account) -> Option<Step> {
         let fires = !account.firings().all(Firing::only_covers);
-        if !fires && self.intent.is_none() {
+        let intent = self.present.as_mut().and_then(|present| present.intent.take());
+        if !fires && intent.is_none() {
             return None;
         }
-        match self.intent.take() {
+        match intent {
             Some(Ok(intent)) if fires => account.set_intent(intent),
             Some(Ok(intent)) => self.context.process.journal.done(intent.id),
             Some(Err(error)) => return Some(self.refuse(command, format!("ERR {error}"))),
@@ -102,29 +88,17 @@ impl Client {
 
     /// Waits for the journal, where nothing else has to be seen to meanwhile.
     pub(super) async fn intend(&mut self, wanted: Wanted) -> Result<(), String> {
-        self.intent = Some(Ok(self.context.intend(wanted).await?));
+        let noted = self.context.intend(wanted).await?;
+        self.present().intent = Some(Ok(noted));
         Ok(())
     }
 
     /// Notes what a request may invalidate that has been waiting, if that is not noted: there may be other rules meanwhile.
-    pub(super) async fn intend_anew(
-        &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-    ) -> Result<(), String> {
+    pub(super) async fn intend_anew(&mut self, request: Request<'_>) -> Result<(), String> {
         let context = Rc::clone(&self.context);
-        match self.may_invalidate(&context, command, args, kind) {
-            Some(wanted) if self.intent.is_none() => self.intend(wanted).await,
+        match self.may_invalidate(&context, request) {
+            Some(wanted) if self.present().intent.is_none() => self.intend(wanted).await,
             _ => Ok(()),
-        }
-    }
-
-    /// The request was not sent after all, if anything is left of what was noted for it: the next one must not go by that.
-    #[inline]
-    pub(super) fn drop_intent(&mut self) {
-        if let Some(Ok(intent)) = self.intent.take() {
-            self.context.process.journal.done(intent.id);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! One client's task: reads requests, forwards them, waits where a request demands it.
 //!
-//! `input` keeps what has been read and not used, `forward` sends requests upstream, `plain` those about which nothing is
-//! remarkable, `connection` chooses on what,
-//! `wait` waits for replies and fan-outs, `trigger` finds out
-//! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that the proxy adds, `with` those that label what they
-//! write, `queued` keeps what EXEC makes good, `labels` keeps the labels of writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce`
-//! lets reads wait for what others compute, `silence` keeps replies back, `transaction` finds those that need no connection of their own.
+//! `input` keeps what has been read and not used, `request` says what one is, `forward` sends requests upstream, `plain` those
+//! about which nothing is remarkable, `connection` chooses on what, `wait` waits for replies and fan-outs, `trigger` finds out
+//! what a request reads, writes and fires, `row` takes triggers together that arrive together, `tag` answers the commands that
+//! the proxy adds, `with` those that label what they write, `queued` keeps what EXEC makes good, `labels` keeps the labels of
+//! writes that are under way, `carry` those that follow their value, `outcome` finds out what became of them, `coalesce` lets
+//! reads wait for what others compute, `silence` keeps replies back, `transaction` finds those that need no connection of
+//! their own.
 
 mod carry;
 mod coalesce;
@@ -18,6 +19,7 @@ mod labels;
 mod outcome;
 mod plain;
 mod queued;
+mod request;
 mod rewrite;
 mod row;
 mod scripted;
@@ -84,35 +86,40 @@ pub struct Client {
     fills_answered: Option<(usize, u32)>,
     /// What was queued since MULTI.
     transaction: Transaction,
-    /// Its present request is the last that has arrived.
-    is_last: bool,
-    /// Whether there is the database that its present request selects inside MULTI.
-    database: Option<bool>,
     /// Its last request may have to be sent once more, ahead of the next one.
     may_be_resent: bool,
-    /// Since when its present request has waited for keys in doubt.
-    doubted: Option<Instant>,
     /// It hung up without having read everything.
     broken: bool,
-    /// The journal has noted what the next request may invalidate, or why it cannot.
-    intent: Option<Result<Noted, String>>,
-    /// Likewise what those behind it may invalidate.
+    /// What is known of its present request, of which something had to be found out.
+    present: Option<Box<Present>>,
+    /// The journal has noted what those behind it may invalidate.
     row: VecDeque<Noted>,
     /// What follows once the replies have arrived that are held.
     held: Vec<After>,
     /// TAG.NEXT: labels for what the next command writes.
     next: Vec<Tag>,
-    /// The read that comes next has waited.
-    ripe: Option<coalesce::Ripe>,
     /// When something was last read from it, or it was seen to wait for something or to take a reply.
     active: Instant,
     /// When it connected, or was reset.
     accepted: Instant,
     /// It is nobody, and AUTH was wanted when its present request came.
     stranger: bool,
-    /// The connection could not be set up that was asked whether scripts are possible: the next request is told why.
+}
+
+/// What is known of a request that has waited, or is about to: it ends with the request, so that the next one does not go by it.
+#[derive(Default)]
+struct Present {
+    /// The journal has noted what it may invalidate, or why it cannot.
+    intent: Option<Result<Noted, String>>,
+    /// Whether there is the database that it selects inside MULTI.
+    database: Option<bool>,
+    /// Since when it has waited for keys in doubt.
+    doubted: Option<Instant>,
+    /// It has waited for what somebody else computes, or need not.
+    ripe: Option<coalesce::Ripe>,
+    /// The connection could not be set up that was asked whether scripts are possible: it is told why.
     unaided: bool,
-    /// Since when it has waited to be told whether it needs AUTH.
+    /// Since when it has waited to be told whether its client needs AUTH.
     asked: Option<Instant>,
 }
 
@@ -210,21 +217,15 @@ impl Client {
             fills: Vec::new(),
             fills_answered: None,
             transaction: Transaction::default(),
-            is_last: false,
-            database: None,
             may_be_resent: false,
-            doubted: None,
             broken: false,
-            intent: None,
+            present: None,
             row: VecDeque::new(),
             held: Vec::new(),
             next: Vec::new(),
-            ripe: None,
             active,
             accepted: Instant::now(),
             stranger: false,
-            unaided: false,
-            asked: None,
         }
     }
 
@@ -357,16 +358,15 @@ impl Client {
                         self.burst =
                             self.whole_transaction(parser.args(request, inline), &buf[start + len..]);
                     }
-                    self.is_last = start + len == buf.len();
+                    let is_last = start + len == buf.len();
                     let raw = parser.is_exact().then_some(request);
-                    let step = self.request(parser.args(request, inline), raw);
+                    let step = self.request(parser.args(request, inline), raw, is_last);
                     self.input.parser = parser;
                     match step {
                         Step::Done => {
                             self.burst = self.burst.saturating_sub(1);
                             self.input.advance(len);
-                            // It may have been refused.
-                            self.drop_intent();
+                            self.end_present();
                             if self.is_in_row() && !self.goes_on() {
                                 return Some(Pause::Verdict);
                             }
@@ -385,7 +385,7 @@ impl Client {
                         Step::Then(pause) => {
                             self.burst = 0;
                             if !matches!(pause, Pause::Follow(_)) {
-                                self.drop_intent();
+                                self.end_present();
                             }
                             self.end_row();
                             self.input.advance(len);
@@ -394,6 +394,21 @@ impl Client {
                     }
                 }
             }
+        }
+    }
+
+    /// What is to be known of the present request.
+    fn present(&mut self) -> &mut Present {
+        self.present.get_or_insert_default()
+    }
+
+    /// The present request has been dealt with. What was noted for it and is left was not needed: it may have been refused.
+    #[inline]
+    fn end_present(&mut self) {
+        if let Some(present) = self.present.take()
+            && let Some(Ok(intent)) = present.intent
+        {
+            self.context.process.journal.done(intent.id);
         }
     }
 
@@ -514,7 +529,7 @@ impl Client {
         }
         self.outbox.close();
         self.abandon();
-        self.drop_intent();
+        self.end_present();
         self.end_row();
         if let Some(conn) = self.pinned.take() {
             let tainted = self.outbox.session.borrow().needs_own();

@@ -2,25 +2,18 @@
 
 use std::rc::Rc;
 
-use super::forward::is_attack;
+use super::request::Request;
 use super::{Client, trigger};
-use crate::command::{Command, Kind};
+use crate::command::Kind;
 use crate::context::Context;
-use crate::resp::Args;
 use crate::upstream::{Conn, Pending};
 
 impl Client {
     /// Sends the request, `raw`, if that is all there is to do about it. False: nothing has been done.
     #[inline]
-    pub(super) fn sent_plainly(
-        &mut self,
-        context: &Rc<Context>,
-        command: Option<&Command>,
-        args: Args<'_>,
-        raw: Option<&[u8]>,
-    ) -> bool {
-        let (Some(command), Some(raw)) = (command, raw) else { return false };
-        if !is_plain(context, command, args) || self.has_concerns() {
+    pub(super) fn sent_plainly(&mut self, context: &Rc<Context>, request: Request<'_>) -> bool {
+        let Request { command: Some(command), args, raw: Some(raw), .. } = request else { return false };
+        if !is_plain(context, request) || self.has_concerns() {
             return false;
         }
         let Some(conn) = self.shared.as_ref().filter(|conn| self.may_take(conn)) else { return false };
@@ -35,7 +28,6 @@ impl Client {
             special: None,
         };
         conn.send(raw, Some(pending));
-        self.doubted = None;
         true
     }
 
@@ -45,7 +37,7 @@ impl Client {
         self.pinned.is_some()
             || !self.next.is_empty()
             || !self.fills.is_empty()
-            || self.intent.is_some()
+            || self.present.is_some()
             || !self.outbox.session.borrow().travels_plainly()
     }
 
@@ -58,10 +50,11 @@ impl Client {
 
 /// Whether the command, and what is going on in the proxy, leave it at sending the request.
 #[inline]
-fn is_plain(context: &Context, command: &Command, args: Args<'_>) -> bool {
-    let is_simple = matches!(command.kind, Kind::Plain | Kind::Ping)
-        && !command.carries
-        && !is_attack(Some(command), args);
+fn is_plain(context: &Context, request: Request<'_>) -> bool {
+    let is_simple = request
+        .command
+        .is_some_and(|command| matches!(command.kind, Kind::Plain | Kind::Ping) && !command.carries)
+        && !request.is_attack();
     let nothing_waits = !context.coalesces() && !context.process.doubt.any();
     is_simple && nothing_waits
 }

@@ -81,7 +81,7 @@ impl Client {
         let Some(db) = selected(args).filter(|_| kind == Kind::Select && session.in_multi()) else {
             return Ok(kind);
         };
-        match self.database.take() {
+        match self.present.as_ref().and_then(|present| present.database) {
             // Once Redis has said yes to one.
             _ if db <= session.db => Ok(kind),
             Some(true) => Ok(kind),

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use super::Client;
+use super::request::Request;
 use crate::accounting::Noted;
 use crate::command::{Command, Kind};
 use crate::journal::Wanted;
@@ -40,7 +41,7 @@ impl Client {
             }
             command.keys(args, |used| _ = keys.insert(used.key.into()));
             if !std::mem::take(&mut is_first) {
-                match self.may_invalidate(&self.context, Some(command), args, Kind::Plain) {
+                match self.may_invalidate(&self.context, Request::of(Some(command), args, None)) {
                     Some(wanted) => found.push(wanted),
                     None => break,
                 }
@@ -74,9 +75,10 @@ impl Client {
             noted.push(one.await);
         }
         let mut noted = noted.into_iter();
-        self.intent = noted.next();
+        let first = noted.next();
         let others: Vec<Result<Noted, String>> = noted.collect();
-        let is_whole = self.intent.iter().chain(&others).all(Result::is_ok);
+        let is_whole = first.iter().chain(&others).all(Result::is_ok);
+        self.present().intent = first;
         self.row.extend(others.into_iter().flatten());
         if !is_whole {
             self.end_row();
@@ -95,8 +97,8 @@ impl Client {
         let goes_on = next.is_some();
         if let Some(intent) = next {
             // Perhaps there are other rules meanwhile, and it did not need it.
-            self.drop_intent();
-            self.intent = Some(Ok(intent));
+            self.end_present();
+            self.present().intent = Some(Ok(intent));
         }
         goes_on
     }

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use super::Client;
 use super::fill::Unwrapped;
 use super::forward::Extra;
+use super::request::Request;
 use crate::command::Command;
 use crate::lease::script::{self, Check, Wrapping};
 use crate::resp::Args;
@@ -26,8 +27,7 @@ impl Client {
     pub(super) fn way_of_fill(
         &mut self,
         conn: &Conn,
-        command: Option<&Command>,
-        args: Args<'_>,
+        Request { command, args, .. }: Request<'_>,
         checks: Vec<Check>,
         queued: bool,
         extra: &mut Extra,

@@ -2,6 +2,7 @@
 
 use super::forward::{Extra, NOAUTH};
 use super::input::MOST_KEPT;
+use super::request::Request;
 use super::{Client, Pause, Step};
 use crate::command::{Command, Kind};
 use crate::resp::stream::Streamed;
@@ -121,9 +122,8 @@ impl Client {
         let context = std::rc::Rc::clone(&self.context);
         let commands = context.commands.borrow();
         let args = stream.args();
-        let command = commands.find(args);
-        let kind = command.map_or(Kind::Plain, |c| c.kind);
-        if let Some(Step::Again(pause) | Step::Then(pause)) = self.awaits_trust(command, args, kind, true) {
+        let request = Request::new(&commands, args, Some(last));
+        if let Some(Step::Again(pause) | Step::Then(pause)) = self.awaits_trust(request, true) {
             if matches!(pause, Pause::Doubt(_)) {
                 self.passing = Some(stream);
                 self.last = Some(last.to_vec());
@@ -133,26 +133,26 @@ impl Client {
             }
             return Some(pause);
         }
-        match self.intent.take() {
+        match self.present().intent.clone() {
             None => {
-                if let Some(wanted) = self.may_invalidate(&context, command, args, kind) {
+                if let Some(wanted) = self.may_invalidate(&context, request) {
                     self.passing = Some(stream);
                     self.last = Some(last.to_vec());
                     return Some(Pause::Intent(vec![wanted]));
                 }
             }
-            Some(Ok(intent)) => self.intent = Some(Ok(intent)),
+            Some(Ok(_)) => {}
             Some(Err(error)) => {
                 // Redis must not wait for the rest.
                 self.conn().retire();
                 return self.break_off(format!("ERR {error}"));
             }
         }
-        let route = self.outbox.session.borrow_mut().route(kind, args, false);
+        let route = self.outbox.session.borrow_mut().route(request.kind, args, false);
         let Route::Forward(forward) = route else { return Some(Pause::End) };
         let extra = Extra { partial: true, ..Extra::default() };
-        let step = self.forward(&context, command, args, Some(last), forward, extra);
-        self.drop_intent();
+        let step = self.forward(&context, request, forward, extra);
+        self.end_present();
         match step {
             Step::Done => None,
             Step::Again(pause) | Step::Then(pause) => Some(pause),

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::request::Request;
 use super::{Client, FANOUT_PATIENCE, Pause, Step, fill, with};
 use crate::command::{Command, Fill, Flags, KeyUse, Kind, TagCommand};
 use crate::context::Context;
@@ -83,47 +84,30 @@ impl Client {
     /// Whether the request must wait because it depends on keys in doubt. `partial`: it has passed through, and cannot be
     /// changed any more.
     #[inline]
-    pub(super) fn awaits_trust(
-        &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-        partial: bool,
-    ) -> Option<Step> {
+    pub(super) fn awaits_trust(&mut self, request: Request<'_>, partial: bool) -> Option<Step> {
         if !self.context.process.doubt.any() {
-            self.doubted = None;
+            self.trusts();
             return None;
         }
-        self.distrusts(command, args, kind, partial)
+        self.distrusts(request, partial)
     }
 
     /// Likewise; of a TAG.WITH, what counts is the command in it. The others of the proxy show no values.
-    pub(super) fn awaits_trust_within(
-        &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-    ) -> Option<Step> {
-        match kind {
+    pub(super) fn awaits_trust_within(&mut self, request: Request<'_>) -> Option<Step> {
+        match request.kind {
             Kind::Tag(TagCommand::With) if self.context.process.doubt.any() => {
                 let commands = self.context.commands.borrow().clone();
-                let inner = with::inner(args)?;
-                let command = commands.find(inner)?;
-                self.awaits_trust(Some(command), inner, command.kind, false)
+                let inner = Request::new(&commands, with::inner(request.args)?, None);
+                inner.command.and_then(|_| self.awaits_trust(inner, false))
             }
             Kind::Tag(_) => None,
-            _ => self.awaits_trust(command, args, kind, false),
+            _ => self.awaits_trust(request, false),
         }
     }
 
     #[cold]
-    fn distrusts(
-        &mut self,
-        command: Option<&Command>,
-        args: Args<'_>,
-        kind: Kind,
-        partial: bool,
-    ) -> Option<Step> {
+    fn distrusts(&mut self, request: Request<'_>, partial: bool) -> Option<Step> {
+        let Request { command, args, kind, .. } = request;
         let session = self.outbox.session.borrow();
         let (db, in_multi, tracks) = (session.current_db(), session.in_multi(), session.is_sticky());
         drop(session);
@@ -147,19 +131,26 @@ impl Client {
             None => vec![],
         };
         if !places.iter().any(|place| is_doubtful(&self.context, place)) {
-            self.doubted = None;
+            self.trusts();
             return None;
         }
-        if self.doubted.get_or_insert_with(Instant::now).elapsed() < FANOUT_PATIENCE {
+        if self.present().doubted.get_or_insert_with(Instant::now).elapsed() < FANOUT_PATIENCE {
             return Some(Step::Again(Pause::Doubt(places)));
         }
-        self.doubted = None;
         if kind == Kind::Exec && in_multi {
             return Some(self.refuse_exec(command, TRY_AGAIN));
         }
         let step = self.refuse(command, TRY_AGAIN.to_owned());
         // What has passed through already cannot be taken back otherwise.
         Some(if partial { Step::Then(Pause::End) } else { step })
+    }
+
+    /// The request depends on nothing that is in doubt.
+    #[inline]
+    fn trusts(&mut self) {
+        if let Some(present) = &mut self.present {
+            present.doubted = None;
+        }
     }
 
     /// Waits a little for the doubt about these keys to end.

@@ -28,7 +28,9 @@ impl Client {
     pub(super) async fn rest(&mut self, pause: Pause) -> bool {
         self.context.flush_dirty();
         self.outbox.waits(self.context.moment());
-        self.unaided = false;
+        if let Some(present) = &mut self.present {
+            present.unaided = false;
+        }
         if !self.held.is_empty() {
             // Whatever else is to come: what these have fired must be fanned out.
             self.judge().await;
@@ -48,7 +50,7 @@ impl Client {
                 self.until(|o| (!matches!(pool.clear_way(&key, o), Way::Wait)).then_some(())).await;
             }
             Pause::Standing => {
-                let wanted = *self.asked.get_or_insert_with(Instant::now);
+                let wanted = *self.present().asked.get_or_insert_with(Instant::now);
                 let unknown = !self.outbox.session.borrow().is_vetted();
                 let (pool, accepted) = (Rc::clone(&self.pool), if unknown { self.accepted } else { wanted });
                 let known = |o: &Rc<Outbox>| pool.standing(o, accepted, wanted).map(|_| ());
@@ -61,23 +63,23 @@ impl Client {
             Pause::Scripts => {
                 let conn = self.conn();
                 self.until(|o| conn.knows_scripts(o).then_some(())).await;
-                self.unaided = !conn.is_alive() && !conn.has_led();
+                self.present().unaided = !conn.is_alive() && !conn.has_led();
             }
             Pause::Database(db) => {
                 let found = self.context.process.fanout.ask(|reply| Order::Database(db, reply)).await;
-                self.database = Some(found.unwrap_or(true));
+                self.present().database = Some(found.unwrap_or(true));
             }
             Pause::Doubt(places) => self.until_trusted(&places).await,
             Pause::Verdict => {}
             Pause::Silence(args) => silence::run(self, args.as_args()).await,
             Pause::Follow(args) => {
                 with::follow(self, args.as_args()).await;
-                self.drop_intent();
+                self.end_present();
             }
             Pause::Tag(command, args) => {
                 self.outbox.set_muted(self.outbox.session.borrow().was_silenced());
                 tag::run(self, command, args).await;
-                self.drop_intent();
+                self.end_present();
                 self.outbox.set_muted(false);
             }
         }

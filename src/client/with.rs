@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use super::carry::{self, Carried};
 use super::forward::Extra;
 use super::labels::{self, Labelled, label_writes};
+use super::request::Request;
 use super::tag::{Answer, Refusal, labels_of};
 use super::{After, Client, Pause, Step, fill};
 use crate::command::{Command, Commands, Kind, TagCommand, with_parts};
@@ -121,7 +122,7 @@ impl Client {
             return None;
         }
         let conn = self.conn();
-        if !self.unaided && !conn.knows_scripts(&self.outbox) {
+        if !self.is_unaided() && !conn.knows_scripts(&self.outbox) {
             return Some(Step::Again(Pause::Scripts));
         }
         if conn.takes_labels() {
@@ -141,38 +142,35 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let announced = std::mem::take(&mut client.next);
     let tags = labels_of(named.chain(announced.iter().map(|tag| &**tag)))?;
     let commands = client.context.commands.borrow().clone();
-    let command = commands.find(inner);
+    let request = Request::new(&commands, inner, None);
+    let command = request.command;
     if let Some(command) = command.filter(|c| !c.kind.may_be_labelled()) {
         return Err(format!("ERR '{}' cannot be labelled", command.name).as_str().into());
     }
     client.context.process.use_labels();
-    let kind = command.map_or(Kind::Plain, |c| c.kind);
-    if let Some(wanted) = client.may_invalidate(&Rc::clone(&client.context), command, inner, kind) {
+    if let Some(wanted) = client.may_invalidate(&Rc::clone(&client.context), request) {
         client.intend(wanted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     }
     let labelled = match label_writes(client, command, inner, &tags).await {
         Ok(labelled) => labelled,
-        Err(refusal) => {
-            client.drop_intent();
-            return Err(refusal);
-        }
+        Err(refusal) => return Err(refusal),
     };
     let carried = carry::hand_on(client, command, inner).await;
-    dispatch(client, command, inner, labelled, carried, tags).await;
+    dispatch(client, request, labelled, carried, tags).await;
     Ok(())
 }
 
 /// A command that takes labels along, or EXEC where there are some among what was queued.
 pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
     let commands = client.context.commands.borrow().clone();
-    let command = commands.find(args);
+    let request = Request::new(&commands, args, None);
     let mut carried = None;
-    if command.is_some_and(|command| command.kind == Kind::Exec) {
+    if request.kind == Kind::Exec {
         carry::before_exec(client).await;
     } else {
-        carried = carry::hand_on(client, command, args).await;
+        carried = carry::hand_on(client, request.command, args).await;
     }
-    dispatch(client, command, args, vec![], carried, vec![]).await;
+    dispatch(client, request, vec![], carried, vec![]).await;
 }
 
 /// What is to be looked at behind a command that gives labels to what was written before.
@@ -185,16 +183,14 @@ fn unwrapped(client: &Client, given: &Labelled) -> Option<fill::Unwrapped> {
 /// Sends the command whose labels have been given or handed on.
 async fn dispatch(
     client: &mut Client,
-    command: Option<&Command>,
-    inner: Args<'_>,
+    request: Request<'_>,
     labelled: Vec<Labelled>,
     carried: Option<Carried>,
     tags: Vec<Tag>,
 ) {
     let context = Rc::clone(&client.context);
-    let blocks = command.is_some_and(|c| c.blocks(inner));
-    let kind = command.map_or(Kind::Plain, |c| c.kind);
-    if let Err(error) = client.intend_anew(command, inner, kind).await {
+    let Request { command, args: inner, kind, .. } = request;
+    if let Err(error) = client.intend_anew(request).await {
         labels::undo(&context, labelled);
         carried.into_iter().for_each(|one| one.undo(&context));
         let route = client.outbox.session.borrow_mut().local_error(format!("ERR {error}"));
@@ -205,7 +201,7 @@ async fn dispatch(
     }
     // It may have waited for another thread.
     context.tick();
-    let route = client.outbox.session.borrow_mut().route(kind, inner, blocks);
+    let route = client.outbox.session.borrow_mut().route(kind, inner, request.blocks());
     let Route::Forward(mut forward) = route else { return };
     forward.silent |= client.outbox.is_muted();
     let mut extra = Extra::default();
@@ -231,7 +227,7 @@ async fn dispatch(
         let after = After { labelled, carried, unwrapped, ..After::default() };
         extra = Extra { hold, after, ..Extra::default() };
     }
-    match client.forward(&context, command, inner, None, forward, extra) {
+    match client.forward(&context, request, forward, extra) {
         Step::Then(Pause::Verdict) => client.judge().await,
         Step::Then(Pause::Idle) => _ = client.until(|o| (o.pending() == 0).then_some(())).await,
         // There was no connection for it.

@@ -48,9 +48,10 @@ impl Forward {
 }
 
 /// What the reply to a request changes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Effect {
     /// Nothing.
+    #[default]
     None,
     /// EXEC: what was queued has run.
     Exec,
