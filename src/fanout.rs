@@ -103,13 +103,15 @@ pub enum Order {
     /// The other proxies are to know that this one goes in order; resolves when they do.
     Bye(oneshot::Sender<()>),
     /// Resolves once the index knows all labels that were given before, through whatever proxy, and those of these keys
-    /// only if they exist.
-    Learn(Vec<(u32, Box<[u8]>)>, oneshot::Sender<()>),
-    /// These labels are to be in Redis before a write that is about to be sent; answers those that were not there.
-    Give(Labels, oneshot::Sender<Vec<Tag>>),
+    /// only if they exist. False: that takes long.
+    Learn(Vec<(u32, Box<[u8]>)>, oneshot::Sender<bool>),
+    /// These labels are to be in Redis before a write that is about to be sent; answers those that were not there, or why Redis
+    /// does not take them.
+    Give(Labels, oneshot::Sender<Result<Vec<Tag>, String>>),
     /// What has become of labels: those given are put into Redis if they are not there, other proxies are told.
-    /// Resolves once that is done and the index reflects every write executed before.
-    Settle(Vec<(Verb, Labels)>, oneshot::Sender<()>),
+    /// Resolves once that is done and the index reflects every write executed before. The error is why others cannot be told of
+    /// what they are to know ahead of a write.
+    Settle(Vec<(Verb, Labels)>, oneshot::Sender<Result<(), String>>),
     /// Has Redis this database? Where that cannot be known, it is taken for granted.
     Database(u32, oneshot::Sender<bool>),
     /// Does Redis live? True only if it has lived ever since the question was asked.

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
 use super::labels::{self, Labelled, given_to};
+use super::request::Request;
+use super::tag::{Answer, Refusal};
 use crate::command::{Carrying, Command};
 use crate::context::Context;
 use crate::fanout::Order;
@@ -19,6 +21,8 @@ use crate::news::{Labels, Verb};
 use crate::process::Process;
 use crate::resp::Args;
 use crate::rules::{Tag, unique};
+
+const UNREAD: &str = "TRYAGAIN the labels in Redis are being read, which takes long";
 
 /// Labels on their way from one key to another.
 pub(super) struct Carried {
@@ -98,33 +102,40 @@ pub(super) fn checks(context: &Context, command: &Command, args: Args<'_>, db: u
 }
 
 /// Hands on the labels of the key that the request is about to move or copy; only then it may be sent. `None`: there
-/// are none.
-pub(super) async fn hand_on(
-    client: &mut Client,
-    command: Option<&Command>,
-    args: Args<'_>,
-) -> Option<Carried> {
+/// are none. The error is why they cannot be.
+pub(super) async fn hand_on(client: &mut Client, request: Request<'_>) -> Answer<Option<Carried>> {
     let db = client.outbox.session.borrow().current_db();
-    let carrying = command?.carrying(args, db)?;
-    learn(client, vec![carrying.from, carrying.to]).await;
+    let Some(carrying) = request.command.and_then(|command| command.carrying(request.args, db)) else {
+        return Ok(None);
+    };
+    learn(client, vec![carrying.from, carrying.to]).await?;
     let queued = client.outbox.session.borrow().in_multi();
     // Where labels are used, the source may get its first one while its command is under way.
     let always = queued || !client.context.process.knows_labels();
-    let mut carried = begin(client, carrying, always)?;
-    tell_leaving(&client.context, &carried.old).await;
-    carried.write_given(&client.context).await;
-    Some(carried)
+    let Some(mut carried) = begin(client, carrying, always) else { return Ok(None) };
+    match carried.write_ahead(&client.context).await {
+        Ok(()) => Ok(Some(carried)),
+        Err(refusal) => {
+            carried.undo(&client.context);
+            Err(refusal)
+        }
+    }
 }
 
 /// Before the labels of these keys are asked of the index: it is to know what other proxies have given. Inside MULTI a
 /// key that is gone may exist when its turn comes: then it must not have the labels of one that was there before.
-pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) {
+/// The error: it takes long, and there are some.
+pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) -> Answer<()> {
     let process = &client.context.process;
     let in_multi = client.outbox.session.borrow().in_multi();
     if process.may_have_labels() && (in_multi || !process.knows_labels()) {
         let keys = keys.into_iter().map(|(db, key)| (db, key.into())).collect();
-        process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+        let known = process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
+        if known == Some(false) && process.has_had_labels() {
+            return Err(UNREAD.into());
+        }
     }
+    Ok(())
 }
 
 /// In the index. With `always`, also where there is nothing to do yet: there may be when the command is done.
@@ -156,11 +167,12 @@ fn begin(client: &Client, carrying: Carrying<'_>, always: bool) -> Option<Carrie
     })
 }
 
-/// EXEC is about to be sent: labels that keys have got since their command was queued are handed on, or go, too.
-pub(super) async fn before_exec(client: &mut Client) {
+/// EXEC is about to be sent: labels that keys have got since their command was queued are handed on, or go, too. The error is why
+/// they cannot be.
+pub(super) async fn before_exec(client: &mut Client) -> Answer<()> {
     if client.context.process.may_have_labels() {
         let context = Rc::clone(&client.context);
-        learn(client, vec![]).await;
+        learn(client, vec![]).await?;
         for which in 0..client.transaction.carried.len() {
             let (one, given) = (&client.transaction.carried[which], || client.given_in_multi());
             let (late, late_old) = (one.late(&context, given()), one.late_old(&context, given()));
@@ -168,10 +180,10 @@ pub(super) async fn before_exec(client: &mut Client) {
             one.add(&context, late);
             context.process.index.lock().leaving(one.old.db, &one.old.key, &late_old);
             one.old.tags.extend(late_old);
-            tell_leaving(&context, &one.old).await;
             let added = std::mem::take(&mut one.given.added);
-            one.write_given(&context).await;
+            let written = one.write_ahead(&context).await;
             one.given.added.extend(added);
+            written?;
         }
     }
     if client.context.process.knows_labels() {
@@ -180,6 +192,7 @@ pub(super) async fn before_exec(client: &mut Client) {
             .carried
             .retain(|one| !one.given.labels.tags.is_empty() || !one.old.tags.is_empty());
     }
+    Ok(())
 }
 
 impl Client {
@@ -190,11 +203,11 @@ impl Client {
 }
 
 /// Other proxies are told what is about to be overwritten.
-async fn tell_leaving(context: &Context, old: &Labels) {
-    if !old.tags.is_empty() && context.process.others_may_label.load(Acquire) {
-        let leaving = vec![(Verb::Leaving, old.clone())];
-        context.process.fanout.ask(|reply| Order::Settle(leaving, reply)).await;
+async fn tell_leaving(context: &Context, old: &Labels) -> Answer<()> {
+    if old.tags.is_empty() || !context.process.others_may_label.load(Acquire) {
+        return Ok(());
     }
+    labels::tell_ahead(context, vec![(Verb::Leaving, old.clone())]).await
 }
 
 impl Carried {
@@ -204,15 +217,19 @@ impl Carried {
         self
     }
 
-    async fn write_given(&mut self, context: &Rc<Context>) {
+    /// What Redis and the other proxies are to know before the command is sent.
+    async fn write_ahead(&mut self, context: &Rc<Context>) -> Answer<()> {
+        tell_leaving(context, &self.old).await?;
         if self.given.labels.tags.is_empty() {
-            return;
+            return Ok(());
         }
         let labels = self.given.labels.clone();
         let writing = context.process.fanout.ask(|reply| Order::Give(labels, reply));
-        let (added, ()) =
+        let (added, told) =
             tokio::join!(writing, labels::tell_coming(context, std::iter::once(&mut self.given)));
-        self.given.added = added.unwrap_or_default();
+        let cannot = |error| Refusal::from(&*format!("ERR labels cannot follow the value: {error}"));
+        self.given.added = added.unwrap_or(Ok(vec![])).map_err(cannot)?;
+        told
     }
 
     /// Labels that its source has got meanwhile, also from those of the commands `given`, of the same transaction, that come

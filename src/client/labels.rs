@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Acquire;
 use super::Client;
 use super::carry::{self, Carried};
 use super::outcome::Outcome;
-use super::tag::{Answer, ask_in, may_write};
+use super::tag::{Answer, Refusal, ask_in, may_write};
 use super::with;
 use crate::accounting::Verdict;
 use crate::command::{Command, FireCondition};
@@ -85,10 +85,14 @@ pub(super) async fn give(
     Ok((labelled, new))
 }
 
-/// Other proxies hear of these labels before the write may be seen: whoever moves the value right then is to know them.
-pub(super) async fn tell_coming(context: &Rc<Context>, given: impl Iterator<Item = &mut Labelled>) {
+/// Other proxies hear of these labels before the write may be seen: whoever moves the value right then is to know them, and
+/// whoever saw its key go is not to take them for those of the old value. So where they cannot be told, it is not written.
+pub(super) async fn tell_coming(
+    context: &Rc<Context>,
+    given: impl Iterator<Item = &mut Labelled>,
+) -> Answer<()> {
     if !context.process.others_may_label.load(Acquire) {
-        return;
+        return Ok(());
     }
     let mut coming = vec![];
     for one in given {
@@ -97,9 +101,17 @@ pub(super) async fn tell_coming(context: &Rc<Context>, given: impl Iterator<Item
         one.told.extend(labels.tags.iter().cloned());
         coming.extend(Some((Verb::Coming, labels)).filter(|(_, labels)| !labels.tags.is_empty()));
     }
-    if !coming.is_empty() {
-        context.process.fanout.ask(|reply| Order::Settle(coming, reply)).await;
+    tell_ahead(context, coming).await
+}
+
+/// Tells the others what they are to know before a write is sent.
+pub(super) async fn tell_ahead(context: &Context, news: Vec<(Verb, Labels)>) -> Answer<()> {
+    if news.is_empty() {
+        return Ok(());
     }
+    let told = context.process.fanout.ask(|reply| Order::Settle(news, reply)).await;
+    let untold = |error| Refusal::from(&*format!("ERR other proxies cannot be told of labels: {error}"));
+    told.unwrap_or(Ok(())).map_err(untold)
 }
 
 /// Labels the keys that `inner` writes; only then it may be sent.
@@ -118,7 +130,8 @@ pub(super) async fn label_writes(
     let condition = command.map_or(FireCondition::NoError, |c| c.label_condition(inner));
     let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
     if client.outbox.session.borrow().in_multi() {
-        carry::learn(client, keys.iter().map(|key| (db, *key)).collect()).await;
+        // What is not known yet of the keys is not needed.
+        let _ = carry::learn(client, keys.iter().map(|key| (db, *key)).collect()).await;
     }
     let mut all: Vec<Labelled> = vec![];
     for key in keys {
@@ -130,7 +143,10 @@ pub(super) async fn label_writes(
             }
         }
     }
-    tell_coming(&client.context, all.iter_mut()).await;
+    if let Err(refusal) = tell_coming(&client.context, all.iter_mut()).await {
+        undo(&client.context, all);
+        return Err(refusal);
+    }
     Ok(all)
 }
 

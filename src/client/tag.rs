@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::labels::{give, make_one_good, tell_coming};
+use super::labels::{give, make_one_good, tell_ahead, tell_coming, undo};
 use super::rewrite::{NO_KEY, encoded};
 use super::{Client, fill, with};
 use crate::accounting::{Account, Firing, Queued, TriggerLabel};
@@ -284,7 +284,10 @@ async fn add(client: &mut Client, args: Args<'_>) -> Answer<()> {
         let (mut labelled, new) = give(client, db, key, &tags, FireCondition::NoError).await?;
         added = new;
         let context = Rc::clone(&client.context);
-        tell_coming(&context, std::iter::once(&mut labelled)).await;
+        if let Err(refusal) = tell_coming(&context, std::iter::once(&mut labelled)).await {
+            undo(&context, vec![labelled]);
+            return Err(refusal);
+        }
         make_one_good(&context, labelled).await;
         client.context.tick();
         // It may have been filled with a value from before the label's last invalidation.
@@ -325,8 +328,11 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         }
         usize::try_from(removed).unwrap_or(0)
     } else {
-        // All or none of them.
+        // All or none of them. Who could not be told would put them back.
         may_write(client, &taken.tags).await?;
+        if process.others_may_label.load(Ordering::Acquire) {
+            tell_ahead(&client.context, vec![(Verb::Hello, Labels::new(0, b"", vec![]))]).await?;
+        }
         let mut had = 0;
         for set in &sets {
             had += usize::from(ask(client, &[b"ZREM", set, key]).await?.is(1));

@@ -12,7 +12,7 @@ use super::carry::{self, Carried};
 use super::forward::Extra;
 use super::labels::{self, Labelled, label_writes};
 use super::request::Request;
-use super::tag::{Answer, Refusal, labels_of};
+use super::tag::{self, Answer, Refusal, labels_of};
 use super::{After, Client, Pause, Step, fill};
 use crate::command::{Command, Commands, Kind, TagCommand, with_parts};
 use crate::lease::script::{self, Labelling};
@@ -155,7 +155,13 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
         Ok(labelled) => labelled,
         Err(refusal) => return Err(refusal),
     };
-    let carried = carry::hand_on(client, command, inner).await;
+    let carried = match carry::hand_on(client, request).await {
+        Ok(carried) => carried,
+        Err(refusal) => {
+            labels::undo(&client.context, labelled);
+            return Err(refusal);
+        }
+    };
     dispatch(client, request, labelled, carried, tags).await;
     Ok(())
 }
@@ -164,13 +170,14 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
 pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
     let commands = client.context.commands.borrow().clone();
     let request = Request::new(&commands, args, None);
-    let mut carried = None;
-    if request.kind == Kind::Exec {
-        carry::before_exec(client).await;
-    } else {
-        carried = carry::hand_on(client, request.command, args).await;
+    let carried = match request.kind {
+        Kind::Exec => carry::before_exec(client).await.map(|()| None),
+        _ => carry::hand_on(client, request).await,
+    };
+    match carried {
+        Ok(carried) => dispatch(client, request, vec![], carried, vec![]).await,
+        Err(refusal) => fail(client, request, refusal.text()),
     }
-    dispatch(client, request, vec![], carried, vec![]).await;
 }
 
 /// What is to be looked at behind a command that gives labels to what was written before.
@@ -178,6 +185,22 @@ fn unwrapped(client: &Client, given: &Labelled) -> Option<fill::Unwrapped> {
     let news::Labels { db, key, tags } = &given.labels;
     let checks = fill::checks_of_labels(&client.context, &client.outbox, *db, key, tags);
     (!checks.is_empty()).then_some(fill::Unwrapped { db: *db, condition: given.condition, checks })
+}
+
+/// Answers the request with an error in place of Redis. Inside MULTI the transaction is aborted.
+fn fail(client: &mut Client, request: Request<'_>, error: String) {
+    if request.kind == Kind::Exec {
+        client.refuse_exec(request.command, &format!("EXECABORT Transaction discarded because of: {error}"));
+        return;
+    }
+    client.refused(request.command);
+    if client.outbox.session.borrow().in_multi() {
+        return tag::refuse(client, true, &error);
+    }
+    let route = client.outbox.session.borrow_mut().local_error(error);
+    if let Route::Local(error) = route {
+        client.local(error);
+    }
 }
 
 /// Sends the command whose labels have been given or handed on.
@@ -193,11 +216,7 @@ async fn dispatch(
     if let Err(error) = client.intend_anew(request).await {
         labels::undo(&context, labelled);
         carried.into_iter().for_each(|one| one.undo(&context));
-        let route = client.outbox.session.borrow_mut().local_error(format!("ERR {error}"));
-        if let Route::Local(error) = route {
-            client.local(error);
-        }
-        return;
+        return fail(client, request, format!("ERR {error}"));
     }
     // It may have waited for another thread.
     context.tick();

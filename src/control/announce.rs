@@ -92,7 +92,7 @@ async fn has_company(wire: &mut Wire, own: &[u8]) -> bool {
 /// Listens to the other proxies, and shows them that this one lives. Without the right to it this one can only be alone.
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
     let lifeline = lifeline(&engine.process.id);
-    if let Err(error) = wire.subscribe(&[b"SUBSCRIBE", peers::CHANNEL, &lifeline]).await? {
+    if let Some(error) = engine.feed.subscribe_to(wire, &[peers::CHANNEL, &lifeline]).await? {
         tracing::warn!(
             %error,
             "SUBSCRIBE rescind:proxies is not possible: with other proxies on this Redis stale data may be served"

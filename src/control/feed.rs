@@ -64,6 +64,8 @@ pub(super) struct Feed {
     watched: RefCell<Watched>,
     /// Redis lets the proxy hear of key changes.
     hears_events: Cell<bool>,
+    /// Other channels that Redis does not let the proxy listen to, those together that it asks for together.
+    refused: RefCell<Vec<Vec<Vec<u8>>>>,
     /// The rules have changed: more may have to be watched.
     changed: Cell<bool>,
     wake: Notify,
@@ -103,6 +105,17 @@ impl Feed {
     /// Whether Redis lets the proxy hear of key changes, if there are any.
     pub fn hears_events(&self) -> bool {
         self.hears_events.get()
+    }
+
+    /// Subscribes to these channels. `Some`: why Redis does not let the proxy; it is asked again now and then.
+    pub async fn subscribe_to(&self, wire: &mut Wire, channels: &[&[u8]]) -> Result<Option<String>, String> {
+        let request: Vec<&[u8]> =
+            std::iter::once(b"SUBSCRIBE".as_slice()).chain(channels.iter().copied()).collect();
+        let refused = wire.subscribe(&request).await?.err();
+        if refused.is_some() {
+            self.refused.borrow_mut().push(channels.iter().map(|channel| channel.to_vec()).collect());
+        }
+        Ok(refused)
     }
 
     /// The canary's event has arrived.
@@ -402,7 +415,8 @@ async fn connect(engine: &Engine) -> Result<Connected, String> {
 async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String>, String> {
     let watched = Watched::by(&engine.rules.borrow());
     let heard = wire.subscribe(&watched.subscription()).await?;
-    if let Err(error) = wire.subscribe(&[b"SUBSCRIBE", CHANNEL]).await? {
+    engine.feed.refused.borrow_mut().clear();
+    if let Some(error) = engine.feed.subscribe_to(wire, &[CHANNEL]).await? {
         tracing::warn!(%error, "SUBSCRIBE rescind:invalidate is not possible: what is sent there past the proxy is not seen");
     }
     super::announce::subscribe(engine, wire).await?;
@@ -419,20 +433,25 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String
     Ok(heard)
 }
 
-/// Where Redis did not let the proxy hear of key changes: now and then it is asked again, on a connection of its own.
+/// Where Redis did not let the proxy hear of key changes, or of what other proxies tell: now and then it is asked again, on a
+/// connection of its own.
 pub(super) async fn hear_again(engine: &Engine, tick: u64) {
-    if !tick.is_multiple_of(SELDOM) {
-        // Whether it answers at all is asked all the same.
-        let _ = engine.scans.one(0, ["PING"]).await;
+    let refused: Vec<Vec<Vec<u8>>> = engine.feed.refused.borrow().clone();
+    if !tick.is_multiple_of(SELDOM) || (refused.is_empty() && engine.feed.hears_events()) {
         return;
     }
     let asking = async {
         let mut wire = known::dial(&engine.process, &engine.credentials).await?.wire;
         let watched = Watched::by(&engine.rules.borrow());
-        wire.subscribe(&watched.subscription()).await
+        let mut may = !engine.feed.hears_events() && wire.subscribe(&watched.subscription()).await?.is_ok();
+        for channels in &refused {
+            let request = std::iter::once(b"SUBSCRIBE".as_slice()).chain(channels.iter().map(Vec::as_slice));
+            may |= wire.subscribe(&request.collect::<Vec<_>>()).await?.is_ok();
+        }
+        Ok::<_, String>(may)
     };
-    if asking.await.is_ok_and(|heard| heard.is_ok()) {
-        engine.feed.reconnect("the proxy may hear of key changes now");
+    if asking.await == Ok(true) {
+        engine.feed.reconnect("the proxy may hear more now");
     }
 }
 

@@ -146,8 +146,11 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Do events still come? Somebody may have changed the settings. They are asked for; where that is not allowed, a key
 /// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
+    super::feed::hear_again(engine, tick).await;
     if !engine.feed.hears_events() {
-        return super::feed::hear_again(engine, tick).await;
+        // Whether it answers at all is asked all the same.
+        let _ = engine.scans.one(0, ["PING"]).await;
+        return;
     }
     let session = engine.feed.session();
     let come = match super::watched::events_configured(engine).await {

@@ -13,9 +13,9 @@ use crate::rules::Tag;
 
 /// Asks for the news. Without the right to them, labels given through other proxies are looked for by fan-outs only.
 pub(super) async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<(), String> {
-    let subscribed = wire.subscribe(&[b"SUBSCRIBE", NEWS]).await?;
-    engine.hears_labels.set(subscribed.is_ok());
-    if let Err(error) = subscribed {
+    let refused = engine.feed.subscribe_to(wire, &[NEWS]).await?;
+    engine.hears_labels.set(refused.is_none());
+    if let Some(error) = refused {
         tracing::warn!(
             %error,
             "SUBSCRIBE rescind:labels is not possible: labels given through other proxies do not follow a RENAME, \
@@ -96,7 +96,8 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
         let mine = Labels { db, key, tags: tags.into_iter().filter(|tag| kept.contains(tag)).collect() };
         if !mine.tags.is_empty() {
             let engine = Rc::clone(engine);
-            tokio::task::spawn_local(async move { labels::give(&engine, &mine).await });
+            // Where Redis does not take it, the sweep of the index does.
+            tokio::task::spawn_local(async move { labels::give(&engine, &mine).await.map(drop) });
         }
         return;
     }

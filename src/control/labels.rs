@@ -26,20 +26,19 @@ use crate::rules::{Rules, Tag};
 /// How often labels are tried to be written that Redis does not take, and the pause in between.
 pub(super) const TRIES: u32 = 60;
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
-/// How long somebody waits until the labels in Redis have been read. Where that takes longer, as where it is not
-/// allowed, nobody waits any more.
+/// How long somebody waits until the labels in Redis have been read, if it is not known that there are any. Where that takes
+/// longer, as where it is not allowed, nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// And how long until the feed is back. Whoever comes when it has been away for as long does not wait.
+/// And how long if there are, or until the feed is back. Whoever comes when it has been away for as long does not wait.
 const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes labels out of Redis whose key does not exist: whoever writes it gives it its labels in the same step, or makes sure
-/// of them afterwards. Of a key that exists only if `ARGV[3]` says so, with `told` if the others can be told of it: who has given
-/// it the same label anew puts it back. Those that are marked stay, unless with the mark `ARGV[4]`, or that is empty. -1: the key exists. -2: some
+/// of them afterwards. Of a key that exists only if `ARGV[3]` says so and the others can be told of it: who has given it the same
+/// label anew puts it back. Those that are marked stay, unless with the mark `ARGV[4]`, or that is empty. -1: the key exists. -2: some
 /// are marked.
 const FORGET: &str = "local n, marked = 0, false \
     if redis.call('EXISTS', KEYS[1]) == 1 and \
-    (ARGV[3] == '' or type(redis.pcall('PUBLISH', ARGV[1], ARGV[2])) ~= 'number' and ARGV[3] == 'told') \
-    then return -1 end \
+    (ARGV[3] == '' or type(redis.pcall('PUBLISH', ARGV[1], ARGV[2])) ~= 'number') then return -1 end \
     for i = 2, #KEYS do \
     local s = ARGV[4] ~= '' and redis.pcall('ZSCORE', KEYS[i], KEYS[1]) \
     if type(s) == 'string' and string.sub(s, 1, 1) == '-' and tonumber(s) ~= tonumber(ARGV[4]) then \
@@ -51,9 +50,10 @@ const FORGET: &str = "local n, marked = 0, false \
     end \
     return marked and -2 or n";
 
-/// Resolves once the index knows all labels that were given before, as far as that can be had.
-pub(super) async fn learn(engine: &Engine) {
+/// Resolves once the index knows all labels that were given before. False: nobody waits for that any longer.
+pub(super) async fn learn(engine: &Engine) -> bool {
     let began = Instant::now();
+    let patience = if engine.process.has_had_labels() { LOST_PATIENCE } else { PATIENCE };
     let (mut unread_since, waits_since) = (began, engine.feed.lost_since().unwrap_or(began));
     loop {
         let known = engine.process.labels_known.load(Ordering::Acquire);
@@ -62,16 +62,16 @@ pub(super) async fn learn(engine: &Engine) {
         }
         // What a feed did not show that is lost now, the sets in Redis tell when it is back.
         if (known || engine.labels_given_up.get()) && engine.feed.barrier(vec![], engine).await {
-            return;
+            return known;
         }
         if known || !engine.feed.is_connected() {
             unread_since = Instant::now();
         }
-        if unread_since.elapsed() >= PATIENCE && !engine.labels_given_up.replace(true) {
+        if unread_since.elapsed() >= patience && !engine.labels_given_up.replace(true) {
             tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
         }
         if waits_since.elapsed() >= LOST_PATIENCE {
-            return;
+            return false;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -113,9 +113,10 @@ impl Drop for Invalidating<'_> {
     }
 }
 
-/// Puts labels of a value that is about to be moved into Redis; returns those that were not there. Not while they are being
+/// Puts labels of a value that is about to be moved into Redis; returns those that were not there, or why Redis does not take
+/// them. Not while they are being
 /// invalidated: the value must not get from a key that is still to be deleted to one that has been looked at.
-pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Vec<Tag> {
+pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Result<Vec<Tag>, String> {
     loop {
         let ended = engine.invalidated.notified();
         if !engine.process.invalidating.names(&labels.tags) {
@@ -137,39 +138,53 @@ fn mark(engine: &Engine) -> Vec<u8> {
     format!("-{}", (engine.process.number >> 12) + 1).into_bytes()
 }
 
-/// Puts labels into Redis. Returns those that were not there. What Redis does not take is tried again when the write
-/// that they belong to is done.
-pub(super) async fn give(engine: &Engine, labels: &Labels) -> Vec<Tag> {
+/// Puts labels into Redis. Returns those that were not there, or why Redis does not take them.
+pub(super) async fn give(engine: &Engine, labels: &Labels) -> Result<Vec<Tag>, String> {
     let mut batch = Batch::default();
     labels.tags.iter().for_each(|tag| add(&mut batch, tag, &labels.key));
     added(engine, labels, batch).await
 }
 
-async fn added(engine: &Engine, labels: &Labels, batch: Batch) -> Vec<Tag> {
-    let replies = engine.scans.call(labels.db, batch).await.unwrap_or_default();
-    let new = labels.tags.iter().zip(replies).filter(|(_, reply)| int_of(reply) == Some(1));
-    new.map(|(tag, _)| Tag::clone(tag)).collect()
+async fn added(engine: &Engine, labels: &Labels, batch: Batch) -> Result<Vec<Tag>, String> {
+    let mut new = vec![];
+    for (tag, reply) in labels.tags.iter().zip(engine.scans.call(labels.db, batch).await?) {
+        match into_result(reply) {
+            Ok(count) => new.extend((int_of(&count) == Some(1)).then(|| Tag::clone(tag))),
+            Err(error) if is_of_another_type(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(new)
+}
+
+/// A key of another type that has the name of a set of labels is somebody else's.
+fn is_of_another_type(error: &str) -> bool {
+    error.starts_with("WRONGTYPE")
 }
 
 pub(super) fn add(batch: &mut Batch, tag: &Tag, key: &[u8]) {
     batch.push([b"ZADD".as_slice(), &label_set(tag), b"NX", b"inf", key]);
 }
 
-/// Makes sure of labels and tells the others; resolves once the events of all earlier writes have been seen, too.
-pub(super) async fn settle(engine: &Rc<Engine>, changes: Vec<(Verb, Labels)>) {
+/// Makes sure of labels and tells the others; resolves once the events of all earlier writes have been seen, too. The error is
+/// why others cannot be told of what they are to know ahead of a write.
+pub(super) async fn settle(engine: &Rc<Engine>, changes: Vec<(Verb, Labels)>) -> Result<(), String> {
     let writing = write(Rc::clone(engine), changes);
-    tokio::join!(engine.feed.barrier(vec![], engine), writing);
+    tokio::join!(engine.feed.barrier(vec![], engine), writing).1
 }
 
 /// Puts given labels into Redis if they are not there, and tells of all changes. What Redis does not take, as where
 /// memory is short, is tried again and again in the background.
-async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) {
-    changes.retain(|(_, labels)| !labels.tags.is_empty());
-    changes = write_once(&engine, changes).await;
+async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) -> Result<(), String> {
+    changes.retain(|(verb, labels)| *verb == Verb::Hello || !labels.tags.is_empty());
+    let mut failed = write_once(&engine, changes).await;
     // What is told ahead of a write is of no use behind it.
-    changes.retain(|(verb, _)| *verb != Verb::Coming);
+    let is_ahead = |verb| matches!(verb, Verb::Coming | Verb::Leaving | Verb::Hello);
+    let ahead = failed.extract_if(.., |failed| is_ahead(failed.change.0));
+    let untold = ahead.filter_map(|failed| failed.untold).last();
+    let mut changes: Vec<_> = failed.into_iter().map(|failed| failed.change).collect();
     if changes.is_empty() {
-        return;
+        return untold.map_or(Ok(()), Err);
     }
     tokio::task::spawn_local(async move {
         for _ in 0..TRIES {
@@ -179,16 +194,24 @@ async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) {
                 let kept = engine.process.index.lock().explicit_of(labels.db, &labels.key);
                 labels.tags.retain(|tag| kept.contains(tag));
             }
-            changes = write_once(&engine, changes).await;
+            changes = write_once(&engine, changes).await.into_iter().map(|failed| failed.change).collect();
             if changes.is_empty() {
                 return;
             }
         }
     });
+    untold.map_or(Ok(()), Err)
+}
+
+/// A change that Redis did not take.
+struct Failed {
+    change: (Verb, Labels),
+    /// Why the others could not be told, if Redis has said so.
+    untold: Option<String>,
 }
 
 /// Returns what Redis did not take.
-async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb, Labels)> {
+async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<Failed> {
     let mut by_db: BTreeMap<u32, Vec<(Verb, Labels)>> = BTreeMap::new();
     for change in changes {
         by_db.entry(change.1.db).or_default().push(change);
@@ -214,17 +237,18 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<(Verb,
             sizes.push(batch.len() - before);
         }
         let Ok(replies) = engine.scans.call(db, batch).await else {
-            failed.extend(changes);
+            failed.extend(changes.into_iter().map(|change| Failed { change, untold: None }));
             continue;
         };
         let mut replies = replies.into_iter();
         for (change, size) in changes.into_iter().zip(sizes) {
-            // Nobody listens, or nobody may be told.
-            replies.next();
+            let told = replies.next().map(into_result);
+            // Who may not hear of labels either is the only proxy, or has been warned.
+            let untold = told.and_then(Result::err).filter(|_| engine.hears_labels.get());
             let results: Vec<_> = replies.by_ref().take(size).map(into_result).collect();
-            // A key of another type that has such a name is somebody else's.
-            if results.iter().any(|r| r.as_ref().is_err_and(|error| !error.starts_with("WRONGTYPE"))) {
-                failed.push(change);
+            let is_refused = |error: &String| !is_of_another_type(error);
+            if untold.is_some() || results.iter().any(|result| result.as_ref().is_err_and(is_refused)) {
+                failed.push(Failed { change, untold });
             }
         }
     }
@@ -337,13 +361,9 @@ async fn take_out_once(engine: &Engine, labels: &Labels, always: bool, mark: &[u
     let count = (sets.len() + 1).to_string();
     let mut request: Vec<&[u8]> = vec![b"EVAL", FORGET.as_bytes(), count.as_bytes(), &labels.key];
     request.extend(sets.iter().map(Vec::as_slice));
-    // Who may not hear of labels has been told to be the only proxy.
-    let must_tell = engine.hears_labels.get();
-    let existing: &[u8] = match (always, must_tell) {
-        (false, _) => b"",
-        (true, true) => b"told",
-        (true, false) => b"always",
-    };
+    // Who does not hear of labels does not know whose they are.
+    let always = always && engine.hears_labels.get();
+    let existing = if always { b"told".as_slice() } else { b"" };
     request.extend([NEWS, &news, existing, mark]);
     let error = match engine.scans.one(labels.db, request).await.as_ref().map(int_of) {
         Ok(Some(-1)) => return Left::Exists,
@@ -358,7 +378,7 @@ async fn take_out_once(engine: &Engine, labels: &Labels, always: bool, mark: &[u
         batch.push(tell);
         let answers = engine.scans.call(labels.db, batch).await.unwrap_or_default();
         let [exists, told] = [0, 1].map(|at| answers.get(at).and_then(int_of));
-        if exists != Some(0) && (!always || must_tell && told.is_none()) {
+        if exists != Some(0) && (!always || told.is_none()) {
             return Left::Exists;
         }
         let mut batch = Batch::default();

@@ -223,9 +223,9 @@ impl Engine {
             }
             Order::Learn(keys, reply) => {
                 tokio::task::spawn_local(async move {
-                    labels::learn(&engine).await;
+                    let known = labels::learn(&engine).await;
                     labels::forget_dead(&engine, keys).await;
-                    let _ = reply.send(());
+                    let _ = reply.send(known);
                 });
             }
             Order::Give(labels, reply) => {
@@ -235,8 +235,7 @@ impl Engine {
             }
             Order::Settle(changes, reply) => {
                 tokio::task::spawn_local(async move {
-                    labels::settle(&engine, changes).await;
-                    let _ = reply.send(());
+                    let _ = reply.send(labels::settle(&engine, changes).await);
                 });
             }
             Order::Alive(reply) => {

@@ -275,7 +275,9 @@ const FULL_LABELLING: &str = labelling!(full);
 /// go; all or none of them, so each is first asked to give up what it does not have. `ARGV`: the key, the message, the sets.
 /// Answers how many there were; a key that is gone has none, though its labels may still be there.
 pub const UNLABELLING: &str = concat!(
-    "local n=0 for _,k in ipairs({'\\0rescind:none',ARGV[1]}) do for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],k) \
+    "if not redis.acl_check_cmd('PUBLISH','rescind:labels','') then \
+return redis.error_reply('NOPERM this user has no permissions to access one of the channels used as arguments') end \
+local n=0 for _,k in ipairs({'\\0rescind:none',ARGV[1]}) do for i=3,#ARGV do local r=redis.pcall('ZREM',ARGV[i],k) \
 if type(r)~='number' then ",
     reworded!("r.err", "'zrem'"),
     "return r end n=n+r end end redis.pcall('PUBLISH','rescind:labels',ARGV[2]) \

@@ -24,6 +24,7 @@ mod identity;
 mod interleaving;
 mod kills;
 mod label_following;
+mod label_rights;
 mod label_upkeep;
 mod limits;
 mod metrics;
