@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Acquire;
 use super::Client;
 use super::labels::{self, Labelled, given_to};
 use super::request::Request;
-use super::tag::{Answer, Refusal};
+use super::tag::Answer;
 use crate::command::{Carrying, Command};
 use crate::context::Context;
 use crate::fanout::Order;
@@ -227,7 +227,7 @@ impl Carried {
         let writing = context.process.fanout.ask(|reply| Order::Give(labels, reply));
         let (added, told) =
             tokio::join!(writing, labels::tell_coming(context, std::iter::once(&mut self.given)));
-        let cannot = |error| Refusal::from(&*format!("ERR labels cannot follow the value: {error}"));
+        let cannot = |error: String| labels::refused(&error, "labels cannot follow the value");
         self.given.added = added.unwrap_or(Ok(vec![])).map_err(cannot)?;
         told
     }

@@ -16,6 +16,7 @@ use crate::index::LabelState;
 use crate::news::{Labels, Verb, label_set};
 use crate::resp::Args;
 use crate::rules::Tag;
+use crate::upstream::error_text;
 
 /// Labels given to one key by a write that is under way.
 pub(super) struct Labelled {
@@ -110,8 +111,12 @@ pub(super) async fn tell_ahead(context: &Context, news: Vec<(Verb, Labels)>) -> 
         return Ok(());
     }
     let told = context.process.fanout.ask(|reply| Order::Settle(news, reply)).await;
-    let untold = |error| Refusal::from(&*format!("ERR other proxies cannot be told of labels: {error}"));
-    told.unwrap_or(Ok(())).map_err(untold)
+    told.unwrap_or(Ok(())).map_err(|error| refused(&error, "other proxies cannot be told of labels"))
+}
+
+/// What Redis has refused to the proxy is refused to the client in the same words, which say why.
+pub(super) fn refused(error: &str, why: &str) -> Refusal {
+    Refusal::from(&*format!("{} ({why})", error_text(error)))
 }
 
 /// Labels the keys that `inner` writes; only then it may be sent.

@@ -103,7 +103,7 @@ impl Conn {
 }
 
 /// Why a connection failed, as the text of an error reply. Redis's own errors begin with a word in capitals.
-pub(super) fn error_text(reason: &str) -> String {
+pub fn error_text(reason: &str) -> String {
     if is_of_redis(reason) { reason.to_owned() } else { format!("ERR upstream: {reason}") }
 }
 

@@ -20,6 +20,7 @@ mod scripts;
 
 pub use conn::Conn;
 pub use expected::{Expected, Fills, Kept, Pending, Retimed, Scripted, Setup, Special};
+pub use loss::error_text;
 pub use pool::{Pool, Way};
 
 use std::rc::Rc;
