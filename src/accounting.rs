@@ -208,6 +208,11 @@ impl Firing {
     pub fn only_covers(&self) -> bool {
         self.triggers.is_empty()
     }
+
+    /// It is a message on the channel for that; its key is the payload.
+    pub fn is_message(&self) -> bool {
+        self.triggers.contains(&TriggerLabel::Publish)
+    }
 }
 
 /// What fired: the label of `rescind_invalidations_total`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::accounting::{Firing, TriggerLabel};
+use crate::accounting::Firing;
 use crate::doubt::{Reason, Scope};
 use crate::lease::script::Check;
 use crate::news::{Labels, Verb};
@@ -242,17 +242,53 @@ pub struct OwnTriggers {
 
 #[derive(Debug, Default)]
 struct OwnKey {
-    /// Writes that a fan-out follows.
-    under_way: u32,
-    /// Those whose fan-out is not that of any write of the key, because triggers name commands. One that is alone covers the
-    /// first change that the feed shows: if that was somebody else's, its own is still to come. Of several nobody knows
-    /// whether they are shown at once.
-    partial: u32,
-    unseen_partial: bool,
-    /// Writes that fire nothing. Each covers one change that the feed shows; a further one is somebody else's.
-    quiet: u32,
-    unseen_quiet: u32,
-    seen: bool,
+    /// Writes under way whose fan-out is that of any write of the key: it covers whatever the feed shows before their barrier.
+    whole: u32,
+    /// Others under way, because triggers name commands: they fire nothing, or not all. Each covers one change that the feed shows;
+    /// a further one is somebody else's.
+    limited: u32,
+    /// So many of the limited ones the feed need not have shown yet.
+    unseen: u32,
+    /// Changes that were taken for those of writes that are still under way.
+    shown: u32,
+}
+
+impl OwnKey {
+    fn count(&mut self, firing: &Firing) -> &mut u32 {
+        if firing.only_covers() || firing.partial { &mut self.limited } else { &mut self.whole }
+    }
+
+    fn enter(&mut self, firing: &Firing) {
+        *self.count(firing) += 1;
+        self.unseen += u32::from(firing.only_covers() || firing.partial);
+    }
+
+    /// True: somebody else's change was taken for this one's.
+    fn leave(&mut self, firing: &Firing, took_place: bool) -> bool {
+        let count = self.count(firing);
+        *count = count.saturating_sub(1);
+        self.unseen = self.unseen.min(self.limited);
+        if took_place {
+            let is_whole = !(firing.only_covers() || firing.partial);
+            self.shown = if is_whole { 0 } else { self.shown.saturating_sub(1) };
+            return false;
+        }
+        // More than those can account for that are under way.
+        let others = self.whole + self.limited;
+        let is_others = self.shown > others;
+        self.shown = self.shown.min(others);
+        is_others
+    }
+
+    /// Whether a change that the feed shows is covered by a fan-out to come.
+    fn covers(&mut self) -> bool {
+        let covered = self.whole > 0 || self.unseen > 0;
+        if self.whole == 0 {
+            self.unseen = self.unseen.saturating_sub(1);
+        }
+        self.shown += u32::from(covered);
+        covered
+    }
 }
 
 #[derive(Debug, Default)]
@@ -265,75 +301,49 @@ impl OwnTriggers {
     /// The writes of `firing` are about to be sent.
     pub fn enter(&self, firing: &Firing) {
         for (_, key) in &firing.keys {
-            if is_message(firing) {
+            if firing.is_message() {
                 let mut message = self.messages.entry(key.clone()).or_default();
                 message.under_way += 1;
                 message.unseen += 1;
             } else {
-                let mut own = self.keys.entry(key.clone()).or_default();
-                if firing.only_covers() {
-                    own.quiet += 1;
-                    own.unseen_quiet += 1;
-                } else if firing.partial {
-                    own.partial += 1;
-                    own.unseen_partial = true;
-                } else {
-                    own.under_way += 1;
-                }
+                self.keys.entry(key.clone()).or_default().enter(firing);
             }
         }
     }
 
-    /// The barrier of its fan-out has passed, or it did not fire. True: the feed showed a write of its keys
-    /// meanwhile, which is somebody else's if this one did not take place.
-    pub fn leave(&self, firing: &Firing) -> bool {
-        let mut seen = false;
-        for (_, key) in &firing.keys {
-            if is_message(firing) {
+    /// The barrier of its fan-out has passed, or it did not take place. Those of its keys, or its message, of which something
+    /// that the feed showed was taken for it, and is somebody else's.
+    pub fn leave(&self, firing: &Firing, took_place: bool) -> Vec<(u32, Box<[u8]>)> {
+        let mut others = vec![];
+        for (db, key) in &firing.keys {
+            let mut is_others = false;
+            if firing.is_message() {
                 self.messages.remove_if_mut(key, |_, message| {
-                    // More than the others can account for was taken for ours.
-                    seen |= message.unseen < message.under_way;
+                    // More than the others can account for.
+                    is_others = message.unseen < message.under_way;
                     message.under_way = message.under_way.saturating_sub(1);
                     message.unseen = message.unseen.min(message.under_way);
                     message.under_way == 0
                 });
             } else {
                 self.keys.remove_if_mut(key, |_, own| {
-                    seen |= own.seen;
-                    let count = match firing.only_covers() {
-                        true => &mut own.quiet,
-                        false if firing.partial => &mut own.partial,
-                        false => &mut own.under_way,
-                    };
-                    *count = count.saturating_sub(1);
-                    own.unseen_quiet = own.unseen_quiet.min(own.quiet);
-                    own.unseen_partial &= own.partial > 0;
-                    own.under_way + own.partial + own.quiet == 0
+                    is_others = own.leave(firing, took_place);
+                    own.whole + own.limited == 0
                 });
             }
+            others.extend(is_others.then(|| (*db, key.clone())));
         }
-        seen
+        others
     }
 
     /// What the feed shows of the keys of these from now on is not theirs.
     pub fn leave_all(&self, firings: &[Firing]) {
-        firings.iter().for_each(|firing| _ = self.leave(firing));
+        firings.iter().for_each(|firing| _ = self.leave(firing, true));
     }
 
     /// The feed shows a write of `key`: is it covered by a fan-out to come?
     pub fn covers_key(&self, key: &[u8]) -> bool {
-        match self.keys.get_mut(key) {
-            Some(mut own) => {
-                let partly = std::mem::take(&mut own.unseen_partial) && own.partial == 1;
-                let covered = own.under_way > 0 || partly || own.unseen_quiet > 0;
-                own.seen |= covered;
-                if own.under_way == 0 && !partly {
-                    own.unseen_quiet = own.unseen_quiet.saturating_sub(1);
-                }
-                covered
-            }
-            None => false,
-        }
+        self.keys.get_mut(key).is_some_and(|mut own| own.covers())
     }
 
     /// The feed shows a message: is it one of our clients', and covered by a fan-out to come?
@@ -346,10 +356,6 @@ impl OwnTriggers {
             _ => false,
         }
     }
-}
-
-fn is_message(firing: &Firing) -> bool {
-    firing.triggers.contains(&TriggerLabel::Publish)
 }
 
 /// One invalidation that has taken place.
@@ -432,6 +438,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounting::TriggerLabel;
     use crate::command::FireCondition;
 
     fn firing(key: &[u8], label: TriggerLabel) -> Firing {
@@ -474,36 +481,72 @@ mod tests {
         assert_eq!(log.latest(usize::MAX).len(), LOG_LENGTH);
     }
 
+    fn rule() -> TriggerLabel {
+        TriggerLabel::Rule(crate::rules::TriggerId(0))
+    }
+
+    /// Whether somebody else's write was taken for one that did not take place.
+    fn idle(own: &OwnTriggers, firing: &Firing) -> bool {
+        !own.leave(firing, false).is_empty()
+    }
+
     #[test]
     fn own_writes_are_covered_while_they_are_under_way() {
         let own = OwnTriggers::default();
-        let one = firing(b"k", TriggerLabel::Rule(crate::rules::TriggerId(0)));
+        let one = firing(b"k", rule());
         assert!(!own.covers_key(b"k"));
         own.enter(&one);
         own.enter(&one);
         assert!(own.covers_key(b"k"));
-        assert!(own.leave(&one));
+        own.leave_all(std::slice::from_ref(&one));
         assert!(own.covers_key(b"k"), "the other one is still under way");
-        own.leave(&one);
-        assert!(!own.covers_key(b"k"));
+        own.leave_all(std::slice::from_ref(&one));
+        assert!(!own.covers_key(b"k") && own.keys.is_empty());
     }
 
     #[test]
     fn a_write_that_others_would_fire_more_covers_one() {
         let own = OwnTriggers::default();
-        let whole = firing(b"k", TriggerLabel::Rule(crate::rules::TriggerId(0)));
+        let whole = firing(b"k", rule());
         let one = Firing { partial: true, ..whole.clone() };
+        let quiet = Firing { triggers: Default::default(), ..whole.clone() };
         own.enter(&one);
         assert!(own.covers_key(b"k"));
         assert!(!own.covers_key(b"k"), "the second is somebody else's");
-        own.enter(&one);
-        assert!(!own.covers_key(b"k"), "whose it is nobody knows");
-        assert!(own.leave(&one) && !own.covers_key(b"k"), "this may be the one that was shown");
+        own.enter(&quiet);
+        assert!(own.covers_key(b"k") && !own.covers_key(b"k"), "each covers one");
         own.enter(&whole);
         assert!(own.covers_key(b"k") && own.covers_key(b"k"));
-        assert!(own.leave(&whole) && !own.covers_key(b"k"));
-        assert!(own.leave(&one));
+        own.leave_all(&[whole, quiet, one]);
         assert!(own.keys.is_empty());
+    }
+
+    #[test]
+    fn of_what_did_not_take_place_only_more_than_others_account_for_is_somebody_elses() {
+        let own = OwnTriggers::default();
+        let whole = firing(b"k", rule());
+        let limited = Firing { partial: true, ..whole.clone() };
+        own.enter(&whole);
+        assert!(own.covers_key(b"k"));
+        assert!(idle(&own, &whole), "nobody else was there");
+        for other in [&whole, &limited] {
+            own.enter(&limited);
+            own.enter(other);
+            assert!(own.covers_key(b"k"));
+            assert!(!idle(&own, &limited), "it was the other one");
+            own.leave_all(std::slice::from_ref(other));
+            own.enter(&limited);
+            own.enter(other);
+            assert!(own.covers_key(b"k") && own.covers_key(b"k"));
+            assert!(idle(&own, &limited), "there were two");
+            own.leave_all(std::slice::from_ref(other));
+            assert!(own.keys.is_empty());
+        }
+        own.enter(&limited);
+        own.enter(&whole);
+        assert!(own.covers_key(b"k"));
+        own.leave_all(std::slice::from_ref(&whole));
+        assert!(!idle(&own, &limited), "its fan-out has covered it");
     }
 
     #[test]
@@ -513,7 +556,7 @@ mod tests {
         own.enter(&one);
         assert!(own.covers_message(b"a b"));
         assert!(!own.covers_message(b"a b"), "the second is somebody else's");
-        own.leave(&one);
+        own.leave_all(std::slice::from_ref(&one));
         assert!(!own.covers_message(b"a b"));
     }
 

@@ -220,10 +220,12 @@ fn written(
     let condition = command.fire_condition(args);
     let mut firing = Firing { partial, ..firing(command, condition, fired, rules, keys) };
     if command.blocks(args) {
-        // Nobody knows when it will write: what the feed shows meanwhile may be anybody's, and is not covered. Nil
-        // says that it did not.
+        // Nil says that it did not write.
         firing.condition = FireCondition::NotNil;
-        firing.keys.clear();
+        if !queued {
+            // Nobody knows when it will: what the feed shows meanwhile may be anybody's, and is not covered.
+            firing.keys.clear();
+        }
     }
     (!firing.tags.is_empty() || !firing.keys.is_empty()).then_some(firing)
 }
@@ -322,18 +324,25 @@ pub(super) fn enter(context: &Context, account: &Account) {
 /// These writes did not take place. If the feed showed one all the same, it was somebody else's.
 pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
     let process = &client.context.process;
-    let mut others: Vec<Firing> =
-        idle.into_iter().filter(|firing| process.own_triggers.leave(firing)).collect();
-    for firing in others.iter_mut().filter(|firing| firing.only_covers() || firing.partial) {
-        // Whoever wrote it, his command is not known, so all triggers of the key fire.
+    let mut others = vec![];
+    for firing in idle {
+        let keys = process.own_triggers.leave(&firing, false);
+        if keys.is_empty() {
+            continue;
+        }
+        if firing.is_message() {
+            others.push(firing);
+            continue;
+        }
+        // Whoever wrote them, his command is not known, so all triggers of the keys fire.
         let mut matcher = client.context.matcher.borrow_mut();
         let feed_db = matcher.rules().feed_database();
         let mut fired = vec![];
-        for (db, key) in &firing.keys {
+        for (db, key) in &keys {
             matcher.fired(feed_db.unwrap_or(*db), key, None, &mut fired);
         }
-        (firing.triggers, firing.tags) = merged(fired);
-        firing.rules = Arc::clone(matcher.rules());
+        let (triggers, tags) = merged(fired);
+        others.push(Firing { triggers, tags, keys, rules: Arc::clone(matcher.rules()), ..firing });
     }
     client.context.fan_out_detached("direct", others);
 }

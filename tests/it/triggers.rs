@@ -428,6 +428,61 @@ fn a_write_that_fires_something_else_does_not_hide_one_past_the_proxy() {
     assert!(w.is_there("page:1"), "alone it fires its own");
 }
 
+const ANY_AND_SOME: &str = r#"
+[tags]
+Any  = ["any:*"]
+Some = ["some:*"]
+[[trigger]]
+name = "any"
+keys = ["obj:{name}"]
+invalidate = ["Any"]
+[[trigger]]
+name = "some"
+keys = ["obj:{name}", "src:{name}"]
+commands = ["SET", "RENAMENX", "LMOVE"]
+invalidate = ["Some"]
+"#;
+
+/// All of it goes through the proxy, which knows the commands.
+#[test]
+fn what_fires_is_kept_apart_where_a_key_is_written_several_times_at_once() {
+    let mut w = World::new(ANY_AND_SOME);
+    let mut others: Vec<Client> = (0..3).map(|_| w.proxy.client()).collect();
+    let cases: &[&[&str]] = &[
+        &["MULTI", "HSET obj:h f v", "EXPIRE obj:h 100", "EXEC"],
+        &["MSET obj:m 1 obj:m 2"],
+        // What does nothing fires nothing, whatever else is written there.
+        &["SETNX obj:n 1", "MULTI", "SET obj:n 1 NX", "INCR obj:n", "EXEC"],
+        &["SETNX obj:r 1", "SETNX src:r 1", "MULTI", "RENAMENX src:r obj:r", "INCR obj:r", "EXEC"],
+        &["RPUSH src:l 1", "SETNX obj:l 1", "MULTI", "LMOVE src:l obj:l LEFT LEFT", "INCR obj:l", "EXEC"],
+        // Nothing blocks there.
+        &["RPUSH obj:b 1 2", "MULTI", "BLPOP obj:b 1", "BLPOP obj:b 1", "EXEC"],
+    ];
+    for (round, lines) in (0..3).flat_map(|round| cases.iter().map(move |lines| (round, lines))) {
+        w.settle();
+        w.fill(&["any:1", "some:1"]);
+        lines.iter().for_each(|line| _ = w.client.cmd(line));
+        assert!(!w.is_there("any:1"), "{lines:?}, round {round}");
+        w.settle();
+        assert!(w.is_there("some:1"), "{lines:?}, round {round}");
+    }
+    for round in 0..100 {
+        w.settle();
+        w.fill(&["any:1", "some:1"]);
+        // The one has nothing to do.
+        w.client.request(&["SET", "obj:n", "1", "NX"]);
+        others.iter_mut().for_each(|client| client.request(&["INCR", "obj:n"]));
+        assert_eq!(w.client.reply(), "$-1\r\n");
+        others.iter_mut().for_each(|client| _ = client.reply());
+        assert!(!w.is_there("any:1"));
+        w.settle();
+        assert!(w.is_there("some:1"), "round {round}");
+    }
+    // Past the proxy nobody knows.
+    w.direct.cmd("INCR obj:n");
+    eventually("a direct write", || (!w.is_there("some:1")).then_some(()));
+}
+
 const CASCADES: &str = r#"
 [tags]
 A = ["a:*"]

@@ -266,7 +266,7 @@ impl Proxy {
         fanout.phase = Phase::Deleting;
         let tags = fanout.tags.clone();
         if let Some(own) = fanout.own.take() {
-            self.own.leave(&own);
+            self.own.leave(&own, true);
         }
         let mut found: Vec<(KeyId, Generation, usize)> = vec![];
         for tag in &tags {

@@ -23,7 +23,7 @@ impl Proxy {
             Wait::Trigger { conn, trigger, intent } => {
                 around.clients.answer(conn, Answer::Failed, around.net.now);
                 around.journal.done(intent);
-                if self.own.leave(&crate::fanout::firing(trigger)) {
+                if !self.own.leave(&crate::fanout::firing(trigger), false).is_empty() {
                     self.fan_out_detached(names().triggers[trigger].tags.clone(), around);
                 }
             }
