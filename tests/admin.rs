@@ -273,6 +273,7 @@ fn bad_bodies() {
         (r#"{"tags": [1]}"#, "body"),
         (r#"{"tags": ["Post"], "key": 1}"#, "unknown field"),
         (r#"{"tags": []}"#, "tags is empty"),
+        (r#"[["Post"]]"#, "expected a map"),
         (r#"{"tags": ["Post", ""]}"#, "a tag is empty"),
     ] {
         server.post(&[], body).refused(400, part);

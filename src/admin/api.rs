@@ -145,7 +145,10 @@ pub(super) async fn invalidate(
 
 /// The tags that a body names.
 fn tags(body: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-    let Invalidate { tags } = serde_json::from_slice(body)
+    // A list is none, though the fields of a structure may be read from one.
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(body);
+    let Invalidate { tags } = object
+        .and_then(|object| serde_json::from_value(object.into()))
         .map_err(|error| bad_request(format!("the body must be {{\"tags\": [\"…\"]}}: {error}")))?;
     if tags.is_empty() {
         return Err(bad_request("tags is empty: name at least one"));

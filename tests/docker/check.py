@@ -181,6 +181,18 @@ def check_configs_pass(repo: Repo) -> str:
     return f"{repo.binary} check"
 
 
+def check_pods_fill_strictly(repo: Repo) -> str:
+    """The miss may go through one pod and its fill through another."""
+    if repo.yaml("kubernetes/deployment.yaml")["spec"]["replicas"] < 2:
+        raise Skip("there is one pod")
+    config = tomllib.loads(repo.configs()["docker/kubernetes/configmap.yaml"])
+    families = [one for one in config.get("family", []) if one.get("stale_fill") == "strict"]
+    strict = {key for one in families for key in one["keys"]}
+    dependents = {re.sub(r"\{\w+\}", "*", key) for keys in config["tags"].values() for key in keys}
+    require(dependents <= strict, f'no family with stale_fill = "strict" has {sorted(dependents - strict)}')
+    return f"{len(dependents)} patterns"
+
+
 def require_rejects_nonsense(binary: Path) -> None:
     """A binary that accepts anything would make the check above an empty one."""
     with tempfile.TemporaryDirectory() as directory:
@@ -443,6 +455,7 @@ CHECKS: list[tuple[str, Callable[[Repo], str]]] = [
     ("kustomization is complete", check_kustomization),
     ("configurations load", check_configs_load),
     ("configurations pass `rescind check`", check_configs_pass),
+    ("what several pods fill is strict", check_pods_fill_strictly),
     ("ports agree", check_ports),
     ("/metrics has the whole contract", check_contract_is_exported),
     ("dashboards and alerts use known metrics", check_uses_are_known),
