@@ -84,7 +84,7 @@ fn the_reference_file_has_the_sample_rules_in_file_order() {
     let [saved, virtual_key, cascade] = &rules.triggers[..] else { panic!("{:?}", rules.triggers) };
     assert_eq!(saved.name.as_ref().unwrap().value, "model saved");
     assert_eq!((saved.line, values(&saved.keys)), (line_of("[[trigger]]"), vec!["model:{model}:{pk}"]));
-    assert_eq!(values(&saved.commands), ["SET", "DEL"]);
+    assert!(saved.commands.is_empty(), "a library may send any");
     assert_eq!(values(&saved.invalidate), ["{model}", "post:{pk}"]);
     assert_eq!(
         (values(&virtual_key.keys), values(&virtual_key.invalidate)),
