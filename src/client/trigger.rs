@@ -192,7 +192,7 @@ fn written(
             keys.push((db, used.key.into()));
         }
         let retimes = labels && command.retimes && process.index.may_have_labels(databases[0], used.key);
-        if retimes && context.may_retime() {
+        if retimes && context.retiming_is_due() {
             extra.retimed.push((databases[0], used.key.into()));
         }
         let goes = used.deletes && !queued && !command.stays_put(args);
