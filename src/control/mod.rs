@@ -120,6 +120,8 @@ struct Engine {
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
     answers: fanout::Answers,
+    /// Flushes of Redis, and what follows them.
+    flushes: gc::Flushes,
     /// Deletions that are on their way.
     unlinks: unlinks::Unlinks,
     /// Fan-outs that have failed and are tried again.
@@ -160,6 +162,7 @@ pub async fn run(parts: Parts) {
         forgotten: labels::Forgotten::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
+        flushes: gc::Flushes::default(),
         unlinks: unlinks::Unlinks::default(),
         failing: Cell::new(0),
         invalidated: Notify::new(),
