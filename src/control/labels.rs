@@ -19,7 +19,7 @@ use super::Engine;
 use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::wire::{int_of, into_result};
-use crate::doubt::{Reason, Scope};
+use crate::doubt::{Reason, Scope, next_look};
 use crate::news::{Labels, NEWS, News, Verb, label_set};
 use crate::rules::{Rules, Tag};
 
@@ -73,7 +73,7 @@ pub(super) async fn learn(engine: &Engine) {
         if waits_since.elapsed() >= LOST_PATIENCE {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(next_look(began.elapsed())).await;
     }
 }
 
