@@ -270,7 +270,7 @@ async fn restore_epochs(engine: &Engine) {
     let lifetime = engine.epoch_lifetime();
     let now = engine.moment();
     let epochs = engine.process.epochs.since(now.saturating_sub(lifetime));
-    if epochs.is_empty() || engine.dry_run {
+    if epochs.is_empty() || engine.process.dry_run {
         return;
     }
     let mut batch = Batch::default();

@@ -246,7 +246,7 @@ pub(super) struct Forgotten {
 /// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead by the sweep.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
     let (gone, forgotten) = (without_kept(engine, &Labels::new(db, key, tags)), &engine.forgotten);
-    if gone.tags.is_empty() || engine.dry_run || forgotten.waiting.borrow().len() >= MOST_FORGOTTEN {
+    if gone.tags.is_empty() || engine.process.dry_run || forgotten.waiting.borrow().len() >= MOST_FORGOTTEN {
         return;
     }
     forgotten.waiting.borrow_mut().push_back(gone);

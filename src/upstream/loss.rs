@@ -18,7 +18,7 @@ impl Conn {
         if self.has_led() && !self.is_retired() {
             self.context.process.doubt_redis();
         }
-        *self.life.phase.borrow_mut() = Phase::Dead;
+        self.life.phase.set(Phase::Dead);
         if let Some(writer) = self.writer.get() {
             // Silent clients may have it for long.
             writer.hang_up();
