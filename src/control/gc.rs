@@ -194,7 +194,7 @@ async fn sings(engine: &Rc<Engine>, tick: u64) -> Option<bool> {
     engine.feed.barrier(vec![], engine).await.then(|| engine.feed.take_canary())
 }
 
-/// The name of a canary of this proxy.
+/// The name of a canary. In containers others may have the same: whosever it is, its event shows that they come.
 pub(super) fn canary_named(which: impl std::fmt::Display) -> String {
     format!("{}{}:{which}", String::from_utf8_lossy(CANARY), std::process::id())
 }
