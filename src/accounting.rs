@@ -12,6 +12,7 @@ use crate::command::{
     FireCondition, NOT_BEGUN, Outcome, Reads, Tally, is_there, reads_need_elements, says_nothing_ran,
 };
 use crate::lease::KeyHash;
+use crate::lease::trouble::is_of_rights;
 use crate::resp::Head;
 use crate::rules::{FamilyId, Rules, Tag, TriggerId};
 use crate::session::Effect;
@@ -610,9 +611,7 @@ impl Reader {
 
 /// Whether an error is about rights, in a script or not.
 fn is_refusal(text: &[u8]) -> bool {
-    [NOPERM, b"ERR ACL failure in script", b"ERR The user executing the script"]
-        .iter()
-        .any(|one| text.starts_with(one))
+    text.starts_with(NOPERM) || is_of_rights(text)
 }
 
 /// A copy of the head that outlives its buffer.

@@ -142,7 +142,6 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, or until a worker or the private Redis fails. The error is one line for the user.
     pub fn run(self, signals: Signals) -> Result<(), String> {
-        let started = Instant::now();
         let (handle, orders) = fanout::Handle::new();
         let process = Arc::new(self.process(handle));
         resume(&process, &self.recovered, &self.rules);
@@ -170,14 +169,13 @@ impl App {
         let control = control::Parts {
             process: Arc::clone(&process),
             credentials: self.credentials,
-            dry_run: self.dry_run,
             knowledge,
             orders,
             known: self.recovered.redis,
             reloads,
         };
         let knows = known.clone();
-        let status = Arc::new(Status::new(Arc::clone(&process), known, started, self.dry_run));
+        let status = Arc::new(Status::new(Arc::clone(&process), known));
         let served = Served {
             process: Arc::clone(&process),
             listener: self.admin,

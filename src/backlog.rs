@@ -36,7 +36,7 @@ pub struct Backlog {
     in_files: usize,
     /// What is behind the files and not yet written.
     tail: BytesMut,
-    /// No file could be made: all stays in memory.
+    /// No file could be made: all stays in memory until there is nothing left.
     diskless: bool,
 }
 
@@ -146,6 +146,8 @@ impl Backlog {
         }
         self.files.clear();
         self.tail = BytesMut::new();
+        // There may be room for files again.
+        self.diskless = false;
         // What has been written no longer counts as capacity unless it is reclaimed.
         if self.front.try_reclaim(keep + 1) {
             self.front = BytesMut::new();
@@ -189,6 +191,22 @@ mod tests {
             assert!(backlog.front().is_err());
             assert!(backlog.front.is_empty());
         }
+    }
+
+    #[test]
+    fn files_are_tried_again_once_all_has_gone_out() {
+        let mut backlog = Backlog { diskless: true, ..Backlog::default() };
+        let fill = |backlog: &mut Backlog| [MEMORY, CHUNK].iter().for_each(|n| push(backlog, &vec![7; *n]));
+        fill(&mut backlog);
+        backlog.reclaim(0);
+        assert_eq!((backlog.in_memory(), backlog.files.len()), (MEMORY + CHUNK, 0), "not yet");
+        while !backlog.is_empty() {
+            let length = backlog.front().unwrap().len();
+            backlog.advance(length);
+        }
+        backlog.reclaim(0);
+        fill(&mut backlog);
+        assert_eq!((backlog.in_memory(), backlog.files.len()), (MEMORY, 1));
     }
 
     proptest! {

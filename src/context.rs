@@ -39,8 +39,6 @@ pub struct Context {
     family_counters: RefCell<Vec<Arc<FamilyCounters>>>,
     /// The rules and this thread's cache of them.
     pub matcher: RefCell<Matcher>,
-    /// Whether there are rules at all.
-    pub has_rules: Cell<bool>,
     /// How long fills of each family are watched after their miss; 0: they are not.
     windows: RefCell<Vec<Moment>>,
     /// The longest of them, and the shortest; 0 if there are none.
@@ -97,7 +95,6 @@ impl Context {
             command_counters: RefCell::default(),
             family_counters: RefCell::default(),
             matcher: RefCell::new(rules.matcher()),
-            has_rules: Cell::new(false),
             windows: RefCell::default(),
             longest_window: Cell::new(0),
             shortest_window: Cell::new(0),
@@ -130,7 +127,6 @@ impl Context {
         let names: Vec<&str> = rules.families().iter().map(|f| &*f.name).collect();
         *self.family_counters.borrow_mut() = self.metrics.families(&names);
         *self.matcher.borrow_mut() = rules.matcher();
-        self.has_rules.set(rules.families().len() > 1);
         let moment = |time: Duration| time.as_millis() as Moment;
         let is_strict = |family: &Family| family.stale_fill == StaleFill::Strict;
         *self.strict.borrow_mut() = rules.families().iter().map(is_strict).collect();

@@ -6,8 +6,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::rules::Tag;
+
+/// How soon somebody looks again who has waited so long for doubt to end: after a failover many may wait, and all that they do keeps
+/// from its work who is to end it.
+pub fn next_look(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_millis(5), Duration::from_millis(100))
+}
 
 /// What is invalidated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +157,19 @@ mod tests {
 
     fn tags(names: &str) -> Vec<Tag> {
         names.split_whitespace().map(|name| name.as_bytes().into()).collect()
+    }
+
+    #[test]
+    fn who_waits_long_looks_rarely() {
+        let ms = Duration::from_millis;
+        let (mut waited, mut looks) = (ms(0), 0);
+        while waited < ms(10_000) {
+            let pause = next_look(waited);
+            assert!(pause <= ms(5).max(waited / 8), "nor does it come much later");
+            waited += pause;
+            looks += 1;
+        }
+        assert!(looks < 150);
     }
 
     #[test]

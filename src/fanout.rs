@@ -126,7 +126,8 @@ pub enum Order {
     Retimed(Vec<(u32, Box<[u8]>)>),
 }
 
-/// Sends orders to the control thread. Orders are few: every client waits for its own.
+/// Sends orders to the control thread. Most are waited for by the client that sends them; the others are done at once, or put into
+/// bounded sets.
 #[derive(Clone, Debug)]
 pub struct Handle {
     orders: mpsc::UnboundedSender<Order>,

@@ -169,7 +169,7 @@ fn check_reply_side(command: &crate::command::Command, args: Args<'_>) {
     let condition = command.fire_condition(args);
     // What a script has done before it failed stays.
     let error = Head::Error(if command.is_script() { b"NOSCRIPT" } else { b"ERR" });
-    assert!(!command.fired(condition, &error), "{}: an error fires", command.name);
+    assert!(!condition.fired(&error), "{}: an error fires", command.name);
     assert!(!command.blocks(args) || matches!(command.kind, Kind::Blocking | Kind::Wait), "{}", command.name);
     let _ = (command.other_db(args), command.arity_ok(args.len()));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -22,19 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Status {
     process: Arc<Process>,
     knowledge: watch::Receiver<Knowledge>,
-    started: Instant,
-    dry_run: bool,
 }
 
 impl Status {
     /// The status of this process.
-    pub fn new(
-        process: Arc<Process>,
-        knowledge: watch::Receiver<Knowledge>,
-        started: Instant,
-        dry_run: bool,
-    ) -> Self {
-        Self { process, knowledge, started, dry_run }
+    pub fn new(process: Arc<Process>, knowledge: watch::Receiver<Knowledge>) -> Self {
+        Self { process, knowledge }
     }
 
     fn families(&self) -> Vec<admin::Family> {
@@ -66,8 +59,8 @@ impl Control for Status {
         let feeds = snapshot.feeds.into_iter();
         admin::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            dry_run: self.dry_run,
+            uptime_seconds: self.process.born.elapsed().as_secs(),
+            dry_run: self.process.dry_run,
             clients: snapshot.clients,
             upstream: admin::Upstream {
                 connections: admin::Connections {

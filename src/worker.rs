@@ -57,7 +57,6 @@ struct Worker {
     context: Rc<Context>,
     pool: Rc<Pool>,
     seats: RefCell<Seats<Accepted>>,
-    drain: watch::Receiver<bool>,
 }
 
 /// Runs on the calling thread until it is told to drain and all clients are gone, or `patience` is over.
@@ -77,12 +76,7 @@ async fn serve(parts: Parts, patience: Duration) -> io::Result<()> {
     };
     tokio::task::spawn_local(Rc::clone(&context).end_turns());
     let pool = Pool::new(Rc::clone(&context));
-    let worker = Rc::new(Worker {
-        context: Rc::clone(&context),
-        pool,
-        seats: RefCell::new(seats),
-        drain: drain.clone(),
-    });
+    let worker = Rc::new(Worker { context: Rc::clone(&context), pool, seats: RefCell::new(seats) });
     let mut accepting = vec![tokio::task::spawn_local(take_over(Rc::clone(&worker)))];
     for socket in sockets {
         accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), socket.listen()?)));
@@ -217,7 +211,6 @@ impl Worker {
 
     /// Lets clients finish what they have begun.
     async fn let_go(&self, patience: Duration) {
-        debug_assert!(*self.drain.borrow());
         let deadline = tokio::time::Instant::now() + patience;
         while !self.context.clients.borrow().is_empty() && tokio::time::Instant::now() < deadline {
             let clients: Vec<_> = self.context.clients.borrow().values().cloned().collect();

@@ -294,9 +294,6 @@ fn the_snapshot_says_the_same_in_the_order_of_the_configuration() {
     let nodes: Vec<_> = snapshot.nodes.iter().map(|n| (n.node.as_str(), n.up, n.reconnects)).collect();
     assert_eq!(nodes, [("a:1", false, 4), ("b:2", true, 0)]);
     assert_eq!(snapshot.feeds.len(), 1);
-
-    metrics.forget_node("a:1");
-    assert_eq!(metrics.snapshot().nodes.len(), 1);
 }
 
 #[test]

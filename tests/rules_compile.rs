@@ -130,7 +130,6 @@ fn globs_for_scan() {
     let globs: Vec<Vec<u8>> = vec![b"a[p]p*:po\\*rt:??*".to_vec(), b"a[p]p*:po\\*st:?*".to_vec()];
     assert_eq!(rules.scan_patterns(), globs);
     assert_eq!(rules.scan_glob(), Some(b"a*".to_vec()));
-    assert!(rules.carries_tags());
     assert_eq!(Rules::empty().scan_glob(), None);
 }
 

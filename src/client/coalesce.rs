@@ -126,7 +126,7 @@ fn written(
     args: Args<'_>,
     checks: &[Check],
 ) -> Vec<(KeyHash, Became)> {
-    let other = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own);
+    let other = command.target_db(args, own);
     let mut matcher = context.matcher.borrow_mut();
     let mut keys = vec![];
     command.keys(args, |used| {

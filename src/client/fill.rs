@@ -41,7 +41,7 @@ pub(super) fn checks(
         return vec![];
     }
     let own = outbox.session.borrow().current_db();
-    let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own);
+    let db = command.target_db(args, own);
     let mut checks = vec![];
     // MOVE takes the key away here, and fills it there.
     let moves = &*command.name == "move";
@@ -352,8 +352,7 @@ impl Client {
         queued: bool,
         extra: &mut Extra,
     ) {
-        let db = self.outbox.session.borrow().current_db();
-        let db = command.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
+        let db = command.target_db(args, self.outbox.session.borrow().current_db());
         let unwrapped = Unwrapped { db, condition: command.fire_condition(args), checks };
         if queued {
             self.transaction.unwrapped.push(unwrapped);

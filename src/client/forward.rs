@@ -310,7 +310,6 @@ impl Client {
                 if extra.after.swapped {
                     context.process.index.set_incomplete("SWAPDB");
                 }
-                extra.retimed = std::mem::take(&mut self.transaction.retimed);
             }
             Kind::Wait if !forward.queued => {
                 // What the client has written may have gone over another connection.
@@ -390,6 +389,7 @@ impl Client {
             extra.after.counted = Some((request.metric(), context.nanos()));
         }
         trigger::enter(context, &account);
+        let retimed = self.retimed(std::mem::take(&mut extra.retimed), forward.queued, &forward.effect);
         let pending = Pending {
             client: Rc::clone(&self.outbox),
             metric: Some(request.metric()).filter(|_| !hold),
@@ -402,7 +402,7 @@ impl Client {
                 capture: false,
                 instead: None,
                 fills,
-                retimed: self.retimed(forward.queued, extra.retimed),
+                retimed,
                 settled,
                 scripted,
             }
@@ -475,11 +475,21 @@ impl Client {
         }
     }
 
-    /// What is to be looked at once the reply is here; inside MULTI, with that to EXEC.
-    fn retimed(&mut self, queued: bool, keys: Vec<(u32, Box<[u8]>)>) -> Option<Box<Retimed>> {
+    /// What is to be looked at once the reply is here; inside MULTI, with that to EXEC. It is granted only now: what is sent may
+    /// have been looked at before, and have waited since.
+    fn retimed(
+        &mut self,
+        mut keys: Vec<(u32, Box<[u8]>)>,
+        queued: bool,
+        effect: &Effect,
+    ) -> Option<Box<Retimed>> {
+        keys.retain(|_| self.context.may_retime());
         if queued {
             self.transaction.retimed.extend(keys);
             return None;
+        }
+        if matches!(effect, Effect::Exec) {
+            keys = std::mem::take(&mut self.transaction.retimed);
         }
         (!keys.is_empty()).then(|| Box::new(keys))
     }

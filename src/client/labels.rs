@@ -133,7 +133,7 @@ pub(super) async fn label_writes(
         may_write(client, tags).await?;
     }
     let condition = command.map_or(FireCondition::NoError, |c| c.label_condition(inner));
-    let db = command.and_then(|c| c.other_db(inner)).and_then(|db| u32::try_from(db).ok()).unwrap_or(own_db);
+    let db = command.map_or(own_db, |command| command.target_db(inner, own_db));
     if client.outbox.session.borrow().in_multi() {
         // What is not known yet of the keys is not needed.
         let _ = carry::learn(client, keys.iter().map(|key| (db, *key)).collect()).await;

@@ -192,7 +192,7 @@ fn written(
             keys.push((db, used.key.into()));
         }
         let retimes = labels && command.retimes && process.index.may_have_labels(databases[0], used.key);
-        if retimes && context.may_retime() {
+        if retimes && context.retiming_is_due() {
             extra.retimed.push((databases[0], used.key.into()));
         }
         let goes = used.deletes && !queued && !command.stays_put(args);
@@ -232,12 +232,12 @@ fn written(
 
 /// The databases that the request writes its keys in.
 fn written_in(command: &Command, args: Args<'_>, db: u32) -> SmallVec<[u32; 2]> {
-    match command.other_db(args).and_then(|db| u32::try_from(db).ok()) {
-        None => SmallVec::from_slice(&[db]),
+    let other = command.target_db(args, db);
+    match &*command.name {
         // It is gone here and new there.
-        Some(other) if &*command.name == "move" => SmallVec::from_slice(&[db, other]),
+        "move" if other != db => SmallVec::from_slice(&[db, other]),
         // COPY only reads here.
-        Some(other) => SmallVec::from_slice(&[other]),
+        _ => SmallVec::from_slice(&[other]),
     }
 }
 

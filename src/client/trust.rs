@@ -1,16 +1,15 @@
 //! Keys in doubt: what may not be seen of them. A read asks for a key that does not exist instead; what cannot be answered
 //! like that waits until there is no doubt.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::request::Request;
 use super::{Client, FANOUT_PATIENCE, Pause, Step, fill, with};
 use crate::command::{Command, Fill, Flags, KeyUse, Kind, TagCommand};
 use crate::context::Context;
+use crate::doubt::next_look;
 use crate::resp::Args;
 
-/// How often it is looked whether there is still doubt.
-const PERIOD: Duration = Duration::from_millis(5);
 const TRY_AGAIN: &str = "TRYAGAIN the key is being invalidated, which takes long";
 
 /// What a request depends on.
@@ -160,7 +159,7 @@ impl Client {
             && !self.outbox.is_closing()
             && places.iter().any(|place| is_doubtful(&self.context, place))
         {
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(next_look(began.elapsed())).await;
         }
     }
 

@@ -183,7 +183,7 @@ mod tests {
         let owned: OwnedArgs = request.split(' ').collect();
         let args = owned.as_args();
         let command = commands.find(args).unwrap();
-        command.fired(command.fire_condition(args), &reply)
+        command.fire_condition(args).fired(&reply)
     }
 
     #[test]

@@ -62,15 +62,15 @@ impl Command {
             return None;
         }
         let from = (db, args.get(1)?);
-        let other = self.other_db(args).and_then(|other| u32::try_from(other).ok());
+        let target = self.target_db(args, db);
         let to = match &*self.name {
             "restore" => {
                 let replaces = args.iter().skip(4).any(|word| word.eq_ignore_ascii_case(b"replace"));
                 let (to, condition) = (from, self.fire_condition(args));
                 return replaces.then_some(Carrying { from, to, moves: false, condition });
             }
-            "move" => (other?, from.1),
-            _ => (other.unwrap_or(db), args.get(2)?),
+            "move" => (target, from.1),
+            _ => (target, args.get(2)?),
         };
         let moves = &*self.name != "copy";
         (from != to).then(|| Carrying { from, to, moves, condition: self.fire_condition(args) })

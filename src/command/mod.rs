@@ -41,7 +41,7 @@ pub use kind::{Kind, TagCommand};
 pub use tagged::{EMPTY_TAG, with_parts};
 pub use tally::{Outcome, Reads, Tally, is_there, reads_need_elements};
 
-use crate::resp::{Args, Head};
+use crate::resp::Args;
 use fetches::Fetches;
 use keys::{By, Plan};
 use lookup::{Lookup, TOP};
@@ -370,12 +370,6 @@ impl Command {
         (!self.is_script()).then_some(&*self.name)
     }
 
-    /// Whether triggers fire, given the head of the reply.
-    #[inline]
-    pub fn fired(&self, condition: FireCondition, reply: &Head<'_>) -> bool {
-        condition.fired(reply)
-    }
-
     /// The database, other than the selected one, that this request writes its last key in (MOVE, `COPY … DB`).
     pub fn other_db(&self, args: Args<'_>) -> Option<i64> {
         let at = match &*self.name {
@@ -384,6 +378,11 @@ impl Command {
             _ => return None,
         };
         keys::number(args.get(at)?)
+    }
+
+    /// The database that this request, sent in `own`, writes its last key in.
+    pub fn target_db(&self, args: Args<'_>, own: u32) -> u32 {
+        self.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own)
     }
 
     /// The name without the container's.

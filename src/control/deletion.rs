@@ -213,7 +213,7 @@ impl<'a> Deletion<'a> {
         let rules = Arc::clone(&self.rules);
         let family = rules.family(family);
         let expires = family.on_invalidate == OnInvalidate::Expire;
-        let dry_run = self.engine.dry_run;
+        let dry_run = self.engine.process.dry_run;
         let mut batch = Batch::default();
         if dry_run {
             entries.0.retain(|entry| self.asked.insert((db, entry.key.clone())));

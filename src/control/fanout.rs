@@ -136,7 +136,7 @@ pub(super) async fn run(engine: Rc<Engine>, mut request: Request) {
     engine.answers.add(Answer { done: request.done, keys, _outstanding: request.outstanding });
     // First it is answered, with all others that end in the same turn.
     tokio::task::yield_now().await;
-    log(&entry, engine.dry_run);
+    log(&entry, engine.process.dry_run);
     for entries in gone {
         entries.drop_from(&engine);
         tokio::task::yield_now().await;
@@ -316,7 +316,7 @@ impl Engine {
 
     /// Reads of the keys of these tags are answered as misses as long as this is kept.
     fn doubt(&self, tags: &[Tag], named_by: &[Arc<Rules>]) -> Reason {
-        let mut scope = Scope::Tags(if self.dry_run { vec![] } else { tags.to_vec() });
+        let mut scope = Scope::Tags(if self.process.dry_run { vec![] } else { tags.to_vec() });
         if self.has_renamed(named_by) {
             scope.generalize();
         }
@@ -336,7 +336,7 @@ impl Engine {
     /// What tells everybody that these tags are invalidated. The new epoch is set first: whoever has heard of it finds it.
     fn begun(&self, tags: &Arc<[Tag]>, epoch: &[u8], follows: bool) -> Announcement {
         // A dry run invalidates nothing.
-        let tags = if self.dry_run { [].into() } else { Arc::clone(tags) };
+        let tags = if self.process.dry_run { [].into() } else { Arc::clone(tags) };
         let (proxy, lifetime) = (self.process.id.clone(), self.epoch_lifetime());
         Announcement::Begun { proxy, epoch: epoch.into(), tags, lifetime, follows }
     }

@@ -18,6 +18,7 @@ use crate::accounting::Firing;
 use crate::fanout::{CHANNEL, OwnTriggers};
 use crate::lease::Moment;
 use crate::metrics::ConnectionMode;
+use crate::resp::is_error_of_redis;
 
 /// How long Redis may take to answer a barrier before the feed counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -354,7 +355,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
                 tracing::warn!(%node, %error, "feed lost: fan-outs also scan until the index is rebuilt");
             }
             Err(error) => {
-                let is_there = wire::is_reply(&error);
+                let is_there = is_error_of_redis(&error);
                 let is_news = complained.replace(is_there) != Some(is_there);
                 if is_news && is_there {
                     tracing::warn!(%node, %error, "upstream refuses the feed: fan-outs also scan; retrying");

@@ -74,7 +74,7 @@ async fn once(engine: &Rc<Engine>, db: u32, checks: &[Check]) -> Result<(), Stri
     let (mut questions, mut labels) = (Batch::default(), Batch::default());
     for check in checks {
         match &check.what {
-            What::Never => questions.push([b"PING".as_slice()]),
+            What::Never => {}
             What::Epoch(tag, _) => questions.push([b"GET".as_slice(), &epoch_key(tag)]),
             What::Listener(channel, tag) => {
                 questions.push([b"EXISTS".as_slice(), &epoch_key(tag)]);
@@ -111,7 +111,7 @@ async fn once(engine: &Rc<Engine>, db: u32, checks: &[Check]) -> Result<(), Stri
                     has_stale_label(engine, db, &check.key, since)
                 }
             },
-            What::Never => answer().map(|_| true)?,
+            What::Never => true,
             What::Epoch(_, expected) => bytes_of(&answer()?).is_some_and(|epoch| **epoch != **expected),
             What::Listener(..) => {
                 let first = answer()?;
@@ -131,7 +131,7 @@ async fn once(engine: &Rc<Engine>, db: u32, checks: &[Check]) -> Result<(), Stri
             }
         }
     }
-    if stale.is_empty() || engine.dry_run {
+    if stale.is_empty() || engine.process.dry_run {
         return Ok(());
     }
     let request: Vec<&[u8]> = std::iter::once(b"UNLINK".as_slice()).chain(stale).collect();

@@ -1,5 +1,6 @@
 //! Dropping entries of keys that are gone, and watching that events still come.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,15 @@ pub(super) struct Entry {
     pub place: Option<(KeyId, Generation)>,
     pub db: u32,
     pub key: Box<[u8]>,
+}
+
+/// What follows a flush. One task does it, however many flushes come: those of a test suite come faster than it is done.
+#[derive(Default)]
+pub(super) struct Flushes {
+    seen: Cell<u64>,
+    /// Epochs are being set again: nothing slow may stand before that.
+    restoring: Cell<bool>,
+    collecting: Cell<bool>,
 }
 
 /// Keys to ask Redis about.
@@ -187,7 +197,7 @@ async fn sings(engine: &Rc<Engine>, tick: u64) -> Option<bool> {
     engine.feed.barrier(vec![], engine).await.then(|| engine.feed.take_canary())
 }
 
-/// The name of a canary of this proxy.
+/// The name of a canary. In containers others may have the same: whosever it is, its event shows that they come.
 pub(super) fn canary_named(which: impl std::fmt::Display) -> String {
     format!("{}{}:{which}", String::from_utf8_lossy(CANARY), std::process::id())
 }
@@ -263,7 +273,7 @@ async fn restore_epochs(engine: &Engine) {
     let lifetime = engine.epoch_lifetime();
     let now = engine.moment();
     let epochs = engine.process.epochs.since(now.saturating_sub(lifetime));
-    if epochs.is_empty() || engine.dry_run {
+    if epochs.is_empty() || engine.process.dry_run {
         return;
     }
     let mut batch = Batch::default();
@@ -274,6 +284,14 @@ async fn restore_epochs(engine: &Engine) {
     }
     // Without memory or the right to it, epochs cannot be set by fan-outs either.
     let _ = engine.deletes.call(0, batch).await;
+}
+
+/// Perhaps Redis was flushed in order to load other data. Mostly it was not, so nothing is hidden on suspicion.
+async fn look_and_collect(engine: &Rc<Engine>) {
+    if known::ask(engine).await.is_ok_and(|identity| known::is_another(engine, &identity)) {
+        engine.process.doubt_redis();
+    }
+    collect(engine).await;
 }
 
 impl Engine {
@@ -343,14 +361,31 @@ impl Engine {
     /// Redis was flushed, as a whole or one database. Entries that stay too long are harmless; the sampling
     /// finds them.
     pub(super) fn flushed(self: &Rc<Self>) {
-        let engine = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            restore_epochs(&engine).await;
-            // Perhaps it was, in order to load other data. Mostly it was not, so nothing is hidden on suspicion.
-            if known::ask(&engine).await.is_ok_and(|identity| known::is_another(&engine, &identity)) {
-                engine.process.doubt_redis();
+        self.flushes.seen.set(self.flushes.seen.get() + 1);
+        if !self.flushes.restoring.replace(true) {
+            let engine = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                engine.after_each(|| restore_epochs(&engine)).await;
+                engine.flushes.restoring.set(false);
+            });
+        }
+        if !self.flushes.collecting.replace(true) {
+            let engine = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                engine.after_each(|| look_and_collect(&engine)).await;
+                engine.flushes.collecting.set(false);
+            });
+        }
+    }
+
+    /// Does something until no flush came in between.
+    async fn after_each<F: Future<Output = ()>>(&self, work: impl Fn() -> F) {
+        loop {
+            let seen = self.flushes.seen.get();
+            work().await;
+            if self.flushes.seen.get() == seen {
+                return;
             }
-            collect(&engine).await;
-        });
+        }
     }
 }

@@ -145,7 +145,7 @@ pub(super) async fn assure(engine: &Engine, db: u32, keys: &[Vec<u8>]) {
     }
     let mut batch = Batch::default();
     asked.iter().for_each(|(key, tag)| batch.push([b"ZSCORE".as_slice(), &label_set(tag), key]));
-    if asked.is_empty() || engine.dry_run {
+    if asked.is_empty() || engine.process.dry_run {
         return;
     }
     let Ok(scores) = engine.scans.call(db, batch).await else { return };

@@ -19,7 +19,7 @@ use super::Engine;
 use super::gc::{Entries, Entry};
 use super::link::Batch;
 use super::wire::{int_of, into_result};
-use crate::doubt::{Reason, Scope};
+use crate::doubt::{Reason, Scope, next_look};
 use crate::news::{Labels, NEWS, News, Verb, label_set};
 use crate::rules::{Rules, Tag};
 
@@ -73,7 +73,7 @@ pub(super) async fn learn(engine: &Engine) -> bool {
         if waits_since.elapsed() >= LOST_PATIENCE {
             return false;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(next_look(began.elapsed())).await;
     }
 }
 
@@ -270,7 +270,7 @@ pub(super) struct Forgotten {
 /// Takes labels out of Redis that are out of the index. Nobody waits: a member too many is found dead by the sweep.
 pub(super) fn forget(engine: &Rc<Engine>, db: u32, key: &[u8], tags: Vec<Tag>) {
     let (gone, forgotten) = (without_kept(engine, &Labels::new(db, key, tags)), &engine.forgotten);
-    if gone.tags.is_empty() || engine.dry_run || forgotten.waiting.borrow().len() >= MOST_FORGOTTEN {
+    if gone.tags.is_empty() || engine.process.dry_run || forgotten.waiting.borrow().len() >= MOST_FORGOTTEN {
         return;
     }
     forgotten.waiting.borrow_mut().push_back(gone);

@@ -70,8 +70,6 @@ pub struct Parts {
     pub process: Arc<Process>,
     /// The proxy's own user.
     pub credentials: Credentials,
-    /// Nothing is deleted.
-    pub dry_run: bool,
     /// Tells the workers.
     pub knowledge: watch::Sender<Knowledge>,
     /// What it is asked for.
@@ -85,7 +83,6 @@ pub struct Parts {
 struct Engine {
     process: Arc<Process>,
     credentials: Credentials,
-    dry_run: bool,
     knowledge: watch::Sender<Knowledge>,
     rules: RefCell<Arc<Rules>>,
     matcher: RefCell<Matcher>,
@@ -120,6 +117,8 @@ struct Engine {
     restoring: label_upkeep::Restoring,
     /// To those who wait for fan-outs.
     answers: fanout::Answers,
+    /// Flushes of Redis, and what follows them.
+    flushes: gc::Flushes,
     /// Deletions that are on their way.
     unlinks: unlinks::Unlinks,
     /// Fan-outs that have failed and are tried again.
@@ -134,7 +133,7 @@ struct Engine {
 
 /// Runs the control thread until the process ends.
 pub async fn run(parts: Parts) {
-    let Parts { process, credentials, dry_run, knowledge, mut orders, known, mut reloads } = parts;
+    let Parts { process, credentials, knowledge, mut orders, known, mut reloads } = parts;
     let rules = Arc::clone(&knowledge.borrow().rules);
     let connections = || process.metrics.upstream_connections(ConnectionMode::Control);
     let link = || Link::new(Arc::clone(&process), credentials.clone(), connections());
@@ -142,7 +141,6 @@ pub async fn run(parts: Parts) {
         deletes: link(),
         scans: link(),
         credentials: credentials.clone(),
-        dry_run,
         knowledge,
         matcher: RefCell::new(rules.matcher()),
         rules: RefCell::new(rules),
@@ -160,6 +158,7 @@ pub async fn run(parts: Parts) {
         forgotten: labels::Forgotten::default(),
         restoring: RefCell::default(),
         answers: fanout::Answers::default(),
+        flushes: gc::Flushes::default(),
         unlinks: unlinks::Unlinks::default(),
         failing: Cell::new(0),
         invalidated: Notify::new(),

@@ -40,7 +40,7 @@ pub(super) async fn run(engine: Rc<Engine>) {
     let mut sweep = Sweep::default();
     loop {
         tokio::time::sleep(PERIOD).await;
-        if engine.dry_run || !engine.feed.is_connected() {
+        if engine.process.dry_run || !engine.feed.is_connected() {
             continue;
         }
         if let Err(error) = sweep.step(&engine).await {

@@ -129,12 +129,6 @@ impl Wire {
     }
 }
 
-/// Whether Redis has said so itself: its errors begin with a word in capitals.
-pub fn is_reply(error: &str) -> bool {
-    let word = error.split(' ').next().unwrap_or_default();
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
-}
-
 /// What the answer to a `PING` says. While Redis takes no writes, since it cannot save them, or shows nothing, since it has lost
 /// its master, it refuses that as well: in its turn, so that it is an answer like any other.
 pub fn is_there<E: AsRef<str>>(answer: Result<(), E>) -> Result<(), E> {
@@ -199,16 +193,6 @@ mod tests {
         assert_eq!(is_there(Err("MASTERDOWN Link with MASTER is down")), Ok(()));
         for error in ["NOPERM User x", "LOADING Redis is loading", "the connection was closed"] {
             assert_eq!(is_there(Err(error)), Err(error));
-        }
-    }
-
-    #[test]
-    fn errors_of_redis_are_told_from_those_of_the_network() {
-        for error in ["NOPERM User x", "WRONGPASS invalid", "ERR unknown command", "LOADING"] {
-            assert!(is_reply(error), "{error}");
-        }
-        for error in ["", "Connection refused (os error 111)", "the connection was closed", "no answer"] {
-            assert!(!is_reply(error), "{error}");
         }
     }
 }

@@ -21,6 +21,10 @@ use super::state::{Now, State};
 const MOST_READ: u64 = 1 << 30;
 /// Somebody who tidies up may hold a new file for a moment.
 const ATTEMPTS: usize = 10;
+/// Who starts waits this often for somebody who looks at a file, and so long each time: he is done in an instant, unless he has
+/// been stopped.
+const LOOKS: usize = 2000;
+const LOOK: Duration = Duration::from_millis(1);
 
 const LOG: &str = "log";
 const TEMPORARY: &str = "tmp";
@@ -118,8 +122,8 @@ impl Folder {
         Ok(taken)
     }
 
-    /// What processes have begun that have ended since this was last asked. Their files stay, and are locked for an instant
-    /// only: whoever starts now takes them over.
+    /// What processes have begun that have ended since this was last asked. Their files stay: whoever starts takes them over, and
+    /// waits while they are looked at here.
     pub fn orphans(&mut self, rules: Option<u32>, now: Now) -> Vec<Intent> {
         let Ok(files) = self.files() else { return vec![] };
         self.seen.retain(|path| files.contains(path));
@@ -130,7 +134,7 @@ impl Folder {
             if self.seen.contains(&path) {
                 continue;
             }
-            if let Ok(Some(file)) = self.ours(&path)
+            if let Ok(Some(file)) = self.ours(&path, File::try_lock_shared)
                 && file.unlock().is_ok()
             {
                 self.read(file, path.clone(), &mut state, now, &mut Taken::default());
@@ -160,7 +164,7 @@ impl Folder {
         let mut vanished = false;
         (taken.others, taken.living) = Default::default();
         for path in files {
-            match self.ours(&path) {
+            match self.ours(&path, lock_alone) {
                 Ok(Some(file)) => self.read(file, path, state, now, taken),
                 Ok(None) => match of_another(&path) {
                     Ok(Some(decoded)) if decoded.upstream == self.upstream => taken.living.push(decoded),
@@ -181,7 +185,11 @@ impl Folder {
     }
 
     /// The file, locked, if its name does not speak against it and its process is gone. Temporary ones are removed.
-    fn ours(&self, path: &Path) -> io::Result<Option<File>> {
+    fn ours(
+        &self,
+        path: &Path,
+        lock: impl FnOnce(&File) -> Result<(), TryLockError>,
+    ) -> io::Result<Option<File>> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let name = Name::parse(path);
         let may_be = match extension {
@@ -197,7 +205,7 @@ impl Folder {
             Err(_) if name.is_none() => return Ok(None),
             opened => opened?,
         };
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
@@ -298,6 +306,19 @@ fn contents(mut file: &File) -> io::Result<Vec<u8>> {
 
 fn is_file(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_file())
+}
+
+/// Locks a file whose process is gone. That one had it alone, who only looks at it shares it.
+fn lock_alone(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOOKS {
+        let locked = file.try_lock();
+        if !matches!(locked, Err(TryLockError::WouldBlock)) || file.try_lock_shared().is_err() {
+            return locked;
+        }
+        file.unlock().map_err(TryLockError::Error)?;
+        std::thread::sleep(LOOK);
+    }
+    file.try_lock()
 }
 
 /// Locks a new file; whether it is still there.

@@ -55,13 +55,19 @@ pub(super) struct State {
     window: Duration,
     /// The latest time in the files that were taken over, in milliseconds since 1970.
     latest: u64,
+    news: u64,
 }
 
 impl State {
     pub fn new(window: Duration) -> Self {
         let (pending, recent, heard) = (BTreeMap::new(), Recent::new(window), Recent::new(window));
         let (redis, rules) = Default::default();
-        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis, rules, window, latest: 0 }
+        Self { pending, pending_bytes: 0, next: 1, recent, heard, redis, rules, window, latest: 0, news: 0 }
+    }
+
+    /// How often there has come to be more in [`State::recent`] than before.
+    pub fn news(&self) -> u64 {
+        self.news
     }
 
     /// From now on tags are named by rules of this fingerprint. By other ones they are names of other keys: what is known by them
@@ -71,6 +77,7 @@ impl State {
         if before.is_some_and(|before| before != rules) {
             self.pending.values_mut().for_each(|intent| intent.scope.generalize());
             self.pending_bytes = self.pending.values().map(bytes).sum();
+            self.news += 1;
             [&mut self.recent, &mut self.heard].into_iter().for_each(Recent::generalize);
         }
     }
@@ -86,6 +93,7 @@ impl State {
     }
 
     pub fn begin(&mut self, intent: Intent) {
+        self.news += 1;
         self.pending_bytes += bytes(&intent);
         self.pending.insert(intent.id, intent);
     }
@@ -106,6 +114,7 @@ impl State {
 
     /// Another proxy has invalidated this, so many milliseconds ago.
     pub fn heard(&mut self, scope: &Scope, age: i64, now: Now) {
+        self.news += 1;
         self.heard.add(scope, now.steady.saturating_sub(age), now.steady);
     }
 

@@ -9,7 +9,8 @@ use hashbrown::HashMap;
 use super::Moment;
 use crate::rules::Tag;
 
-/// Counts announcements: what happened after reading n was not among the first n.
+/// A logical time: announcements advance it, and so does what was found or missed without one. What happened after reading n is not
+/// among what had happened at n.
 pub type Clock = u64;
 
 /// The clock of a miss that is older than everything that is remembered.
@@ -66,7 +67,7 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// The number of announcements seen so far, from 1.
+    /// What time it is, from 1: it has advanced with each announcement seen, and with each gap.
     pub fn clock(&self) -> Clock {
         self.clock.load(Ordering::Acquire) + 1
     }

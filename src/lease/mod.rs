@@ -38,6 +38,7 @@ pub use hits::Hits;
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -60,6 +61,13 @@ const PULSE: Moment = 250;
 const SHORTEST_PULSE: Moment = 25;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
+
+/// The oldest clock and the latest end of the misses that share a slot.
+type Slot = (Clock, Moment);
+
+fn locked(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// How often it is to be said that the process runs, if that is the shortest time that fills are watched: often enough to notice
 /// when it stood still for half of it.
@@ -126,8 +134,8 @@ pub struct Leases {
     feared_until: AtomicU64,
     /// When it was last said that the process runs.
     ran_at: AtomicU64,
-    /// Misses of keys that nothing labels yet: the oldest clock and the latest end of those that share a slot.
-    slots: Box<[(AtomicU64, AtomicU64)]>,
+    /// Misses of keys that nothing labels yet.
+    slots: Box<[Mutex<Slot>]>,
 }
 
 impl Default for Leases {
@@ -198,11 +206,15 @@ impl Leases {
     /// As [`Leases::missed`], of a key that has no tags, where explicit labels have not been used yet: the client may
     /// label the key when it fills it. Costs next to nothing and remembers roughly.
     pub fn missed_unlabelled(&self, key: KeyHash, clock: Clock, now: Moment, window: Moment) {
-        let (oldest, until) = &self.slots[key as usize % SLOTS];
-        if until.load(Ordering::Relaxed) <= now {
-            oldest.store(clock, Ordering::Relaxed);
-        }
-        until.fetch_max(now + window, Ordering::Relaxed);
+        let mut slot = self.slot(key);
+        let (oldest, until) = *slot;
+        // Another thread may have been quicker with a younger one.
+        let oldest = if until <= now { clock } else { oldest.min(clock) };
+        *slot = (oldest, until.max(now + window));
+    }
+
+    fn slot(&self, key: KeyHash) -> MutexGuard<'_, Slot> {
+        locked(&self.slots[key as usize % SLOTS])
     }
 
     /// Whether nothing is open and nothing is suspect, so that no write is a fill that matters.
@@ -304,8 +316,8 @@ impl Leases {
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
     pub fn filled_unlabelled(&self, key: KeyHash, now: Moment) -> Option<Clock> {
-        let (oldest, until) = &self.slots[key as usize % SLOTS];
-        (until.load(Ordering::Relaxed) > now).then(|| oldest.load(Ordering::Relaxed))
+        let (oldest, until) = *self.slot(key);
+        (until > now).then_some(oldest)
     }
 
     fn take(&self, key: KeyHash, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
@@ -439,7 +451,7 @@ impl Leases {
     pub fn has_open(&self, now: Moment) -> bool {
         self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now && miss.is_open()))
             // They matter if the next one has other rules.
-            || self.slots.iter().any(|(_, until)| until.load(Ordering::Relaxed) > now)
+            || self.slots.iter().any(|slot| locked(slot).1 > now)
             || self.suspect_until.load(Ordering::Relaxed) > now
     }
 

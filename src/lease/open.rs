@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{Client, Clock, Fill, Found, Moment, Shares, Write};
 
-/// Open misses of one key that are told apart; more are added to the youngest.
+/// Open misses of one key that are told apart; of more, one that was filled is forgotten, or two are told apart no more.
 pub(super) const MOST_MISSES: usize = 32;
 /// A fill over a connection with a miss of the key could have shown that tasks share connections if the connections with one
 /// are not more than one in so many of its host: among tasks that share connections that would be chance.

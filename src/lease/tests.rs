@@ -577,6 +577,12 @@ fn misses_of_unlabelled_keys_are_remembered_roughly() {
     assert_eq!(leases.filled_unlabelled(5, 1 + WINDOW), None);
     leases.missed_unlabelled(5, 14, 1 + WINDOW, WINDOW);
     assert_eq!(leases.filled_unlabelled(5, 2 + WINDOW), Some(14));
+    leases.missed_unlabelled(5, 13, 1 + WINDOW, WINDOW);
+    assert_eq!(
+        leases.filled_unlabelled(5, 2 + WINDOW),
+        Some(13),
+        "another thread was quicker with a younger one"
+    );
 }
 
 #[test]

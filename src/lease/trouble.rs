@@ -27,23 +27,29 @@ pub fn trouble(reply: &[u8]) -> Option<Trouble> {
     match memchr::memmem::rfind(reply, PLACE).map(|at| &reply[at + PLACE.len()..]) {
         Some(line) if line.starts_with(b"1.") => Some(Trouble::Before),
         Some(_) => Some(Trouble::Behind),
-        None if begins(SINCE_7_2) || begins(BEFORE_7_2) => Some(Trouble::Refused),
+        None if is_of_rights(&reply[1..]) => Some(Trouble::Refused),
         None => None,
     }
 }
 
 /// How errors about the rights of the client's user begin in scripts.
-const SINCE_7_2: &[u8] = b"-ERR ACL failure in script:";
-const BEFORE_7_2: &[u8] = b"-ERR The user executing the script";
+const SINCE_7_2: &[u8] = b"ERR ACL failure in script:";
+const BEFORE_7_2: &[u8] = b"ERR The user executing the script";
+
+/// Whether an error in a script is about the rights of the client's user.
+pub fn is_of_rights(error: &[u8]) -> bool {
+    error.starts_with(SINCE_7_2) || error.starts_with(BEFORE_7_2)
+}
 
 /// What Redis says outside of scripts instead of this reply to a script that runs `command`, if it is about the rights of the
 /// client's user: an error without its mark.
 pub fn refusal(reply: &[u8], command: &str) -> Option<Vec<u8>> {
-    if let Some(what) = reply.strip_prefix(SINCE_7_2) {
+    let error = reply.strip_prefix(b"-")?;
+    if let Some(what) = error.strip_prefix(SINCE_7_2) {
         let end = memchr::memmem::rfind(what, b" script: ").or_else(|| memchr::memchr(b'\r', what));
         return Some([b"NOPERM", &what[..end.unwrap_or(what.len())]].concat());
     }
-    let what = match memchr::memmem::find(reply.strip_prefix(BEFORE_7_2)?, b"access") {
+    let what = match memchr::memmem::find(error.strip_prefix(BEFORE_7_2)?, b"access") {
         Some(_) => "access one of the keys used as arguments".to_owned(),
         None => format!("run the '{command}' command"),
     };

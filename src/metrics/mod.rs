@@ -226,15 +226,6 @@ impl Metrics {
         self.rare.feed_gaps.with_label_values(&[node])
     }
 
-    /// Drops the series of a node that has left the topology. Handles taken before count into nothing.
-    pub fn forget_node(&self, node: &str) {
-        // A node that had no such series is an error to Prometheus, and none to us.
-        let _ = self.rare.upstream_up.remove_label_values(&[node]);
-        let _ = self.rare.upstream_reconnects.remove_label_values(&[node]);
-        let _ = self.rare.feed_connected.remove_label_values(&[node]);
-        let _ = self.rare.feed_gaps.remove_label_values(&[node]);
-    }
-
     /// The journal has failed so often, all in all.
     pub fn journal_failures(&self, all: u64) {
         self.journal_failures.inc_by(all.saturating_sub(self.journal_failures.get()));

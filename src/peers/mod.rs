@@ -184,8 +184,7 @@ impl<T> Peers<T> {
         }
         self.announced += 1;
         if self.begun.len() >= MOST_BEGUN {
-            let recent = self.announced - MOST_BEGUN as u64 * 3 / 4;
-            self.begun.retain(|_, begun| begun.number > recent);
+            self.forget_oldest();
         }
         // In several messages if it has many tags, and again if it is tried again.
         let fan_out = fan_out_of(epoch);
@@ -208,6 +207,18 @@ impl<T> Peers<T> {
                 self.begun.insert(fan_out.into(), begun);
                 tags
             }
+        }
+    }
+
+    /// Forgets the oldest of those that are not done. What they cover is due when it would have been: nobody will know that they
+    /// are done.
+    fn forget_oldest(&mut self) {
+        let recent = self.announced - MOST_BEGUN as u64 * 3 / 4;
+        let (me, wait) = (&self.me, self.rank() * TURN);
+        let forgotten = self.begun.extract_if(.., |_, begun| begun.number <= recent);
+        let due = forgotten.filter_map(|(_, begun)| Some((begun.due(me)? + wait, begun.covers)));
+        for (due, covers) in due.collect::<Vec<_>>() {
+            covers.into_iter().for_each(|duty| self.stand_by(duty, due));
         }
     }
 
@@ -397,6 +408,18 @@ mod tests {
         let left: Vec<_> = a.due(Moment::MAX).into_iter().flat_map(|duty| duty.tags).collect();
         assert!(left.len() > MOST_BEGUN / 2 && left.len() < MOST_BEGUN);
         assert!(!left.contains(&tags("0")[0]) && left.contains(&tags(&MOST_BEGUN.to_string())[0]));
+    }
+
+    #[test]
+    fn what_a_forgotten_announcement_covers_is_due_all_the_same() {
+        let mut b = peers("b", &["a", "c"]);
+        b.seen(duty("x"), 0);
+        b.begun(&id("c"), b"first", &tags("x"), 0);
+        for n in 0..MOST_BEGUN {
+            b.begun(&id("c"), n.to_string().as_bytes(), &tags(&n.to_string()), 1);
+        }
+        assert_eq!(b.next_due(), Some(PATIENCE + TURN), "as if it were remembered");
+        assert_eq!(b.due(PATIENCE + TURN), [duty("x")]);
     }
 
     #[test]

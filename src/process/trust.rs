@@ -40,6 +40,8 @@ struct Doubted {
     count: u64,
     /// The control thread has been asked to find out and has not yet.
     comparing: bool,
+    /// How much had ever been invalidated when it was last looked what there is to doubt.
+    news: u64,
     /// The doubt, if there is anything to doubt, and since when.
     reason: Option<(doubt::Reason, Instant)>,
 }
@@ -58,26 +60,31 @@ impl Process {
     /// Redis may have been replaced: until that is known, what it holds of keys invalidated lately is not served.
     pub fn doubt_redis(&self) {
         let mut state = self.trust.doubted();
-        let asks = self.doubt(&mut state, false);
+        let asks = self.doubt(&mut state);
         drop(state);
         if asks {
             self.fanout.order(fanout::Order::Compare);
         }
     }
 
-    /// Whether it is to be asked who it is. `replaced`: it has been, and what was invalidated since it was first doubted is in
-    /// doubt as well.
-    fn doubt(&self, state: &mut Doubted, replaced: bool) -> bool {
+    /// Whether it is to be asked who it is.
+    fn doubt(&self, state: &mut Doubted) -> bool {
         state.count += 1;
         // Who compares goes on until nothing was doubted meanwhile.
         let compares = std::mem::replace(&mut state.comparing, !self.dry_run);
-        if self.dry_run || (compares && !replaced) {
+        if self.dry_run {
             return false;
         }
-        // Of what other proxies invalidate at this moment not everything may have been heard.
-        let recent = if self.is_alone() { self.journal.recent() } else { Scope::Everything };
-        if !state.reason.as_ref().is_some_and(|(reason, _)| reason.covers(&recent)) {
-            state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
+        // What was invalidated since it was first doubted is in doubt as well: Redis may be another one once more. Many connections
+        // may be lost at once, so that is only looked for if there is any.
+        let (is_alone, news) = (self.is_alone(), self.journal.news());
+        let has_news = std::mem::replace(&mut state.news, news) != news;
+        if !compares || has_news || !is_alone {
+            // Of what other proxies invalidate at this moment not everything may have been heard.
+            let recent = if is_alone { self.journal.recent() } else { Scope::Everything };
+            if !state.reason.as_ref().is_some_and(|(reason, _)| reason.covers(&recent)) {
+                state.reason = (!recent.is_empty()).then(|| (self.doubt.enter(recent), Instant::now()));
+            }
         }
         // Which keys had labels an old Redis knows, not the index.
         let labels = self.may_have_had_labels();
@@ -124,7 +131,7 @@ impl Process {
     fn follow(&self, lead: &mut Lead, run: &str, made: Duration) {
         self.index.set_incomplete("new connections lead to another Redis");
         let mut state = self.trust.doubted();
-        let asks = self.doubt(&mut state, true);
+        let asks = self.doubt(&mut state);
         // Not before: what is asked of connections that are made from here on is asked in doubt. Nor after the doubt may end:
         // it must not be the old one that is asked who it is.
         lead.follow(run, made, self.age_at(Instant::now()));
@@ -221,6 +228,7 @@ mod tests {
     use crate::journal::Journal;
     use crate::metrics::Metrics;
     use crate::net::Address;
+    use crate::rules::Tag;
 
     fn process() -> (Process, UnboundedReceiver<Order>) {
         let (handle, orders) = Handle::new();
@@ -253,6 +261,26 @@ mod tests {
         );
         assert!(process.trust_redis(process.doubts_of_redis()));
         assert!(process.may_carry(created), "what was invalidated lately is so again");
+    }
+
+    #[test]
+    fn who_doubts_again_doubts_what_was_invalidated_meanwhile() {
+        let (process, mut orders) = process();
+        let [a, b] = [b"a", b"b"].map(|name| Tag::from(name.as_slice()));
+        process.journal.heard(&Scope::Tags(vec![a.clone()]), Duration::ZERO);
+        process.doubt_redis();
+        assert!(matches!(orders.try_recv(), Ok(Order::Compare)));
+        process.journal.heard(&Scope::Tags(vec![b.clone()]), Duration::ZERO);
+        assert!(
+            process.doubt.names(std::slice::from_ref(&a)) && !process.doubt.names(std::slice::from_ref(&b))
+        );
+        // It dies again before that is done, and may come back with data from before either.
+        process.doubt_redis();
+        assert!(process.doubt.names(&[a]) && process.doubt.names(&[b]));
+        assert!(orders.try_recv().is_err(), "who compares goes on");
+        process.has_peers.store(true, Ordering::Release);
+        process.doubt_redis();
+        assert!(process.doubt.concerns(&[b"any".as_slice().into()]), "others may have invalidated anything");
     }
 
     #[test]

@@ -43,3 +43,24 @@ impl Head<'_> {
         matches!(self, Head::Error(_) | Head::BlobError(_))
     }
 }
+
+/// Whether Redis has said so itself: its errors begin with a word in capitals.
+pub fn is_error_of_redis(error: &str) -> bool {
+    let word = error.split(' ').next().unwrap_or_default();
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_redis_are_told_from_those_of_the_network() {
+        for error in ["NOPERM User x", "WRONGPASS invalid", "ERR unknown command", "LOADING"] {
+            assert!(is_error_of_redis(error), "{error}");
+        }
+        for error in ["", "Connection refused (os error 111)", "the connection was closed", "no answer"] {
+            assert!(!is_error_of_redis(error), "{error}");
+        }
+    }
+}

@@ -12,6 +12,6 @@ pub mod request;
 pub mod stream;
 
 pub use args::{Args, OwnedArgs, Span};
-pub use head::Head;
+pub use head::{Head, is_error_of_redis};
 pub use reply::{NotResp, Progress, ReplyFramer, whole_value};
 pub use request::{Limits, Parsed, ProtocolError, RequestParser};

@@ -47,11 +47,6 @@ pub struct ReplyFramer {
 }
 
 impl ReplyFramer {
-    /// Whether the next byte begins a reply.
-    pub fn at_start(&self) -> bool {
-        !self.started
-    }
-
     /// Consumes what belongs to the current reply from the start of `buf`, and tells `on` the depth
     /// (0: the reply itself) and head of every value that begins in it.
     pub fn advance(&mut self, buf: &[u8], mut on: impl FnMut(u32, &Head<'_>)) -> Result<Progress, NotResp> {

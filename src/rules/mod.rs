@@ -242,11 +242,6 @@ impl Rules {
         self.fingerprint
     }
 
-    /// Whether any pattern carries tags.
-    pub fn carries_tags(&self) -> bool {
-        self.classes.iter().any(|class| class.has_tags)
-    }
-
     /// The closure of `tags` under the cascades: adds every tag that they invalidate in turn, no tag twice.
     pub fn cascade(&self, tags: &mut Vec<Tag>) -> Cascaded {
         self.cascades.close(tags)

@@ -243,7 +243,7 @@ impl Conn {
     /// The first request of a turn is there. The connection may have been lost while the client's task waited for something
     /// else.
     fn wake_to_send(&self) {
-        if *self.life.phase.borrow() != Phase::Dead {
+        if self.life.phase.get() != Phase::Dead {
             return self.wake();
         }
         self.out.borrow_mut().clear();

@@ -52,15 +52,15 @@ pub(super) fn start(conn: &Rc<Conn>, backoff: &Rc<Backoff>, pool: Weak<Pool>) {
     tokio::task::spawn_local(async move {
         let context = Rc::clone(&conn.context);
         let reason = run(&conn, &context, &backoff).await;
-        let was_open = conn.is_usable();
-        if was_open {
+        let was_usable = conn.is_usable();
+        if was_usable {
             tracing::debug!(%reason, "upstream connection ended");
         } else {
             tracing::debug!(%reason, "upstream connection failed");
         }
         conn.fail(&reason);
         if let Some(pool) = pool.upgrade() {
-            pool.ended(&conn, was_open, &reason);
+            pool.ended(&conn, was_usable, &reason);
         }
     });
 }

@@ -1,6 +1,6 @@
 //! From when to when a connection is used, and why not any longer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::Conn;
@@ -8,7 +8,7 @@ use super::Conn;
 /// Why a connection cannot be used.
 pub(super) const REPLACED: &str = "Redis has been replaced";
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Nothing has been heard of Redis yet: commands in the queue have certainly not run.
     Starting,
@@ -21,7 +21,7 @@ pub(super) enum Phase {
 /// What decides it.
 #[derive(Debug)]
 pub(super) struct Life {
-    pub phase: RefCell<Phase>,
+    pub phase: Cell<Phase>,
     /// When it began to be made.
     pub created: Instant,
     /// In which era it was found to lead to the Redis in use, if it is known where it leads.
@@ -40,7 +40,7 @@ impl Life {
     pub fn new() -> Self {
         let created = Instant::now();
         Self {
-            phase: RefCell::new(Phase::Starting),
+            phase: Cell::new(Phase::Starting),
             created,
             era: Cell::new(None),
             idle_since: Cell::new(created),
@@ -55,7 +55,7 @@ impl Conn {
     /// Whether it still can carry requests.
     #[inline]
     pub fn is_alive(&self) -> bool {
-        *self.life.phase.borrow() != Phase::Dead && !self.life.retired.get() && !self.is_left()
+        self.life.phase.get() != Phase::Dead && !self.life.retired.get() && !self.is_left()
     }
 
     /// Whether its set-up has succeeded.
@@ -64,11 +64,11 @@ impl Conn {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        *self.life.phase.borrow() == Phase::Open
+        self.life.phase.get() == Phase::Open
     }
 
     pub(super) fn opened(&self) {
-        *self.life.phase.borrow_mut() = Phase::Open;
+        self.life.phase.set(Phase::Open);
     }
 
     /// Whether a command that is sent now is executed at once.
@@ -84,7 +84,7 @@ impl Conn {
 
     /// Whether it is left, and replies are still to come.
     pub fn is_draining(&self) -> bool {
-        self.is_left() && !self.life.retired.get() && *self.life.phase.borrow() != Phase::Dead
+        self.is_left() && !self.life.retired.get() && self.life.phase.get() != Phase::Dead
     }
 
     /// Whether it has ever led to the Redis in use.

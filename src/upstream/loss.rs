@@ -6,7 +6,7 @@ use super::Conn;
 use super::expected::{Expected, Pending, Setup, Special};
 use super::life::Phase;
 use crate::accounting::Verdict;
-use crate::resp::{Head, encode};
+use crate::resp::{Head, encode, is_error_of_redis};
 use crate::session::{Effect, Identity};
 
 impl Conn {
@@ -18,7 +18,7 @@ impl Conn {
         if self.has_led() && !self.is_retired() {
             self.context.process.doubt_redis();
         }
-        *self.life.phase.borrow_mut() = Phase::Dead;
+        self.life.phase.set(Phase::Dead);
         if let Some(writer) = self.writer.get() {
             // Silent clients may have it for long.
             writer.hang_up();
@@ -83,7 +83,7 @@ impl Conn {
             drop(session);
             self.context.command_done(metric, started, true);
             if let Some(effect) = special.effect {
-                let is_own = reason.starts_with("ERR ") || !is_of_redis(reason);
+                let is_own = reason.starts_with("ERR ") || !is_error_of_redis(reason);
                 // Redis itself takes a MULTI while a script runs.
                 let is_busy = reason.starts_with("BUSY ") && matches!(effect, Effect::Multi(_));
                 if is_busy || (effect.prepares() && is_own) {
@@ -104,9 +104,5 @@ impl Conn {
 
 /// Why a connection failed, as the text of an error reply. Redis's own errors begin with a word in capitals.
 pub fn error_text(reason: &str) -> String {
-    if is_of_redis(reason) { reason.to_owned() } else { format!("ERR upstream: {reason}") }
-}
-
-fn is_of_redis(reason: &str) -> bool {
-    reason.split(' ').next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_uppercase()))
+    if is_error_of_redis(reason) { reason.to_owned() } else { format!("ERR upstream: {reason}") }
 }

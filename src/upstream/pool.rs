@@ -307,18 +307,19 @@ impl Pool {
 
     /// A connection has ended. If Redis lives, somebody had it cut (CLIENT KILL, ACL DELUSER), and would have cut each
     /// of its clients, also those that are silent. If Redis has gone, they go on when it is back.
-    pub(super) fn ended(&self, conn: &Rc<Conn>, was_open: bool, reason: &str) {
-        if self.greeting.borrow_mut().take_if(|greeting| Rc::ptr_eq(greeting, conn)).is_some() && !was_open {
+    pub(super) fn ended(&self, conn: &Rc<Conn>, was_usable: bool, reason: &str) {
+        if self.greeting.borrow_mut().take_if(|greeting| Rc::ptr_eq(greeting, conn)).is_some() && !was_usable
+        {
             self.context.standing.failed(Some(error_text(reason)));
         }
-        if conn.is_detour() && !was_open {
+        if conn.is_detour() && !was_usable {
             *self.no_detour.borrow_mut() = Some((Instant::now(), reason.to_owned()));
             return;
         }
         if conn.is_pinned() || conn.is_retired() || conn.is_left() {
             return;
         }
-        if was_open && conn.has_users() {
+        if was_usable && conn.has_users() {
             let (context, conn) = (Rc::clone(&self.context), Rc::clone(conn));
             tokio::task::spawn_local(async move {
                 if context.process.fanout.ask(Order::Alive).await == Some(true) {
@@ -326,7 +327,7 @@ impl Pool {
                     context.clients.borrow().values().for_each(|client| client.wake());
                 }
             });
-        } else if !was_open && is_unknown_user(reason) {
+        } else if !was_usable && is_unknown_user(reason) {
             self.context.disconnect(&conn.key().identity);
         }
     }

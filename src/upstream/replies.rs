@@ -31,9 +31,10 @@ const BIG: usize = 256 * 1024;
 const UNCOPIED: usize = 4 * 1024;
 
 /// What the value that is being read is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Current {
     /// Not known before its first bytes.
+    #[default]
     Unknown,
     /// The reply that is expected next.
     Reply,
@@ -44,7 +45,7 @@ enum Current {
 }
 
 /// The state of reading one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Incoming {
     framer: ReplyFramer,
     reader: Reader,
@@ -78,23 +79,6 @@ struct Run {
 pub(super) struct Read<'a> {
     pub(super) buf: &'a [u8],
     run: Option<Run>,
-}
-
-impl Default for Incoming {
-    fn default() -> Self {
-        Self {
-            framer: ReplyFramer::default(),
-            reader: Reader::default(),
-            current: Current::Unknown,
-            length: 0,
-            rest: Vec::new(),
-            setup_error: None,
-            setup_reply: 0,
-            setup_has_many: false,
-            setup_text: Vec::new(),
-            trouble: None,
-        }
-    }
 }
 
 impl Incoming {

@@ -378,6 +378,31 @@ fn what_is_written_behind_a_flush_can_be_read_at_once() {
     }
 }
 
+/// As those of a test suite. What follows one of them takes longer than the next is away.
+#[test]
+fn what_follows_many_flushes_is_done_for_many_at_once() {
+    const FLUSHES: usize = 2000;
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis, RULES);
+    let (mut client, mut direct) = (proxy.client(), redis.client());
+    let tags: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
+    let request: Vec<&str> =
+        std::iter::once("TAG.INVALIDATE").chain(tags.iter().map(String::as_str)).collect();
+    assert_eq!(client.call(&request), ":0\r\n");
+    let before = calls(&mut direct, "set");
+    direct.send(&encode(&["FLUSHDB"]).repeat(FLUSHES));
+    (0..FLUSHES).for_each(|_| assert_eq!(direct.raw(), b"+OK\r\n"));
+    eventually("the epochs are back", || (direct.cmd("EXISTS rescind:epoch:t99") == ":1\r\n").then_some(()));
+    let mut last = 0;
+    eventually("nothing goes on", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = calls(&mut direct, "set");
+        (std::mem::replace(&mut last, now) == now).then_some(())
+    });
+    let each = (last - before) as usize / tags.len();
+    assert!((1..FLUSHES / 4).contains(&each), "{each}");
+}
+
 const RIGHTS: &str = "~* &rescind:* -@all +hello +auth +ping +select +config|get +config|set +psubscribe +subscribe \
     +client|tracking +command +info +scan +exists +set +get +unlink +pexpire +zadd +zrem +zscan +zscore +zrangebyscore \
     +pexpiretime +publish +pubsub +eval +lpush +ltrim +lrange";

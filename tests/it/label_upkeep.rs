@@ -73,6 +73,25 @@ fn scores_follow_every_way_to_change_an_expiry() {
     }
 }
 
+/// As many at once as were not used in the last second, also of writes that wait for the journal before they are sent.
+#[test]
+fn scores_follow_triggers_as_often_as_other_writes() {
+    let mut w = World::new();
+    let keys: Vec<String> = (0..240).map(|n| format!("app:1:model:Tool:{n}")).collect();
+    for key in &keys {
+        assert_eq!(w.client.cmd(&format!("TAG.WITH 1 t SET {key} v")), "+OK\r\n");
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    for key in &keys {
+        assert_eq!(w.client.cmd(&format!("EXPIRE {key} 1000")), ":1\r\n");
+    }
+    eventually("all scores follow", || {
+        let scores = w.direct.list("ZRANGE rescind:tag:t 0 -1 WITHSCORES");
+        let left = scores.iter().filter(|score| *score == "inf").count();
+        (scores.len() == 2 * keys.len() && left == 0).then_some(())
+    });
+}
+
 #[test]
 fn a_score_that_has_passed_loses_no_label() {
     let mut w = World::new();

@@ -1,11 +1,12 @@
 //! Several processes in one folder. A lock belongs to whoever opened the file, so journals of one process are as
 //! foreign to each other as those of several.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
+use std::time::Duration;
 
 use rescind::config::Fsync;
 use rescind::journal::Journal;
@@ -51,6 +52,24 @@ fn a_child_that_is_just_being_started_does_not_hold_the_file() {
         assert!(Command::new("true").status().unwrap().success());
     }
     assert_eq!(found.join().unwrap(), (0..300).collect::<Vec<_>>());
+}
+
+/// Those that run already look at it for an instant.
+#[test]
+fn a_file_that_somebody_only_looks_at_is_taken_over() {
+    let folder = folder();
+    let (journal, _) = open(folder.path());
+    intend(&journal, &["a"]).unwrap();
+    let left = crashed(folder.path());
+    let looked_at = File::open(&files(left.path(), "log")[0]).unwrap();
+    looked_at.lock_shared().unwrap();
+    let recovered = std::thread::scope(|scope| {
+        let starting = scope.spawn(|| open(left.path()).1);
+        std::thread::sleep(Duration::from_millis(50));
+        looked_at.unlock().unwrap();
+        starting.join().unwrap()
+    });
+    assert_eq!((pending(&recovered), recovered.unclean), (vec!["a".to_owned()], true));
 }
 
 /// The new one has started before the old one ends.

@@ -37,16 +37,19 @@ impl Proxy {
     /// Redis may have been replaced. Of what other proxies have invalidated not everything may have been heard.
     pub fn doubt_redis(&mut self, around: &mut Around<'_>) {
         self.redis.count += 1;
-        if std::mem::replace(&mut self.redis.comparing, true) {
-            return;
-        }
+        let compares = std::mem::replace(&mut self.redis.comparing, true);
         let may_be_others = !self.is_alone() || (self.has_just_started() && around.protect.start);
         let scope = match !may_be_others || !around.protect.foreign_recent {
             true => Scope::Tags(names().labels(&around.journal.recent())),
             false => Scope::Everything,
         };
-        self.redis.reason = (!scope.is_empty()).then(|| (self.doubt.enter(scope), around.now()));
-        self.ask_again(around);
+        // What was invalidated since it was first doubted is in doubt as well.
+        if !self.redis.reason.as_ref().is_some_and(|(reason, _)| reason.covers(&scope)) {
+            self.redis.reason = (!scope.is_empty()).then(|| (self.doubt.enter(scope), around.now()));
+        }
+        if !compares {
+            self.ask_again(around);
+        }
     }
 
     /// What was known of other proxies is lost, and Redis may be another one than the journal says.
@@ -131,8 +134,7 @@ impl Proxy {
         if self.run.is_none_or(|run| run == identity) {
             return true;
         }
-        let since = self.redis.reason.as_ref().map(|(_, since)| *since);
         self.doubt_redis(around);
-        since.is_some_and(|since| since < created)
+        self.redis.reason.as_ref().is_some_and(|(_, since)| *since < created)
     }
 }
