@@ -321,9 +321,7 @@ fn resume(process: &Process, recovered: &Recovered, rules: &Arc<Rules>) {
     if noted.is_some_and(control::had_others) {
         process.journal.heard(&Scope::Everything, Duration::ZERO);
     }
-    for labels in [&process.labels_unread, &process.labels_remembered] {
-        labels.store(noted.is_some_and(control::had_labels), Ordering::Release);
-    }
+    process.labels.remember(noted.is_some_and(control::had_labels));
     process.doubt_redis();
     finish(process, &recovered.pending, rules, true);
 }

@@ -1,9 +1,10 @@
 //! What all threads share.
 
+mod labels;
 mod lead;
 mod trust;
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -66,20 +67,10 @@ pub struct Process {
     pub trust: Trust,
     /// The other proxies, if there are any, have heard of this one, and have told it what they know.
     pub is_known: AtomicBool,
-    /// Clients give explicit labels: every miss may be that of a key to be labelled.
-    pub labels_used: AtomicBool,
-    /// An earlier process knew of explicit labels.
-    pub labels_remembered: AtomicBool,
-    /// Likewise, and they have not been read from Redis yet.
-    pub labels_unread: AtomicBool,
+    /// What has been seen of explicit labels.
+    pub labels: labels::Seen,
     /// Tags and their keys.
     pub index: SharedIndex,
-    /// The labels in Redis have been read into the index, and the feed has not been lost since.
-    pub labels_known: AtomicBool,
-    /// The feed shows the news of labels, so that the index learns from there what scripts give.
-    pub hears_labels: AtomicBool,
-    /// There may be other proxies, which give labels that the feed tells of a moment later.
-    pub others_may_label: AtomicBool,
     /// Why the feed is not connected, if it is not, or what keeps the index from being filled.
     pub feed_error: Mutex<String>,
     /// Why fan-outs failed last, as long as some do.
@@ -134,14 +125,9 @@ impl Process {
             invalidating: Arc::default(),
             trust: Trust::default(),
             is_known: AtomicBool::new(false),
-            labels_used: AtomicBool::new(false),
-            labels_remembered: AtomicBool::new(false),
-            labels_unread: AtomicBool::new(false),
+            labels: labels::Seen::default(),
             index: SharedIndex::default(),
-            labels_known: AtomicBool::new(false),
-            hears_labels: AtomicBool::new(false),
             number: fastrand::u64(..),
-            others_may_label: AtomicBool::new(true),
             feed_error: Mutex::default(),
             fanout_error: Mutex::default(),
             own_writes: AtomicBool::new(false),
@@ -225,52 +211,6 @@ impl Process {
     #[inline]
     pub fn is_alone(&self) -> bool {
         !self.has_peers.load(Acquire)
-    }
-
-    /// Whether any key may have explicit labels. Costs no lock. Beside other proxies always: one of them may just have given
-    /// the first.
-    pub fn may_have_labels(&self) -> bool {
-        self.index.has_labels()
-            || self.others_may_label.load(Acquire)
-            || !self.labels_known.load(Acquire)
-            || self.labels_used.load(Acquire)
-    }
-
-    /// A client uses explicit labels. The process after this one is to know.
-    pub fn use_labels(&self) {
-        if !self.labels_used.load(Acquire) && !self.labels_used.swap(true, AcqRel) {
-            self.fanout.order(fanout::Order::Note);
-        }
-    }
-
-    /// Whether explicit labels have been used here, or have been heard of.
-    #[inline]
-    pub fn uses_labels(&self) -> bool {
-        self.labels_used.load(Acquire) || self.index.has_had_labels()
-    }
-
-    /// Whether it is known that there have been explicit labels: in this process, or lately in the one before it.
-    pub fn has_had_labels(&self) -> bool {
-        let remembers = self.labels_remembered.load(Acquire) && self.born.elapsed() <= self.replay_window;
-        self.uses_labels() || remembers
-    }
-
-    /// Whether there may have been explicit labels at a moment from which old data may come back: now there need not be any.
-    pub fn may_have_had_labels(&self) -> bool {
-        // Of others that came before this one it knows neither what they have invalidated nor by what labels.
-        self.has_had_labels() || self.journal.has_missed()
-    }
-
-    /// Whether explicit labels have been used here, or have been heard of, or those in Redis have not been read.
-    #[inline]
-    pub fn may_use_labels(&self) -> bool {
-        self.uses_labels() || !self.labels_known.load(Acquire)
-    }
-
-    /// Whether the index has all explicit labels at any moment, so that nobody need be asked.
-    pub fn knows_labels(&self) -> bool {
-        let told = self.others_may_label.load(Acquire) || self.labels_used.load(Acquire);
-        self.labels_known.load(Acquire) && !told
     }
 
     /// Whether the index learns of keys only from what is written through this proxy.

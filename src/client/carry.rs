@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
 use super::labels::{self, Labelled, given_to};
@@ -204,7 +203,7 @@ impl Client {
 
 /// Other proxies are told what is about to be overwritten.
 async fn tell_leaving(context: &Context, old: &Labels) -> Answer<()> {
-    if old.tags.is_empty() || !context.process.others_may_label.load(Acquire) {
+    if old.tags.is_empty() || !context.process.labels.others_may_give() {
         return Ok(());
     }
     labels::tell_ahead(context, vec![(Verb::Leaving, old.clone())]).await

@@ -1,7 +1,6 @@
 //! Labels of writes that are under way: given before the write is sent, made good or taken back by its reply.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Acquire;
 
 use super::Client;
 use super::carry::{self, Carried};
@@ -92,7 +91,7 @@ pub(super) async fn tell_coming(
     context: &Rc<Context>,
     given: impl Iterator<Item = &mut Labelled>,
 ) -> Answer<()> {
-    if !context.process.others_may_label.load(Acquire) {
+    if !context.process.labels.others_may_give() {
         return Ok(());
     }
     let mut coming = vec![];
@@ -198,7 +197,7 @@ pub(super) async fn settle(
     let verb = |one: &Labels| if outcome.has_ended(one) { Verb::Left } else { Verb::Stayed };
     let ends: Vec<_> = ends.into_iter().map(|one| (verb(&one), one)).collect();
     // Who does not hear of it was not told before either.
-    let told = if context.process.others_may_label.load(Acquire) { ends.as_slice() } else { &[] };
+    let told = if context.process.labels.others_may_give() { ends.as_slice() } else { &[] };
     let changes = given.iter().cloned().map(|one| (Verb::Given, one)).chain(told.iter().cloned()).collect();
     make_good(context, given, changes).await;
     ends.into_iter().for_each(|(verb, one)| carry::end(context, verb, &one));

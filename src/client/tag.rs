@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -266,7 +265,7 @@ async fn next(client: &mut Client, args: Args<'_>) -> Answer<()> {
 /// Waits until the index knows the labels that the key was given a moment ago, here or through another proxy.
 async fn learn(client: &mut Client, key: &[u8]) {
     let (process, db) = (&client.context.process, client.outbox.session.borrow().current_db());
-    let others = process.others_may_label.load(Ordering::Acquire);
+    let others = process.labels.others_may_give();
     if others || process.index.expects_labels(db, key, client.context.moment()) {
         process.fanout.ask(|reply| Order::Learn(vec![(db, key.into())], reply)).await;
     }
@@ -311,7 +310,7 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
     let db = client.outbox.session.borrow().current_db();
     let taken = Labels::new(db, key, tags);
     let sets: Vec<Vec<u8>> = taken.tags.iter().map(|tag| label_set(tag)).collect();
-    let hears = process.hears_labels.load(Ordering::Acquire);
+    let hears = process.labels.are_heard();
     let conn = client.conn();
     client.until(|outbox| conn.knows_scripts(outbox).then_some(())).await;
     let removed = if hears && client.conn().takes_labels() && script::fits(sets.len() + 6, 0) {
@@ -323,14 +322,14 @@ async fn rem(client: &mut Client, args: Args<'_>) -> Answer<()> {
         };
         // The index follows the feed.
         process.fanout.ask(|reply| Order::Learn(vec![], reply)).await;
-        if !process.hears_labels.load(Ordering::Acquire) {
+        if !process.labels.are_heard() {
             process.index.lock().unlabel(db, key, &taken.tags);
         }
         usize::try_from(removed).unwrap_or(0)
     } else {
         // All or none of them. Who could not be told would put them back.
         may_write(client, &taken.tags).await?;
-        if process.others_may_label.load(Ordering::Acquire) {
+        if process.labels.others_may_give() {
             tell_ahead(&client.context, vec![(Verb::Hello, Labels::new(0, b"", vec![]))]).await?;
         }
         let mut had = 0;

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
@@ -131,7 +130,7 @@ fn writes_plainly(context: &Context, outbox: &Outbox, db: u32, command: &Command
 fn reading(context: &Context, db: u32, command: &Command, args: Args<'_>) -> Reading {
     let mut matcher = context.matcher.borrow_mut();
     let (mut keys, mut writes) = (ReadKeys::new(), false);
-    let labels_used = context.process.labels_used.load(Ordering::Relaxed);
+    let labels_used = context.process.labels.are_used();
     command.keys(args, |used| {
         if used.reads {
             let class = matcher.classify(db, used.key);

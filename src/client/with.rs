@@ -4,7 +4,6 @@
 //! other, and the index learns of the labels from the feed. Otherwise they are given first (`labels`).
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
@@ -98,7 +97,7 @@ impl Client {
         is_with: bool,
     ) -> Option<(Args<'a>, Labels)> {
         let session = self.outbox.session.borrow();
-        let hears = self.context.process.hears_labels.load(Ordering::Acquire);
+        let hears = self.context.process.labels.are_heard();
         let is_apart = session.is_raw() || session.may_be_confined();
         if session.in_multi() || !session.has_standing() || is_apart || !hears {
             return None;

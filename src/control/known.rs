@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -261,7 +260,7 @@ pub(super) fn note(engine: &Engine) {
         return;
     }
     if let Some(known) = &*engine.known.borrow() {
-        let has_labels = process.has_had_labels() || process.labels_unread.load(Ordering::Acquire);
+        let has_labels = process.has_had_labels() || process.labels.are_unread();
         let labels = if has_labels { WITH_LABELS } else { "" };
         let has_others = !process.is_alone() || process.journal.has_heard();
         let others = if has_others { WITH_OTHERS } else { "" };

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 use super::wire::{Wire, int_of};
 use super::{Engine, labels};
@@ -67,10 +66,7 @@ pub(super) fn all_have_come(engine: &Engine) {
 /// The feed is lost: nothing is heard, also not of new proxies.
 pub(super) fn lost(engine: &Engine) {
     all_have_come(engine);
-    let process = &engine.process;
-    process.labels_known.store(false, Ordering::Release);
-    process.hears_labels.store(false, Ordering::Release);
-    process.others_may_label.store(true, Ordering::Release);
+    engine.process.labels.lost();
 }
 
 /// Tells the other proxies that there is one more, and learns whether there are any.
@@ -82,9 +78,7 @@ pub(super) async fn greet(engine: Rc<Engine>) {
         return;
     }
     let alone = int_of(&listeners) == Some(1) && engine.heard_others.get() == heard;
-    engine.process.others_may_label.store(!alone, Ordering::Release);
-    // Not before the others are about to know that they are not alone.
-    engine.process.hears_labels.store(engine.hears_labels.get(), Ordering::Release);
+    engine.process.labels.greeted(alone, engine.hears_labels.get());
 }
 
 /// Another proxy, or this one, has said something about labels.
@@ -107,7 +101,7 @@ pub(super) fn heard(engine: &Rc<Engine>, payload: &[u8]) {
     }
     if !is_own {
         engine.heard_others.set(engine.heard_others.get() + 1);
-        engine.process.others_may_label.store(true, Ordering::Release);
+        engine.process.labels.met();
     }
     let mut index = engine.process.index.lock();
     let (db, key, tags) = (labels.db, &labels.key, &labels.tags);

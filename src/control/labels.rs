@@ -12,7 +12,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -56,7 +55,7 @@ pub(super) async fn learn(engine: &Engine) -> bool {
     let patience = if engine.process.has_had_labels() { LOST_PATIENCE } else { PATIENCE };
     let (mut unread_since, waits_since) = (began, engine.feed.lost_since().unwrap_or(began));
     loop {
-        let known = engine.process.labels_known.load(Ordering::Acquire);
+        let known = engine.process.labels.are_known();
         if known {
             engine.labels_given_up.set(false);
         }
@@ -124,7 +123,7 @@ pub(super) async fn hand_on(engine: &Engine, labels: &Labels) -> Result<Vec<Tag>
         }
         ended.await;
     }
-    if !engine.process.others_may_label.load(Ordering::Acquire) {
+    if !engine.process.labels.others_may_give() {
         return give(engine, labels).await;
     }
     let (mark, mut batch) = (mark(engine), Batch::default());
@@ -316,7 +315,7 @@ async fn take_out(engine: &Engine, mut labels: Labels) {
             // Perhaps it was written anew with the same label, which the feed then shows. What it could not show is read back
             // before the labels are known again.
             learn(engine).await;
-            let known = engine.process.labels_known.load(Ordering::Acquire);
+            let known = engine.process.labels.are_known();
             labels = without_kept(engine, &labels);
             // A label too many costs a deletion, one that is missing a stale key.
             if !known || labels.tags.is_empty() {

@@ -50,7 +50,7 @@ impl Engine {
     /// Starts a rebuild; until it is done, fan-outs also scan. A later one makes it void.
     pub(super) fn rebuild(self: &Rc<Self>, why: &'static str) {
         let version = self.process.index.set_incomplete(why);
-        self.process.labels_known.store(false, Ordering::Release);
+        self.process.labels.forget();
         self.process.metrics.index_complete.set(0);
         self.rebuild.set(self.rebuild.get() + 1);
         let (engine, number) = (Rc::clone(self), self.rebuild.get());
@@ -139,8 +139,7 @@ impl Engine {
     /// What is known of labels is all there is, unless there has been another gap.
     fn labels_known(&self, number: u64) {
         if self.rebuild.get() == number && self.has_feed() {
-            self.process.labels_known.store(true, Ordering::Release);
-            self.process.labels_unread.store(false, Ordering::Release);
+            self.process.labels.read();
         }
     }
 

@@ -95,8 +95,7 @@ impl Process {
     /// Whether any key may have an explicit label that is in doubt: one that nobody has any more, or one of an earlier process that
     /// has not been read yet.
     pub fn doubts_labels(&self) -> bool {
-        self.trust.labels.load(Ordering::Acquire)
-            || (self.labels_unread.load(Ordering::Acquire) && self.doubt.any())
+        self.trust.labels.load(Ordering::Acquire) || (self.labels.are_unread() && self.doubt.any())
     }
 
     /// A new connection, which began to be made at `created`, leads to the Redis of which its `INFO server` says this, if it
@@ -301,13 +300,15 @@ mod tests {
 
     #[test]
     fn any_key_is_in_doubt_until_the_labels_of_an_earlier_process_are_read() {
-        let (process, _orders) = process();
-        process.labels_unread.store(true, Ordering::Release);
+        let (mut process, _orders) = process();
+        // Old data are another matter.
+        process.replay_window = Duration::ZERO;
+        process.labels.remember(true);
         assert!(!process.doubts_labels(), "nothing was invalidated");
         process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
         process.doubt_redis();
         assert!(process.doubts_labels());
-        process.labels_unread.store(false, Ordering::Release);
+        process.labels.read();
         assert!(!process.doubts_labels() && process.doubt.any());
     }
 
@@ -315,7 +316,7 @@ mod tests {
     fn old_data_may_have_labels_that_nobody_has_any_more() {
         let (mut process, _orders) = process();
         assert!(!process.may_have_had_labels());
-        process.labels_remembered.store(true, Ordering::Release);
+        process.labels.remember(true);
         assert!(process.may_have_had_labels());
         process.journal.heard(&Scope::Tags(vec![b"t".as_slice().into()]), Duration::ZERO);
         process.doubt_redis();

@@ -286,6 +286,8 @@ fn the_environment_overrides_the_file() {
         .env("RESCIND_UPSTREAM_URL", format!("redis://127.0.0.1:{}", redis.port))
         .env("RESCIND_LISTEN_ADDRESS", format!("127.0.0.1:{listen}"))
         .env("RESCIND_ADMIN_ADDRESS", format!("127.0.0.1:{admin}"))
+        // Its journal is the test's own.
+        .current_dir(&folder.0)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

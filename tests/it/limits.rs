@@ -313,6 +313,7 @@ fn a_taken_port_is_one_line_and_a_failure() {
             .arg("--config")
             .arg(&config)
             .args(["--listen", &listen, "--admin", &admin, "--upstream", "redis://127.0.0.1:1"])
+            .current_dir(&folder.0)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
