@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rescind::client::Client;
@@ -60,9 +59,9 @@ fn connect(redis: &std::path::Path, labelled: Option<&str>) -> UnixStream {
     let journal = Journal::none(Duration::ZERO);
     let process = Process::new(Address::Unix(redis.to_owned()), Metrics::new(), journal, handle);
     // As on a Redis that the control thread has looked at.
-    process.labels_known.store(true, Ordering::Release);
+    process.labels.read();
     if let Some(key) = labelled {
-        process.labels_used.store(true, Ordering::Release);
+        process.use_labels();
         process.index.lock().label(0, key.as_bytes(), &[b"label".as_slice().into()], LabelState::Settled);
     }
     let context =

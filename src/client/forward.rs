@@ -121,7 +121,8 @@ impl Client {
         if request.is_attack() {
             return Step::Then(Pause::End);
         }
-        let (Request { command, args, kind, .. }, is_local) = (request, request.is_local());
+        let Request { command, args, .. } = request;
+        let (kind, is_local) = (request.kind(), request.is_local());
         let has_standing = self.outbox.session.borrow().has_standing();
         // What a client sends before it is known who it is travels alone, on a connection of its own.
         let mut stranger = !self.outbox.session.borrow().is_vetted();
@@ -277,7 +278,7 @@ impl Client {
         forward: Forward,
         mut extra: Extra,
     ) -> Step {
-        let Request { command, args, raw, kind, .. } = request;
+        let (Request { command, args, raw, .. }, kind) = (request, request.kind());
         if forward.own && self.pinned.is_none() && self.burst == 0 && !self.pin_for(kind, &forward.effect) {
             self.refused(command);
             return self.no_connection();

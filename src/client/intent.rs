@@ -18,7 +18,7 @@ impl Client {
     /// Whether the request must wait for the journal before anything is done about it. `None`: it may go on, and
     /// [`Client::attach_intent`] finds the intent.
     pub(super) fn awaits_intent(&mut self, context: &Rc<Context>, request: Request<'_>) -> Option<Step> {
-        let Request { command, kind, .. } = request;
+        let (command, kind) = (request.command, request.kind());
         let wanted = self.may_invalidate(context, request)?;
         match self.present.as_ref().and_then(|present| present.intent.as_ref()) {
             None => Some(Step::Again(Pause::Intent(vec![wanted]))),
@@ -54,7 +54,7 @@ impl Client {
 
     /// What the request invalidates if it succeeds. `None`: nothing.
     pub(super) fn may_invalidate(&self, context: &Rc<Context>, request: Request<'_>) -> Option<Wanted> {
-        let Request { command, args, kind, .. } = request;
+        let (Request { command, args, .. }, kind) = (request, request.kind());
         let in_multi = self.outbox.session.borrow().in_multi();
         if kind == Kind::Exec && in_multi {
             let queued = self.outbox.queued.borrow();

@@ -16,9 +16,6 @@ pub(super) struct Request<'a> {
     pub raw: Option<&'a [u8]>,
     /// Nothing has arrived behind it.
     pub is_last: bool,
-    /// What it means to a session. One with a wrong number of arguments is refused by Redis without any effect, except EXEC,
-    /// which ends its transaction, and the commands that the proxy judges itself.
-    pub kind: Kind,
 }
 
 impl<'a> Request<'a> {
@@ -29,15 +26,18 @@ impl<'a> Request<'a> {
 
     #[inline]
     pub fn of(command: Option<&'a Command>, args: Args<'a>, raw: Option<&'a [u8]>) -> Self {
-        let kind = match command {
-            None => Kind::Plain,
-            Some(command) => match command.kind {
-                kind @ (Kind::Exec | Kind::ClientReply | Kind::Tag(_)) => kind,
-                kind if command.arity_ok(args.len()) => kind,
-                _ => Kind::Plain,
-            },
-        };
-        Self { command, args, raw, is_last: false, kind }
+        Self { command, args, raw, is_last: false }
+    }
+
+    /// What it means to a session. One with a wrong number of arguments is refused by Redis without any effect, except EXEC,
+    /// which ends its transaction, and the commands that the proxy judges itself.
+    pub fn kind(&self) -> Kind {
+        let Some(command) = self.command else { return Kind::Plain };
+        match command.kind {
+            kind @ (Kind::Exec | Kind::ClientReply | Kind::Tag(_)) => kind,
+            kind if command.arity_ok(self.args.len()) => kind,
+            _ => Kind::Plain,
+        }
     }
 
     /// Where it is counted.
@@ -61,28 +61,28 @@ impl<'a> Request<'a> {
 
     /// Whether it matters if its client needs AUTH: not for AUTH itself, say.
     pub fn needs_vetting(&self) -> bool {
-        !matches!(self.kind, Kind::Auth | Kind::Quit | Kind::Reset) && !self.authenticates()
+        !matches!(self.kind(), Kind::Auth | Kind::Quit | Kind::Reset) && !self.authenticates()
     }
 
     /// Whether it is a HELLO that says who the client is.
     pub fn authenticates(&self) -> bool {
-        self.kind == Kind::Hello && crate::session::names_user(self.args)
+        self.kind() == Kind::Hello && crate::session::names_user(self.args)
     }
 
     /// Whether the proxy answers it itself.
     pub fn is_local(&self) -> bool {
-        matches!(self.kind, Kind::Tag(_) | Kind::Quit | Kind::Reset | Kind::ClientReply)
+        matches!(self.kind(), Kind::Tag(_) | Kind::Quit | Kind::Reset | Kind::ClientReply)
     }
 
     /// Whether it does no harm if the MULTI before it turns out to have been refused.
     pub fn is_queued_or_harmless(&self) -> bool {
         use Kind::{Discard, Exec, Flush, Multi, Ping, Plain, Publish, SPublish, Unwatch};
-        matches!(self.kind, Plain | Ping | Publish | SPublish | Flush | Multi | Exec | Discard | Unwatch)
+        matches!(self.kind(), Plain | Ping | Publish | SPublish | Flush | Multi | Exec | Discard | Unwatch)
     }
 
     /// Whether it may need a connection of the client's own.
     pub fn may_pin(&self) -> bool {
-        match self.kind {
+        match self.kind() {
             Kind::Plain | Kind::Ping | Kind::Publish | Kind::SPublish => false,
             Kind::SwapDb | Kind::Flush => false,
             Kind::Blocking => self.blocks(),

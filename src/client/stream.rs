@@ -148,7 +148,7 @@ impl Client {
                 return self.break_off(format!("ERR {error}"));
             }
         }
-        let route = self.outbox.session.borrow_mut().route(request.kind, args, false);
+        let route = self.outbox.session.borrow_mut().route(request.kind(), args, false);
         let Route::Forward(forward) = route else { return Some(Pause::End) };
         let extra = Extra { partial: true, ..Extra::default() };
         let step = self.forward(&context, request, forward, extra);

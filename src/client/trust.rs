@@ -93,7 +93,7 @@ impl Client {
 
     /// Likewise; of a TAG.WITH, what counts is the command in it. The others of the proxy show no values.
     pub(super) fn awaits_trust_within(&mut self, request: Request<'_>) -> Option<Step> {
-        match request.kind {
+        match request.kind() {
             Kind::Tag(TagCommand::With) if self.context.process.doubt.any() => {
                 let commands = self.context.commands.borrow().clone();
                 let inner = Request::new(&commands, with::inner(request.args)?, None);
@@ -106,7 +106,7 @@ impl Client {
 
     #[cold]
     fn distrusts(&mut self, request: Request<'_>, partial: bool) -> Option<Step> {
-        let Request { command, args, kind, .. } = request;
+        let (Request { command, args, .. }, kind) = (request, request.kind());
         let session = self.outbox.session.borrow();
         let (db, in_multi, tracks) = (session.current_db(), session.in_multi(), session.is_sticky());
         drop(session);

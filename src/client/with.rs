@@ -169,7 +169,7 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
 pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
     let commands = client.context.commands.borrow().clone();
     let request = Request::new(&commands, args, None);
-    let carried = match request.kind {
+    let carried = match request.kind() {
         Kind::Exec => carry::before_exec(client).await.map(|()| None),
         _ => carry::hand_on(client, request).await,
     };
@@ -188,7 +188,7 @@ fn unwrapped(client: &Client, given: &Labelled) -> Option<fill::Unwrapped> {
 
 /// Answers the request with an error in place of Redis. Inside MULTI the transaction is aborted.
 fn fail(client: &mut Client, request: Request<'_>, error: String) {
-    if request.kind == Kind::Exec {
+    if request.kind() == Kind::Exec {
         client.refuse_exec(request.command, &format!("EXECABORT Transaction discarded because of: {error}"));
         return;
     }
@@ -211,7 +211,7 @@ async fn dispatch(
     tags: Vec<Tag>,
 ) {
     let context = Rc::clone(&client.context);
-    let Request { command, args: inner, kind, .. } = request;
+    let (Request { command, args: inner, .. }, kind) = (request, request.kind());
     if let Err(error) = client.intend_anew(request).await {
         labels::undo(&context, labelled);
         carried.into_iter().for_each(|one| one.undo(&context));
