@@ -273,7 +273,8 @@ fn bad_bodies() {
         (r#"{"tags": [1]}"#, "body"),
         (r#"{"tags": ["Post"], "key": 1}"#, "unknown field"),
         (r#"{"tags": []}"#, "tags is empty"),
-        (r#"[["Post"]]"#, "expected a map"),
+        (r#"[["Post"]]"#, "it is no object"),
+        (r#"{"tags": ["Post"], "tags": ["Tool"]}"#, "duplicate field"),
         (r#"{"tags": ["Post", ""]}"#, "a tag is empty"),
     ] {
         server.post(&[], body).refused(400, part);

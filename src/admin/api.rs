@@ -145,11 +145,14 @@ pub(super) async fn invalidate(
 
 /// The tags that a body names.
 fn tags(body: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-    // A list is none, though the fields of a structure may be read from one.
-    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(body);
-    let Invalidate { tags } = object
-        .and_then(|object| serde_json::from_value(object.into()))
-        .map_err(|error| bad_request(format!("the body must be {{\"tags\": [\"…\"]}}: {error}")))?;
+    let must_be = |error: &dyn std::fmt::Display| {
+        bad_request(format!("the body must be {{\"tags\": [\"…\"]}}: {error}"))
+    };
+    // The fields of a structure may also be read from a list.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(must_be(&"it is no object"));
+    }
+    let Invalidate { tags } = serde_json::from_slice(body).map_err(|error| must_be(&error))?;
     if tags.is_empty() {
         return Err(bad_request("tags is empty: name at least one"));
     }

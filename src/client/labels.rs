@@ -86,7 +86,7 @@ pub(super) async fn give(
 }
 
 /// Other proxies hear of these labels before the write may be seen: whoever moves the value right then is to know them, and
-/// whoever saw its key go is not to take them for those of the old value. So where they cannot be told, it is not written.
+/// whoever saw its key go is not to take them for those of the old value. So where Redis refuses to tell them, it is not written.
 pub(super) async fn tell_coming(
     context: &Rc<Context>,
     given: impl Iterator<Item = &mut Labelled>,

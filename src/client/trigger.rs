@@ -330,6 +330,7 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
             continue;
         }
         if firing.is_message() {
+            process.own_triggers.enter(&firing);
             others.push(firing);
             continue;
         }
@@ -341,7 +342,11 @@ pub(super) fn not_fired(client: &Client, idle: Vec<Firing>) {
             matcher.fired(feed_db.unwrap_or(*db), key, None, &mut fired);
         }
         let (triggers, tags) = merged(fired);
-        others.push(Firing { triggers, tags, keys, rules: Arc::clone(matcher.rules()), ..firing });
+        let rules = Arc::clone(matcher.rules());
+        let firing = Firing { triggers, tags, keys, rules, partial: false, ..firing };
+        // Its fan-out leaves them.
+        process.own_triggers.enter(&firing);
+        others.push(firing);
     }
     client.context.fan_out_detached("direct", others);
 }

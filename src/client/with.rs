@@ -150,10 +150,7 @@ pub(super) async fn run(client: &mut Client, args: Args<'_>) -> Answer<()> {
     if let Some(wanted) = client.may_invalidate(&Rc::clone(&client.context), request) {
         client.intend(wanted).await.map_err(|error| Refusal::from(&*format!("ERR {error}")))?;
     }
-    let labelled = match label_writes(client, command, inner, &tags).await {
-        Ok(labelled) => labelled,
-        Err(refusal) => return Err(refusal),
-    };
+    let labelled = label_writes(client, command, inner, &tags).await?;
     let carried = match carry::hand_on(client, request).await {
         Ok(carried) => carried,
         Err(refusal) => {
@@ -175,7 +172,7 @@ pub(super) async fn follow(client: &mut Client, args: Args<'_>) {
     };
     match carried {
         Ok(carried) => dispatch(client, request, vec![], carried, vec![]).await,
-        Err(refusal) => fail(client, request, refusal.text()),
+        Err(refusal) => fail(client, request, &refusal.text()),
     }
 }
 
@@ -187,16 +184,25 @@ fn unwrapped(client: &Client, given: &Labelled) -> Option<fill::Unwrapped> {
 }
 
 /// Answers the request with an error in place of Redis. Inside MULTI the transaction is aborted.
-fn fail(client: &mut Client, request: Request<'_>, error: String) {
+fn fail(client: &mut Client, request: Request<'_>, error: &str) {
     if request.kind() == Kind::Exec {
         client.refuse_exec(request.command, &format!("EXECABORT Transaction discarded because of: {error}"));
         return;
     }
     client.refused(request.command);
-    if client.outbox.session.borrow().in_multi() {
-        return tag::refuse(client, true, &error);
+    let mut session = client.outbox.session.borrow_mut();
+    if session.in_multi() {
+        // That Redis refuses the client may not be told.
+        session.answered_unrouted();
+        let muted = session.was_silenced();
+        drop(session);
+        client.outbox.set_muted(muted);
+        tag::refuse(client, true, error);
+        client.outbox.set_muted(false);
+        return;
     }
-    let route = client.outbox.session.borrow_mut().local_error(error);
+    let route = session.local_error(error.to_owned());
+    drop(session);
     if let Route::Local(error) = route {
         client.local(error);
     }
@@ -215,7 +221,7 @@ async fn dispatch(
     if let Err(error) = client.intend_anew(request).await {
         labels::undo(&context, labelled);
         carried.into_iter().for_each(|one| one.undo(&context));
-        return fail(client, request, format!("ERR {error}"));
+        return fail(client, request, &format!("ERR {error}"));
     }
     // It may have waited for another thread.
     context.tick();

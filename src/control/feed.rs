@@ -28,6 +28,8 @@ const SOON: Duration = Duration::from_millis(20);
 const RENEWAL: Moment = 1000;
 /// How often it is asked for key changes where that was refused: with each so many of the garbage collection's turns.
 const SELDOM: u64 = 10;
+/// How long that may take.
+const SHORT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -339,7 +341,8 @@ pub(super) async fn run(engine: Rc<Engine>) {
                     engine.feed.expect_settings(calls);
                 }
                 engine.rebuild("the feed was connected");
-                tokio::task::spawn_local(super::label_news::greet(Rc::clone(&engine)));
+                let greeting = Rc::clone(&engine);
+                tokio::task::spawn_local(async move { super::label_news::greet(&greeting).await });
                 let error = listen(&engine, wire).await;
                 connections.dec();
                 engine.process.set_feed_error(&error);
@@ -437,8 +440,14 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String
 /// Where Redis did not let the proxy hear of key changes, or of what other proxies tell: now and then it is asked again, on a
 /// connection of its own.
 pub(super) async fn hear_again(engine: &Engine, tick: u64) {
+    if !tick.is_multiple_of(SELDOM) {
+        return;
+    }
+    if !engine.greeted.get() {
+        super::label_news::greet(engine).await;
+    }
     let refused: Vec<Vec<Vec<u8>>> = engine.feed.refused.borrow().clone();
-    if !tick.is_multiple_of(SELDOM) || (refused.is_empty() && engine.feed.hears_events()) {
+    if refused.is_empty() && engine.feed.hears_events() {
         return;
     }
     let asking = async {
@@ -451,7 +460,8 @@ pub(super) async fn hear_again(engine: &Engine, tick: u64) {
         }
         Ok::<_, String>(may)
     };
-    if asking.await == Ok(true) {
+    // Should no new connection get through, the feed that there is goes on.
+    if tokio::time::timeout(SHORT, asking).await == Ok(Ok(true)) {
         engine.feed.reconnect("the proxy may hear more now");
     }
 }

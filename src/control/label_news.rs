@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::wire::{Wire, int_of};
+use super::wire::{Wire, array_of, int_of};
 use super::{Engine, labels};
 use crate::index::LabelState;
 use crate::news::{Labels, NEWS, News, Verb};
@@ -69,16 +69,30 @@ pub(super) fn lost(engine: &Engine) {
     engine.process.labels.lost();
 }
 
-/// Tells the other proxies that there is one more, and learns whether there are any.
-pub(super) async fn greet(engine: Rc<Engine>) {
+/// Tells the other proxies that there is one more, and learns whether there are any. Where it may not be told, it is tried again
+/// now and then.
+pub(super) async fn greet(engine: &Engine) {
     let hello = News::payload(engine.process.number, Verb::Hello, &Labels::new(0, b"", vec![]));
     let (heard, session) = (engine.heard_others.get(), engine.feed.session());
-    let Ok(listeners) = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await else { return };
+    engine.greeted.set(false);
+    let told = engine.scans.one(0, [b"PUBLISH".as_slice(), NEWS, &hello]).await;
+    let listeners = match &told {
+        Ok(listeners) => int_of(listeners),
+        Err(_) => {
+            let counted = engine.scans.one(0, [b"PUBSUB".as_slice(), b"NUMSUB", NEWS]).await;
+            counted.ok().and_then(|counted| array_of(counted).get(1).and_then(int_of))
+        }
+    };
     if !engine.feed.is_connected() || engine.feed.session() != session {
         return;
     }
-    let alone = int_of(&listeners) == Some(1) && engine.heard_others.get() == heard;
-    engine.process.labels.greeted(alone, engine.hears_labels.get());
+    engine.greeted.set(told.is_ok());
+    let alone = listeners == Some(1) && engine.heard_others.get() == heard;
+    match alone || told.is_ok() {
+        true => engine.process.labels.greeted(alone, engine.hears_labels.get()),
+        // They do not know of this one.
+        false => engine.process.labels.met(),
+    }
 }
 
 /// Another proxy, or this one, has said something about labels.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::gc::{Entries, Entry};
-use super::link::Batch;
+use super::link::{Batch, has_no_database};
 use super::wire::{int_of, into_result};
 use crate::doubt::{Reason, Scope, next_look};
 use crate::news::{Labels, NEWS, News, Verb, label_set};
@@ -52,7 +52,9 @@ const FORGET: &str = "local n, marked = 0, false \
 /// Resolves once the index knows all labels that were given before. False: nobody waits for that any longer.
 pub(super) async fn learn(engine: &Engine) -> bool {
     let began = Instant::now();
-    let patience = if engine.process.has_had_labels() { LOST_PATIENCE } else { PATIENCE };
+    let process = &engine.process;
+    let are_some = process.has_had_labels() || process.labels.are_unread();
+    let patience = if are_some { LOST_PATIENCE } else { PATIENCE };
     let (mut unread_since, waits_since) = (began, engine.feed.lost_since().unwrap_or(began));
     loop {
         let known = engine.process.labels.are_known();
@@ -67,7 +69,11 @@ pub(super) async fn learn(engine: &Engine) -> bool {
             unread_since = Instant::now();
         }
         if unread_since.elapsed() >= patience && !engine.labels_given_up.replace(true) {
-            tracing::warn!("labels in Redis have not been read yet: nobody waits for them any longer");
+            tracing::warn!(
+                error = %engine.process.feed_error(),
+                "labels in Redis have not been read yet: nobody waits for them any longer; RENAME, COPY and MOVE are refused if \
+                 there are some"
+            );
         }
         if waits_since.elapsed() >= LOST_PATIENCE {
             return false;
@@ -146,7 +152,12 @@ pub(super) async fn give(engine: &Engine, labels: &Labels) -> Result<Vec<Tag>, S
 
 async fn added(engine: &Engine, labels: &Labels, batch: Batch) -> Result<Vec<Tag>, String> {
     let mut new = vec![];
-    for (tag, reply) in labels.tags.iter().zip(engine.scans.call(labels.db, batch).await?) {
+    let replies = match engine.scans.call(labels.db, batch).await {
+        // The command itself will fail, too.
+        Err(error) if has_no_database(&error) => vec![],
+        replies => replies?,
+    };
+    for (tag, reply) in labels.tags.iter().zip(replies) {
         match into_result(reply) {
             Ok(count) => new.extend((int_of(&count) == Some(1)).then(|| Tag::clone(tag))),
             Err(error) if is_of_another_type(&error) => {}
@@ -178,7 +189,6 @@ async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) -> Result<(
     changes.retain(|(verb, labels)| *verb == Verb::Hello || !labels.tags.is_empty());
     let mut failed = write_once(&engine, changes).await;
     // What is told ahead of a write is of no use behind it.
-    let is_ahead = |verb| matches!(verb, Verb::Coming | Verb::Leaving | Verb::Hello);
     let ahead = failed.extract_if(.., |failed| is_ahead(failed.change.0));
     let untold = ahead.filter_map(|failed| failed.untold).last();
     let mut changes: Vec<_> = failed.into_iter().map(|failed| failed.change).collect();
@@ -200,6 +210,11 @@ async fn write(engine: Rc<Engine>, mut changes: Vec<(Verb, Labels)>) -> Result<(
         }
     });
     untold.map_or(Ok(()), Err)
+}
+
+/// Whether that is told ahead of a write. What is told behind one, and is not heard, leaves others with a label too many at worst.
+fn is_ahead(verb: Verb) -> bool {
+    matches!(verb, Verb::Coming | Verb::Leaving | Verb::Hello)
 }
 
 /// A change that Redis did not take.
@@ -243,7 +258,8 @@ async fn write_once(engine: &Engine, changes: Vec<(Verb, Labels)>) -> Vec<Failed
         for (change, size) in changes.into_iter().zip(sizes) {
             let told = replies.next().map(into_result);
             // Who may not hear of labels either is the only proxy, or has been warned.
-            let untold = told.and_then(Result::err).filter(|_| engine.hears_labels.get());
+            let matters = is_ahead(change.0) && engine.hears_labels.get();
+            let untold = told.and_then(Result::err).filter(|_| matters);
             let results: Vec<_> = replies.by_ref().take(size).map(into_result).collect();
             let is_refused = |error: &String| !is_of_another_type(error);
             if untold.is_some() || results.iter().any(|result| result.as_ref().is_err_and(is_refused)) {

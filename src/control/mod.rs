@@ -105,6 +105,8 @@ struct Engine {
     label_changes: label_sets::Changes,
     /// The feed is subscribed to the news of labels.
     hears_labels: Cell<bool>,
+    /// The other proxies have been told of this one since the feed was connected.
+    greeted: Cell<bool>,
     /// How often others were heard on that channel.
     heard_others: Cell<u64>,
     /// What others are about to give.
@@ -152,6 +154,7 @@ pub async fn run(parts: Parts) {
         looked: Cell::new(None),
         label_changes: label_sets::Changes::default(),
         hears_labels: Cell::new(false),
+        greeted: Cell::new(false),
         heard_others: Cell::new(0),
         labels_coming: label_news::Coming::default(),
         retimed: label_upkeep::Retimed::default(),

@@ -100,15 +100,59 @@ fn nor_are_they_taken_away() {
 #[test]
 fn a_proxy_alone_needs_not_tell_anybody() {
     let redis = Redis::start();
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd("ACL SETUSER default -publish"), "+OK\r\n");
     let proxy = Proxy::start(&redis, RULES);
     let mut client = proxy.client();
-    eventually("it is known to be alone", || {
-        redis.client().cmd("ACL SETUSER default -publish");
-        let given = client.cmd("TAG.WITH 1 t SET k v");
-        redis.client().cmd("ACL SETUSER default +@all");
-        (given == "+OK\r\n").then_some(())
-    });
+    let mut is_given = |given: &str, answer: &str| {
+        eventually(given, || client.cmd("TAG.WITH 1 t SET k v").starts_with(answer).then_some(()));
+    };
+    is_given("it is known to be alone", "+OK");
+    let other = Proxy::start(&redis, RULES);
+    is_given("it is not any more", "-NOPERM");
+    assert!(other.client().cmd("TAG.WITH 1 t SET l v").starts_with("-NOPERM"));
+    assert_eq!(direct.cmd("ACL SETUSER default +@all"), "+OK\r\n");
+    is_given("they can be told", "+OK");
     assert_eq!(client.cmd("TAG.INVALIDATE t"), ":1\r\n");
+}
+
+/// The client gets no reply, and what it asks for afterwards gets its own.
+#[test]
+fn who_wants_no_reply_gets_no_refusal() {
+    let mut w = World::new();
+    w.may("-publish");
+    for silence in ["OFF", "SKIP"] {
+        for multi in [false, true] {
+            let mut client = w.here.client();
+            if multi {
+                assert_eq!(client.cmd("MULTI"), "+OK\r\n");
+            }
+            client.request(&["CLIENT", "REPLY", silence]);
+            client.request(&["RENAME", "k", "l"]);
+            if silence == "OFF" {
+                client.request(&["CLIENT", "REPLY", "ON"]);
+                assert_eq!(client.reply(), "+OK\r\n", "multi: {multi}");
+            }
+            match multi {
+                true => assert!(client.cmd("EXEC").starts_with("-EXECABORT"), "{silence}"),
+                false => assert_eq!(client.cmd("PING"), "+PONG\r\n", "{silence}"),
+            }
+        }
+    }
+    assert!(w.exists("k"));
+}
+
+#[test]
+fn what_fails_by_itself_is_not_refused_for_the_sake_of_labels() {
+    let mut w = World::new();
+    let direct = w.direct.cmd("MOVE k 99");
+    assert_eq!(w.client.cmd("MOVE k 99"), direct);
+    assert_eq!(w.client.cmd("MULTI"), "+OK\r\n");
+    assert_eq!(w.client.cmd("SET other v"), "+QUEUED\r\n");
+    assert_eq!(w.client.cmd("MOVE k 99"), "+QUEUED\r\n");
+    assert!(w.client.cmd("EXEC").starts_with("*2"));
+    assert!(w.exists("other"));
+    assert_eq!(w.client.list("TAG.OF k"), ["t"]);
 }
 
 /// Who may not subscribe when its feed is connected asks again.
@@ -166,9 +210,9 @@ fn a_value_stays_where_it_is_until_its_labels_are_known() {
     let mut client = w.here.client();
     let answer = client.cmd("RENAME k l");
     assert!(answer.starts_with("-TRYAGAIN"), "{answer}");
-    client.cmd("MULTI");
+    assert_eq!(client.cmd("MULTI"), "+OK\r\n");
     client.cmd("RENAME k l");
-    assert!(!client.cmd("EXEC").starts_with('*'));
+    assert!(client.cmd("EXEC").starts_with("-EXECABORT"));
     assert!(w.exists("k"));
     w.may("+@all");
     eventually("they are read", || (client.cmd("RENAME k l") == "+OK\r\n").then_some(()));
@@ -182,10 +226,17 @@ fn labels_are_given_without_the_right_to_ask_who_listens() {
     let mut w = World::new();
     w.may("-pubsub");
     let mut client = w.here.client();
-    for n in 0..3 {
-        let answer = client.cmd(&format!("TAG.WITH 1 t SET k{n} v"));
-        assert!(answer == "+OK\r\n" || answer.starts_with("-NOPERM"), "{answer}");
-    }
-    assert_eq!(client.cmd("PING"), "+PONG\r\n");
+    let mut is_written = || {
+        eventually("it is known what may be done", || {
+            let answer = client.cmd("TAG.WITH 1 t SET l v");
+            assert!(answer == "+OK\r\n" || answer.starts_with("-NOPERM"), "{answer}");
+            (answer == "+OK\r\n").then_some(())
+        });
+    };
+    is_written();
+    assert!(w.exists("l"), "nothing was invalidated");
+    assert_eq!(w.there.client().cmd("TAG.INVALIDATE t"), ":2\r\n");
+    is_written();
+    assert!(!w.exists("l"), "it may be from before");
     drop(w.redis);
 }
