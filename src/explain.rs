@@ -38,7 +38,18 @@ pub fn explain(
             let tags = crate::fanout::tags_of_message(args.get(2).unwrap_or_default());
             invalidates(&mut explanation, "the message", tags);
         }
-        _ => command.keys(args, |used| explain_key(&mut explanation, matcher, db, command, used, labels)),
+        _ => {
+            let written_in = command.written_in(args, db);
+            command.keys(args, |used| {
+                let here = [db];
+                for at in if used.writes { written_in.as_slice() } else { &here } {
+                    if *at != db {
+                        explanation.lines.push(format!("in database {at}:"));
+                    }
+                    explain_key(&mut explanation, matcher, *at, command, used, labels);
+                }
+            });
+        }
     }
     cascade(&mut explanation, matcher);
     gone_at_once(&mut explanation);
@@ -106,6 +117,8 @@ fn explain_tag(
             let inner = explain(commands, matcher, db, inner, labels);
             explanation.lines.extend(inner.lines.into_iter().filter(|line| line != "invalidates nothing"));
             explanation.invalidated.extend(inner.invalidated);
+            // Of what goes by rules that has been said.
+            explanation.written.extend(inner.written.into_iter().map(|(key, _)| (key, tags.clone())));
         }
         TagCommand::Add => {
             let tags: Vec<Tag> = args.iter().skip(2).map(Tag::from).collect();
@@ -190,10 +203,12 @@ fn cascade(explanation: &mut Explanation, matcher: &Matcher) {
 fn gone_at_once(explanation: &mut Explanation) {
     let invalidated = &explanation.invalidated;
     let goes = |(_, tags): &&(String, Vec<Tag>)| tags.iter().any(|tag| invalidated.contains(tag));
-    let gone = explanation.written.iter().filter(goes);
-    explanation.lines.extend(
-        gone.map(|(key, _)| format!("key {key} depends on that itself: what is written goes at once")),
-    );
+    for (key, _) in explanation.written.iter().filter(goes) {
+        let line = format!("key {key} depends on that itself: what is written goes at once");
+        if !explanation.lines.contains(&line) {
+            explanation.lines.push(line);
+        }
+    }
 }
 
 fn names(tags: &[Tag]) -> String {
@@ -269,13 +284,45 @@ mod tests {
             ..RulesSpec::default()
         };
         let mut matcher = Arc::new(Rules::compile(&spec).unwrap()).matcher();
-        for request in ["SET user:1 v", "TAG.WITH 1 t SET user:1 v"] {
+        for request in ["SET user:1 v", "TAG.WITH 1 t SET user:1 v", "TAG.WITH 1 user:1 SET user:1 v"] {
             let owned: OwnedArgs = request.split(' ').collect();
             let lines =
                 explain(&Commands::builtin(), &mut matcher, 0, owned.as_args(), &mut |_| vec![]).lines;
             let gone = lines.iter().filter(|line| line.contains("goes at once")).count();
             assert_eq!(gone, 1, "{lines:#?}");
         }
+    }
+
+    #[test]
+    fn a_label_that_is_given_counts_and_another_database_too() {
+        let at = |value: &str| crate::rules::spec::Located { value: value.to_owned(), line: 1 };
+        let spec = RulesSpec {
+            tags: vec![TagSpec { name: at("T"), keys: vec![at("page:*")] }],
+            triggers: vec![TriggerSpec {
+                line: 1,
+                name: None,
+                keys: vec![at("post:*")],
+                commands: vec![],
+                tags: vec![],
+                invalidate: vec![at("T")],
+            }],
+            databases: Some(vec![2]),
+            ..RulesSpec::default()
+        };
+        let mut matcher = Arc::new(Rules::compile(&spec).unwrap()).matcher();
+        let mut lines = |db, request: &str| {
+            let owned: OwnedArgs = request.split(' ').collect();
+            explain(&Commands::builtin(), &mut matcher, db, owned.as_args(), &mut |_| vec![]).lines.join("\n")
+        };
+        assert!(lines(2, "TAG.WITH 1 T SET post:1 v").contains("key post:1 depends on that itself"));
+        for request in ["MOVE post:1 2", "COPY post:0 post:1 DB 2"] {
+            let lines = lines(0, request);
+            assert!(
+                lines.contains("in database 2:\nkey post:1") && lines.contains("invalidates: T"),
+                "{lines}"
+            );
+        }
+        assert!(lines(2, "COPY post:0 post:1 DB 1").contains("invalidates nothing"));
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn written(
     let (mut keys, mut partial) = (vec![], false);
     let labels = process.index.has_labels();
     let own_writes = process.own_writes();
-    let databases = written_in(command, args, db);
+    let databases = command.written_in(args, db);
     // Of writes in other databases the feed thinks that they were made in this one: it is not told.
     let feed_db = matcher.rules().feed_database();
     command.keys(args, |used: KeyUse<'_>| {
@@ -227,17 +227,6 @@ fn written(
         }
     }
     (!firing.tags.is_empty() || !firing.keys.is_empty()).then_some(firing)
-}
-
-/// The databases that the request writes its keys in.
-fn written_in(command: &Command, args: Args<'_>, db: u32) -> SmallVec<[u32; 2]> {
-    let other = command.target_db(args, db);
-    match &*command.name {
-        // It is gone here and new there.
-        "move" if other != db => SmallVec::from_slice(&[db, other]),
-        // COPY only reads here.
-        _ => SmallVec::from_slice(&[other]),
-    }
 }
 
 /// Where Redis sends no events, the index learns of a dependent from its write, before it happens.
@@ -302,7 +291,7 @@ pub(super) fn may_fire(context: &Context, db: u32, command: &Command, args: Args
     let mut matcher = context.matcher.borrow_mut();
     let mut fires = false;
     if command.is_write() {
-        let databases = written_in(command, args, db);
+        let databases = command.written_in(args, db);
         command.keys(args, |used| {
             fires |= used.writes && databases.iter().any(|db| matcher.classify(*db, used.key).has_triggers);
         });

@@ -41,6 +41,8 @@ pub use kind::{Kind, TagCommand};
 pub use tagged::{EMPTY_TAG, with_parts};
 pub use tally::{Outcome, Reads, Tally, is_there, reads_need_elements};
 
+use smallvec::SmallVec;
+
 use crate::resp::Args;
 use fetches::Fetches;
 use keys::{By, Plan};
@@ -383,6 +385,17 @@ impl Command {
     /// The database that this request, sent in `own`, writes its last key in.
     pub fn target_db(&self, args: Args<'_>, own: u32) -> u32 {
         self.other_db(args).and_then(|db| u32::try_from(db).ok()).unwrap_or(own)
+    }
+
+    /// The databases that this request, sent in `own`, writes its keys in.
+    pub fn written_in(&self, args: Args<'_>, own: u32) -> SmallVec<[u32; 2]> {
+        let other = self.target_db(args, own);
+        match &*self.name {
+            // It is gone here and new there.
+            "move" if other != own => SmallVec::from_slice(&[own, other]),
+            // COPY only reads here.
+            _ => SmallVec::from_slice(&[other]),
+        }
     }
 
     /// The name without the container's.
