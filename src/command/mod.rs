@@ -398,6 +398,11 @@ impl Command {
         }
     }
 
+    /// Whether a command that may write does not: GETEX without options.
+    pub fn only_reads(&self, args: Args<'_>) -> bool {
+        &*self.name == "getex" && args.len() == 2
+    }
+
     /// The name without the container's.
     fn own_name(&self) -> &[u8] {
         let skip = if self.name.len() > self.label.len() { self.label.len() + 1 } else { 0 };

@@ -159,6 +159,8 @@ fn what_did_nothing_does_not_fire() {
         "COPY app:1:tools_1 app:1:model:Post:s",
         "LPUSHX app:1:model:Post:none x",
         "GET app:1:model:Post:s",
+        "GETEX app:1:model:Post:s",
+        "GETEX app:1:model:Post:none",
         "EXISTS app:1:model:Post:s",
         "TTL app:1:model:Post:s",
         "TOUCH app:1:model:Post:s",
