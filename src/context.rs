@@ -192,7 +192,10 @@ impl Context {
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {
-            Watch::Tagged => self.process.leases.missed(key.hash, client.lessee(), clock, now, window),
+            Watch::Tagged => {
+                client.hits.borrow_mut().missed(key.hash);
+                self.process.leases.missed(key.hash, client.lessee(), clock, now, window);
+            }
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),
         }
     }

@@ -172,10 +172,13 @@ impl Written<'_> {
     /// Which miss it fills.
     fn filled(&self, labels: &[Tag], now: Moment) -> Filled {
         let (context, process) = (self.context, &self.context.process);
-        let found = self.outbox.hits.borrow().found_until(self.hash, context.fill_window(self.family));
+        let hits = self.outbox.hits.borrow();
+        let found = hits.found_until(self.hash, context.fill_window(self.family));
+        let goes_along = hits.goes_along(self.hash);
+        drop(hits);
         let is_told = |tag: &Tag| process.epochs.told(tag, self.outbox.id).is_some();
         let told = || tags(context, self.db, self.key).iter().chain(labels).any(is_told);
-        let write = Write { client: self.outbox.lessee(), fill: self.fill, found, now };
+        let write = Write { client: self.outbox.lessee(), fill: self.fill, found, goes_along, now };
         process.leases.filled(self.hash, write, told)
     }
 

@@ -41,7 +41,9 @@ pub(super) fn account(
     }
     let firing = match publish {
         true => published(context, args),
-        false if command.is_write() && !command.only_reads(args) => written(context, db, command, args, queued, extra),
+        false if command.is_write() && !command.only_reads(args) => {
+            written(context, db, command, args, queued, extra)
+        }
         false => None,
     };
     if queued {

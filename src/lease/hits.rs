@@ -1,4 +1,4 @@
-//! Keys that one connection has read lately and found.
+//! What one connection has read lately.
 
 use super::{Clock, Found, KeyHash, Moment};
 
@@ -12,6 +12,8 @@ pub struct Hits {
     /// Most connections read nothing that matters.
     ring: Option<Box<[Hit; MOST]>>,
     next: usize,
+    /// What it has missed, if that was its latest read.
+    computes: Option<KeyHash>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,18 @@ impl Hits {
         let ring = self.ring.get_or_insert_default();
         ring[self.next] = Hit { key, clock, at: now };
         self.next = (self.next + 1) % MOST;
+        self.computes = None;
+    }
+
+    /// The key was not there.
+    pub fn missed(&mut self, key: KeyHash) {
+        self.computes = Some(key);
+    }
+
+    /// Whether it computes another key, as its latest read suggests, and may write this one along with it: Django's `cache_page`
+    /// writes a page with its header.
+    pub fn goes_along(&self, key: KeyHash) -> bool {
+        self.computes.is_some_and(|computed| computed != key)
     }
 
     /// Whether there are any.
@@ -66,6 +80,16 @@ mod tests {
         assert_eq!([7, 8, 9, 0].map(|key| hits.clock_of(key, 14, 10)), [Some(3), Some(4), None, None]);
         assert_eq!(hits.clock_of(7, 15, 10), None);
         assert_eq!([7, 8, 9].map(|key| hits.found_until(key, 10)), [Some(15), Some(15), None]);
+    }
+
+    #[test]
+    fn others_go_along_with_what_was_missed_last() {
+        let mut hits = Hits::default();
+        assert!(!hits.goes_along(7));
+        hits.missed(8);
+        assert!(hits.goes_along(7) && !hits.goes_along(8));
+        hits.found(9, 1, 0);
+        assert!(!hits.goes_along(7), "it may have been for nothing but that");
     }
 
     #[test]

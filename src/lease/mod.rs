@@ -100,6 +100,9 @@ pub struct Write {
     pub fill: Fill,
     /// When its connection last found the key there.
     pub found: Found,
+    /// It goes along with that of another key, as its connection's latest reads suggest ([`Hits::goes_along`]): nobody need have
+    /// missed it.
+    pub goes_along: bool,
     /// When it is.
     pub now: Moment,
 }
@@ -298,7 +301,7 @@ impl Leases {
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
             // As far as is known nobody has filled it.
             None => {
-                let write = Write { client, fill: Fill::Whole, found: None, now };
+                let write = Write { client, fill: Fill::Whole, found: None, goes_along: false, now };
                 let filled = self.filled(key, write, || false);
                 self.clock_of_labelled(filled, key, now)
             }
@@ -336,14 +339,15 @@ impl Leases {
     }
 
     fn take_of(&self, open: &mut Open, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
-        let Write { client, fill, now, .. } = write;
+        let Write { client, fill, goes_along, now, .. } = write;
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let begun = open.begun(write, self.sharing.of(client.host, now));
         let is_own = begun.is_some() || open.misses.iter().any(own);
         let is_unread = begun.is_none() && !open.misses.iter().any(|miss| miss.is_own(client));
         let is_new = is_unread && told();
         let connections = self.sharing.connections(client.host);
-        if fill != Fill::Perhaps && !is_new && open.is_telling(client, is_own, connections) {
+        let may_tell = fill != Fill::Perhaps && !is_new && (is_own || !goes_along);
+        if may_tell && open.is_telling(client, is_own, connections) {
             self.sharing.filled(client.host, is_own, now);
         }
         let shares = self.sharing.of(client.host, now);

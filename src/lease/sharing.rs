@@ -3,7 +3,7 @@
 //! It cannot be seen, but it gives itself away. What shows it: fills over connections that had not missed the key, or not so
 //! often. What suggests it: requests of several connections under way at once. What disproves a suggestion: fills of keys that
 //! a few of many connections had missed, each over its own. Nothing is shown by what a connection writes that has been told of
-//! the latest invalidation of one of its tags.
+//! the latest invalidation of one of its tags, or that goes along with a key that it has missed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -233,3 +233,26 @@ fn who_writes_through_over_the_connection_of_his_trigger_shares_it_with_nobody()
         assert_ne!(direct.cmd(&get), "$3\r\nold\r\n", "{n}");
     }
 }
+
+/// As Django's `cache_page` does: who finds the header and not the page writes both anew, and who finds no header writes the page
+/// with it. Others may have missed what is written along.
+#[test]
+fn who_writes_along_with_what_he_has_missed_shares_his_connection_with_nobody() {
+    let redis = Redis::start();
+    let proxy = patient(&redis);
+    let [mut one, mut other] = [proxy.client(), proxy.client()];
+    for round in 0..10 {
+        let [header, page] = ["header", "page"].map(|what| format!("app:1:home_page_data_{what}_{round}"));
+        let along = if round % 2 == 0 { [&page, &header] } else { [&header, &page] };
+        run(&mut other, &[&format!("GET {}", along[1])]);
+        run(&mut one, &[&format!("GET {}", along[0])]);
+        run(&mut one, &[&format!("SET {header} v"), &format!("SET {page} v")]);
+    }
+    // Otherwise what the other one may still fill would decide.
+    run(&mut other, &[&format!("GET {KEY}")]);
+    run(&mut proxy.client(), &[TRIGGER]);
+    run(&mut one, &[&format!("GET {KEY}"), &format!("SET {KEY} new")]);
+    assert_eq!(one.cmd(&format!("GET {KEY}")), "$3\r\nnew\r\n");
+    run(&mut other, &[&format!("SET {KEY} old")]);
+    assert_eq!(one.cmd(&format!("GET {KEY}")), "$-1\r\n");
+}

@@ -25,7 +25,8 @@ impl World {
             for _ in 0..8 {
                 leases.missed(0, Client { id: u64::MAX, host }, 1, self.net.now, WINDOW);
                 let client = Client { id: u64::MAX - 1, host };
-                let write = Write { client, fill: Fill::Whole, found: None, now: self.net.now };
+                let write =
+                    Write { client, fill: Fill::Whole, found: None, goes_along: false, now: self.net.now };
                 leases.filled(0, write, || false);
             }
         }

@@ -117,7 +117,11 @@ impl Proxy {
         let client = self.client(conn, around);
         let tags = || name.tags.iter().zip(&name.labels);
         let told = || name.labels.iter().any(|label| self.epochs.told(label, client.id).is_some());
-        let filled = self.leases.filled(hash, Write { client, fill: Fill::Whole, found: None, now }, told);
+        let filled = self.leases.filled(
+            hash,
+            Write { client, fill: Fill::Whole, found: None, goes_along: false, now },
+            told,
+        );
         let Filled { clock, is_own, is_lone, .. } = filled;
         let fill = clock.map(|clock| (hash, clock));
         let mut expected: Vec<(usize, Expected)> = vec![];

@@ -3,7 +3,7 @@
 use super::*;
 
 fn through(leases: &Leases, key: KeyHash, id: u64) -> Option<Clock> {
-    let write = Write { client: client(id), fill: Fill::Whole, found: None, now: 1 };
+    let write = Write { client: client(id), fill: Fill::Whole, found: None, goes_along: false, now: 1 };
     clock(leases.filled(key, write, || true))
 }
 
@@ -19,6 +19,17 @@ fn they_do_not_show_that_tasks_share_connections() {
         assert_eq!(through(&leases, key, 2), Some(1), "it may be a fill all the same");
     }
     assert_eq!(swapped(&leases, 7, 0), [12, 10]);
+}
+
+#[test]
+fn nor_do_writes_that_go_along_with_another_key() {
+    let leases = Leases::new();
+    for key in 100..100 + u64::from(4 * SHOWN) {
+        leases.missed(key, client(1), 1, 0, WINDOW);
+        let write = Write { client: client(2), fill: Fill::Whole, found: None, goes_along: true, now: 1 };
+        assert_eq!(clock(leases.filled(key, write, || false)), Some(1), "it may be a fill all the same");
+    }
+    assert!(!leases.knows_sharing(1));
 }
 
 #[test]
