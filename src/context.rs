@@ -175,6 +175,7 @@ impl Context {
             Seen::Hit if key.watch == Watch::Tagged => {
                 let clock = self.process.epochs.clock();
                 client.hits.borrow_mut().found(key.hash, clock, self.moment());
+                self.read(client, None);
             }
             Seen::Miss | Seen::Part if key.watch != Watch::No => self.missed(client, key),
             _ => {}
@@ -189,11 +190,20 @@ impl Context {
         }
     }
 
+    /// A client has read something; `missed`: what was not there.
+    #[inline]
+    fn read(&self, client: &Outbox, missed: Option<KeyHash>) {
+        let alone = client.hits.borrow_mut().read(missed, self.moment());
+        if alone > 0 {
+            self.process.leases.went_alone(client.lessee().host, alone, self.moment());
+        }
+    }
+
     fn missed(&self, client: &Outbox, key: ReadKey) {
         let (clock, now, window) = (self.process.epochs.clock(), self.moment(), self.fill_window(key.family));
         match key.watch {
             Watch::Tagged => {
-                client.hits.borrow_mut().missed(key.hash);
+                self.read(client, Some(key.hash));
                 self.process.leases.missed(key.hash, client.lessee(), clock, now, window);
             }
             _ => self.process.leases.missed_unlabelled(key.hash, clock, now, window),

@@ -42,11 +42,15 @@ pub fn explain(
             let written_in = command.written_in(args, db);
             command.keys(args, |used| {
                 let here = [db];
+                let used = KeyUse { writes: used.writes && !command.only_reads(args), ..used };
                 for at in if used.writes { written_in.as_slice() } else { &here } {
-                    if *at != db {
+                    if *at == db {
+                        explain_key(&mut explanation, matcher, db, command, used, labels);
+                    } else {
+                        // Those of its own database are known only.
                         explanation.lines.push(format!("in database {at}:"));
+                        explain_key(&mut explanation, matcher, *at, command, used, &mut |_| vec![]);
                     }
-                    explain_key(&mut explanation, matcher, *at, command, used, labels);
                 }
             });
         }

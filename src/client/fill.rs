@@ -172,14 +172,18 @@ impl Written<'_> {
     /// Which miss it fills.
     fn filled(&self, labels: &[Tag], now: Moment) -> Filled {
         let (context, process) = (self.context, &self.context.process);
-        let hits = self.outbox.hits.borrow();
-        let found = hits.found_until(self.hash, context.fill_window(self.family));
-        let goes_along = hits.goes_along(self.hash);
+        let window = context.fill_window(self.family);
+        let mut hits = self.outbox.hits.borrow_mut();
+        let (found, along) = (hits.found_until(self.hash, window), hits.writes(self.hash, now, window));
         drop(hits);
         let is_told = |tag: &Tag| process.epochs.told(tag, self.outbox.id).is_some();
         let told = || tags(context, self.db, self.key).iter().chain(labels).any(is_told);
-        let write = Write { client: self.outbox.lessee(), fill: self.fill, found, goes_along, now };
-        process.leases.filled(self.hash, write, told)
+        let write = Write { client: self.outbox.lessee(), fill: self.fill, found, along, now };
+        let filled = process.leases.filled(self.hash, write, told);
+        if filled.is_ahead {
+            self.outbox.hits.borrow_mut().went_ahead();
+        }
+        filled
     }
 
     /// Notes the miss that is closed. Those of what may only read stay open.

@@ -29,7 +29,7 @@ const RENEWAL: Moment = 1000;
 /// How often it is asked for key changes where that was refused: with each so many of the garbage collection's turns.
 const SELDOM: u64 = 10;
 /// How long that may take.
-const SHORT: Duration = Duration::from_secs(1);
+pub(super) const SHORT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -442,9 +442,6 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String
 pub(super) async fn hear_again(engine: &Engine, tick: u64) {
     if !tick.is_multiple_of(SELDOM) {
         return;
-    }
-    if !engine.greeted.get() {
-        super::label_news::greet(engine).await;
     }
     let refused: Vec<Vec<Vec<u8>>> = engine.feed.refused.borrow().clone();
     if refused.is_empty() && engine.feed.hears_events() {

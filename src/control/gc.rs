@@ -156,6 +156,10 @@ pub(super) async fn run(engine: Rc<Engine>) {
 /// Do events still come? Somebody may have changed the settings. They are asked for; where that is not allowed, a key
 /// is made and its event waited for.
 async fn canary(engine: &Rc<Engine>, tick: u64) {
+    if !engine.greeted.get() {
+        // Others that cannot be told either are noticed by this only.
+        let _ = tokio::time::timeout(super::feed::SHORT, super::label_news::greet(engine)).await;
+    }
     super::feed::hear_again(engine, tick).await;
     if !engine.feed.hears_events() {
         // Whether it answers at all is asked all the same.

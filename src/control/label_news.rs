@@ -70,7 +70,7 @@ pub(super) fn lost(engine: &Engine) {
 }
 
 /// Tells the other proxies that there is one more, and learns whether there are any. Where it may not be told, it is tried again
-/// now and then.
+/// each second.
 pub(super) async fn greet(engine: &Engine) {
     let hello = News::payload(engine.process.number, Verb::Hello, &Labels::new(0, b"", vec![]));
     let (heard, session) = (engine.heard_others.get(), engine.feed.session());
@@ -87,7 +87,8 @@ pub(super) async fn greet(engine: &Engine) {
         return;
     }
     engine.greeted.set(told.is_ok());
-    let alone = listeners == Some(1) && engine.heard_others.get() == heard;
+    let own = i64::from(engine.hears_labels.get());
+    let alone = listeners == Some(own) && engine.heard_others.get() == heard;
     match alone || told.is_ok() {
         true => engine.process.labels.greeted(alone, engine.hears_labels.get()),
         // They do not know of this one.

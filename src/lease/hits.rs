@@ -13,7 +13,30 @@ pub struct Hits {
     ring: Option<Box<[Hit; MOST]>>,
     next: usize,
     /// What it has missed, if that was its latest read.
-    computes: Option<KeyHash>,
+    computes: Option<Computes>,
+}
+
+/// A key that a connection has missed, and has read nothing since.
+#[derive(Clone, Copy, Debug)]
+struct Computes {
+    key: KeyHash,
+    at: Moment,
+    /// It has written it since.
+    filled: bool,
+    /// So many other keys it has written before that, which may have been meant to go along.
+    ahead: u32,
+}
+
+/// Whether what a connection writes goes along with another key that it has missed, as Django's `cache_page` writes a page with its
+/// header: then nobody need have missed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Along {
+    /// It does not.
+    No,
+    /// If the connection writes that one as well, before it reads anything else.
+    Perhaps,
+    /// It has written that one just before.
+    Yes,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,18 +53,34 @@ impl Hits {
         let ring = self.ring.get_or_insert_default();
         ring[self.next] = Hit { key, clock, at: now };
         self.next = (self.next + 1) % MOST;
-        self.computes = None;
     }
 
-    /// The key was not there.
-    pub fn missed(&mut self, key: KeyHash) {
-        self.computes = Some(key);
+    /// It has read something, which was there unless it `missed` it. So many of the keys that it has written ([`Hits::went_ahead`])
+    /// went along with nothing.
+    pub fn read(&mut self, missed: Option<KeyHash>, now: Moment) -> u32 {
+        let before = self.computes.take();
+        self.computes = missed.map(|key| Computes { key, at: now, filled: false, ahead: 0 });
+        before.map_or(0, |before| before.ahead)
     }
 
-    /// Whether it computes another key, as its latest read suggests, and may write this one along with it: Django's `cache_page`
-    /// writes a page with its header.
-    pub fn goes_along(&self, key: KeyHash) -> bool {
-        self.computes.is_some_and(|computed| computed != key)
+    /// It writes the key; `window` is how long fills are watched.
+    pub fn writes(&mut self, key: KeyHash, now: Moment, window: Moment) -> Along {
+        match &mut self.computes {
+            Some(computes) if computes.key == key => {
+                (computes.filled, computes.ahead) = (true, 0);
+                Along::No
+            }
+            Some(computes) if computes.at + window > now => match computes.filled {
+                true => Along::Yes,
+                false => Along::Perhaps,
+            },
+            _ => Along::No,
+        }
+    }
+
+    /// What it has just written, and was to go along with another key perhaps, would say something if it does not.
+    pub fn went_ahead(&mut self) {
+        self.computes.iter_mut().for_each(|computes| computes.ahead += 1);
     }
 
     /// Whether there are any.
@@ -83,13 +122,20 @@ mod tests {
     }
 
     #[test]
-    fn others_go_along_with_what_was_missed_last() {
+    fn others_go_along_with_what_is_written_that_was_missed_last() {
         let mut hits = Hits::default();
-        assert!(!hits.goes_along(7));
-        hits.missed(8);
-        assert!(hits.goes_along(7) && !hits.goes_along(8));
-        hits.found(9, 1, 0);
-        assert!(!hits.goes_along(7), "it may have been for nothing but that");
+        assert_eq!(hits.writes(7, 0, 10), Along::No);
+        assert_eq!(hits.read(Some(8), 0), 0);
+        assert_eq!([7, 8, 7].map(|key| hits.writes(key, 0, 10)), [Along::Perhaps, Along::No, Along::Yes]);
+        assert_eq!(hits.writes(7, 10, 10), Along::No, "that was long ago");
+        hits.read(Some(8), 10);
+        hits.went_ahead();
+        hits.went_ahead();
+        assert_eq!(hits.writes(8, 10, 10), Along::No);
+        assert_eq!(hits.read(Some(8), 10), 0, "they went along");
+        hits.went_ahead();
+        assert_eq!(hits.read(None, 10), 1, "it did not");
+        assert_eq!((hits.read(None, 10), hits.writes(7, 10, 10)), (0, Along::No));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub mod trouble;
 pub use crate::command::Fill;
 pub use computing::{Computations, Turn, Waiter};
 pub use epochs::{BEFORE_ALL, Clock, Epochs, Expected};
-pub use hits::Hits;
+pub use hits::{Along, Hits};
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -100,9 +100,8 @@ pub struct Write {
     pub fill: Fill,
     /// When its connection last found the key there.
     pub found: Found,
-    /// It goes along with that of another key, as its connection's latest reads suggest ([`Hits::goes_along`]): nobody need have
-    /// missed it.
-    pub goes_along: bool,
+    /// Whether it goes along with that of another key.
+    pub along: Along,
     /// When it is.
     pub now: Moment,
 }
@@ -122,6 +121,8 @@ pub struct Filled {
     /// There is no miss of the key that is known, or it only goes on with a fill of its own, and its connection serves one task
     /// at a time as far as is known: what the connection has been told the writer knows.
     pub is_lone: bool,
+    /// It would show that tasks share connections, unless it goes along with another key.
+    pub is_ahead: bool,
 }
 
 /// The misses that are open.
@@ -244,9 +245,10 @@ impl Leases {
         let clock = if suspect { Some(BEFORE_ALL) } else { found.and_then(|found| found.clock) };
         let shares = self.sharing.is_known(client.host, now) || self.sharing.is_lost(now);
         let is_lone = found.is_none_or(|found| found.is_lone) && !shares;
-        let [is_known, is_sure] =
-            [found.is_some_and(|found| found.is_known), found.is_some_and(|found| found.is_sure)];
-        Filled { clock, is_own, is_known, is_sure, is_lone }
+        let is = |what: fn(&Filled) -> bool| found.as_ref().is_some_and(what);
+        let [is_known, is_sure, is_ahead] =
+            [is(|found| found.is_known), is(|found| found.is_sure), is(|found| found.is_ahead)];
+        Filled { clock, is_own, is_known, is_sure, is_lone, is_ahead }
     }
 
     /// The client deletes the key as a whole, and may be about to fill it anew.
@@ -301,7 +303,7 @@ impl Leases {
             Some(last) => self.filled_unlabelled(key, now).into_iter().chain([last.clock]).min(),
             // As far as is known nobody has filled it.
             None => {
-                let write = Write { client, fill: Fill::Whole, found: None, goes_along: false, now };
+                let write = Write { client, fill: Fill::Whole, found: None, along: Along::No, now };
                 let filled = self.filled(key, write, || false);
                 self.clock_of_labelled(filled, key, now)
             }
@@ -339,15 +341,17 @@ impl Leases {
     }
 
     fn take_of(&self, open: &mut Open, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
-        let Write { client, fill, goes_along, now, .. } = write;
+        let Write { client, fill, along, now, .. } = write;
         let own = |miss: &Miss| miss.is_own(client) && miss.owed > 0;
         let begun = open.begun(write, self.sharing.of(client.host, now));
         let is_own = begun.is_some() || open.misses.iter().any(own);
         let is_unread = begun.is_none() && !open.misses.iter().any(|miss| miss.is_own(client));
         let is_new = is_unread && told();
         let connections = self.sharing.connections(client.host);
-        let may_tell = fill != Fill::Perhaps && !is_new && (is_own || !goes_along);
-        if may_tell && open.is_telling(client, is_own, connections) {
+        let may_tell = fill != Fill::Perhaps && !is_new && (is_own || along != Along::Yes);
+        let is_telling = may_tell && open.is_telling(client, is_own, connections);
+        let is_ahead = is_telling && !is_own && along == Along::Perhaps;
+        if is_telling && !is_ahead {
             self.sharing.filled(client.host, is_own, now);
         }
         let shares = self.sharing.of(client.host, now);
@@ -370,7 +374,14 @@ impl Leases {
             is_known,
             is_sure: is_own && shares == Shares::No,
             is_lone: goes_on && shares == Shares::No,
+            is_ahead,
         })
+    }
+
+    /// So many writes of a connection from there that would have shown that tasks share connections, had they not gone along with
+    /// another key, did not.
+    pub fn went_alone(&self, host: u64, writes: u32, now: Moment) {
+        (0..writes).for_each(|_| self.sharing.filled(host, false, now));
     }
 
     /// Whether tasks of that host are known to share connections, or that is to be presumed.

@@ -17,7 +17,7 @@ fn client(id: u64) -> Client {
 impl Leases {
     /// Which miss decides about a write over a connection that has been told nothing.
     fn fills(&self, key: KeyHash, client: Client, fill: Fill, found: Found, now: Moment) -> Filled {
-        self.filled(key, Write { client, fill, found, goes_along: false, now }, || false)
+        self.filled(key, Write { client, fill, found, along: Along::No, now }, || false)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use rescind::lease::{Clock, KeyHash, Moment};
+use rescind::lease::{Clock, Hits, KeyHash, Moment};
 
 use crate::names::{TAGS, Versions, names};
 use crate::options::Options;
@@ -47,6 +47,8 @@ pub struct ClientConn {
     pub speed: u32,
     /// The proxy's: fills whose answers may not have been read.
     pub fills: Vec<(KeyHash, Clock)>,
+    /// The proxy's: what it has read.
+    pub hits: Hits,
     /// The proxy's: it owes an answer.
     pub pending: bool,
     /// An answer was sent to it that it has not read and will not.
@@ -243,6 +245,7 @@ impl Clients {
             closed: false,
             speed,
             fills: vec![],
+            hits: Hits::default(),
             pending: false,
             unread: false,
             busy: false,

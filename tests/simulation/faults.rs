@@ -2,7 +2,7 @@
 
 use rescind::doubt::Scope;
 use rescind::index::Index;
-use rescind::lease::{Client, Epochs, Fill, Leases, Write};
+use rescind::lease::{Along, Client, Epochs, Fill, Leases, Write};
 use rescind::peers::{Peers, ProxyId};
 
 use crate::names::{TAGS, names};
@@ -26,7 +26,7 @@ impl World {
                 leases.missed(0, Client { id: u64::MAX, host }, 1, self.net.now, WINDOW);
                 let client = Client { id: u64::MAX - 1, host };
                 let write =
-                    Write { client, fill: Fill::Whole, found: None, goes_along: false, now: self.net.now };
+                    Write { client, fill: Fill::Whole, found: None, along: Along::No, now: self.net.now };
                 leases.filled(0, write, || false);
             }
         }

@@ -222,7 +222,12 @@ impl Proxy {
         match (wait, reply) {
             (Wait::Get(conn, key), Reply::Value(value)) => match value {
                 None => self.missed(conn, key, around),
-                value => around.clients.answer(conn, Answer::Value(value), now),
+                value => {
+                    if !names().keys[key].tags.is_empty() {
+                        self.read(conn, None, around);
+                    }
+                    around.clients.answer(conn, Answer::Value(value), now);
+                }
             },
             (Wait::Set(conn, fill), Reply::Refused) => {
                 self.give_back(conn, fill.as_slice(), around);

@@ -90,12 +90,20 @@ impl Proxy {
         Client { id: conn as u64 + 1, host: around.clients.conns[conn].host as u64 + 1 }
     }
 
+    /// The client has been told of a key that has tags; `missed`: that it is not there.
+    pub fn read(&self, conn: ClientConnId, missed: Option<KeyHash>, around: &mut Around<'_>) {
+        let now = around.now();
+        let alone = around.clients.conns[conn].hits.read(missed, now);
+        self.leases.went_alone(self.client(conn, around).host, alone, now);
+    }
+
     pub fn missed(&mut self, conn: ClientConnId, key: usize, around: &mut Around<'_>) {
         let name = &names().keys[key];
         if !name.tags.is_empty() {
             let hash = self.leases.hash(0, name.name);
             let client = self.client(conn, around);
             self.leases.missed(hash, client, self.epochs.clock(), around.now(), WINDOW);
+            self.read(conn, Some(hash), around);
         }
         around.clients.answer(conn, Answer::Value(None), around.net.now);
     }
@@ -117,11 +125,13 @@ impl Proxy {
         let client = self.client(conn, around);
         let tags = || name.tags.iter().zip(&name.labels);
         let told = || name.labels.iter().any(|label| self.epochs.told(label, client.id).is_some());
-        let filled = self.leases.filled(
-            hash,
-            Write { client, fill: Fill::Whole, found: None, goes_along: false, now },
-            told,
-        );
+        let hits = &mut around.clients.conns[conn].hits;
+        let along = hits.writes(hash, now, WINDOW);
+        let write = Write { client, fill: Fill::Whole, found: None, along, now };
+        let filled = self.leases.filled(hash, write, told);
+        if filled.is_ahead {
+            hits.went_ahead();
+        }
         let Filled { clock, is_own, is_lone, .. } = filled;
         let fill = clock.map(|clock| (hash, clock));
         let mut expected: Vec<(usize, Expected)> = vec![];

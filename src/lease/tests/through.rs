@@ -3,7 +3,7 @@
 use super::*;
 
 fn through(leases: &Leases, key: KeyHash, id: u64) -> Option<Clock> {
-    let write = Write { client: client(id), fill: Fill::Whole, found: None, goes_along: false, now: 1 };
+    let write = Write { client: client(id), fill: Fill::Whole, found: None, along: Along::No, now: 1 };
     clock(leases.filled(key, write, || true))
 }
 
@@ -26,10 +26,27 @@ fn nor_do_writes_that_go_along_with_another_key() {
     let leases = Leases::new();
     for key in 100..100 + u64::from(4 * SHOWN) {
         leases.missed(key, client(1), 1, 0, WINDOW);
-        let write = Write { client: client(2), fill: Fill::Whole, found: None, goes_along: true, now: 1 };
+        let write = Write { client: client(2), fill: Fill::Whole, found: None, along: Along::Yes, now: 1 };
         assert_eq!(clock(leases.filled(key, write, || false)), Some(1), "it may be a fill all the same");
     }
     assert!(!leases.knows_sharing(1));
+}
+
+#[test]
+fn if_they_do_so_only_perhaps_it_is_to_be_seen_whether_they_do() {
+    let leases = Leases::new();
+    for key in 100..100 + u64::from(SHOWN) {
+        leases.missed(key, client(1), 1, 0, WINDOW);
+        let write =
+            Write { client: client(2), fill: Fill::Whole, found: None, along: Along::Perhaps, now: 1 };
+        assert!(leases.filled(key, write, || false).is_ahead);
+        assert!(!leases.knows_sharing(1));
+        leases.went_alone(7, 1, 1);
+    }
+    assert!(leases.knows_sharing(1));
+    leases.missed(1, client(2), 1, 0, WINDOW);
+    let write = Write { client: client(2), fill: Fill::Whole, found: None, along: Along::Perhaps, now: 1 };
+    assert!(!leases.filled(1, write, || false).is_ahead, "it has missed that itself");
 }
 
 #[test]
