@@ -62,11 +62,32 @@ const SHORTEST_PULSE: Moment = 25;
 /// Slots for misses of keys that nothing labels yet.
 const SLOTS: usize = 1 << 15;
 
-/// The oldest clock and the latest end of the misses that share a slot.
-type Slot = (Clock, Moment);
+/// Misses of keys that nothing labels yet, which share it.
+#[derive(Debug, Default)]
+struct Slot {
+    /// When the last of them is over. Read without the lock: nearly always it says that there are none.
+    until: AtomicU64,
+    oldest: Mutex<Clock>,
+}
 
-fn locked(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slot {
+    fn missed(&self, clock: Clock, now: Moment, until: Moment) {
+        let mut oldest = self.oldest();
+        let before = self.until.load(Ordering::Acquire);
+        // Another thread may have been quicker with a younger one.
+        *oldest = if before <= now { clock } else { clock.min(*oldest) };
+        self.until.store(before.max(until), Ordering::Release);
+    }
+
+    /// The clock of the oldest, if there are any.
+    #[inline]
+    fn open(&self, now: Moment) -> Option<Clock> {
+        (self.until.load(Ordering::Acquire) > now).then(|| *self.oldest())
+    }
+
+    fn oldest(&self) -> MutexGuard<'_, Clock> {
+        self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How often it is to be said that the process runs, if that is the shortest time that fills are watched: often enough to notice
@@ -139,7 +160,7 @@ pub struct Leases {
     /// When it was last said that the process runs.
     ran_at: AtomicU64,
     /// Misses of keys that nothing labels yet.
-    slots: Box<[Mutex<Slot>]>,
+    slots: Box<[Slot]>,
 }
 
 impl Default for Leases {
@@ -210,15 +231,11 @@ impl Leases {
     /// As [`Leases::missed`], of a key that has no tags, where explicit labels have not been used yet: the client may
     /// label the key when it fills it. Costs next to nothing and remembers roughly.
     pub fn missed_unlabelled(&self, key: KeyHash, clock: Clock, now: Moment, window: Moment) {
-        let mut slot = self.slot(key);
-        let (oldest, until) = *slot;
-        // Another thread may have been quicker with a younger one.
-        let oldest = if until <= now { clock } else { oldest.min(clock) };
-        *slot = (oldest, until.max(now + window));
+        self.slot(key).missed(clock, now, now + window);
     }
 
-    fn slot(&self, key: KeyHash) -> MutexGuard<'_, Slot> {
-        locked(&self.slots[key as usize % SLOTS])
+    fn slot(&self, key: KeyHash) -> &Slot {
+        &self.slots[key as usize % SLOTS]
     }
 
     /// Whether nothing is open and nothing is suspect, so that no write is a fill that matters.
@@ -321,8 +338,7 @@ impl Leases {
 
     /// As [`Leases::filled`], of a key that has explicit labels only and that [`Leases::missed_unlabelled`] may know.
     pub fn filled_unlabelled(&self, key: KeyHash, now: Moment) -> Option<Clock> {
-        let (oldest, until) = *self.slot(key);
-        (until > now).then_some(oldest)
+        self.slot(key).open(now)
     }
 
     fn take(&self, key: KeyHash, write: Write, told: impl FnOnce() -> bool) -> Option<Filled> {
@@ -466,7 +482,7 @@ impl Leases {
     pub fn has_open(&self, now: Moment) -> bool {
         self.open.iter().any(|open| open.misses.iter().any(|miss| miss.until > now && miss.is_open()))
             // They matter if the next one has other rules.
-            || self.slots.iter().any(|slot| locked(slot).1 > now)
+            || self.slots.iter().any(|slot| slot.open(now).is_some())
             || self.suspect_until.load(Ordering::Relaxed) > now
     }
 
