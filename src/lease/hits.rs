@@ -5,8 +5,8 @@ use super::{Clock, Found, KeyHash, Moment};
 /// How many are remembered: those of one task.
 const MOST: usize = 32;
 
-/// The latest of them. Who finds a value may all the same compute it anew and write it again, because it is old, say: then it
-/// is as old as what the connection had read when it found it.
+/// The keys that it has found, and what it has missed since. Who finds a value may all the same compute it anew and write it again,
+/// because it is old, say: then it is as old as what the connection had read when it found it.
 #[derive(Debug, Default)]
 pub struct Hits {
     /// Most connections read nothing that matters.
