@@ -210,6 +210,11 @@ impl Firing {
         self.triggers.is_empty()
     }
 
+    /// Not all triggers of its keys fire.
+    pub fn is_limited(&self) -> bool {
+        self.only_covers() || self.partial
+    }
+
     /// It is a message on the channel for that; its key is the payload.
     pub fn is_message(&self) -> bool {
         self.triggers.contains(&TriggerLabel::Publish)

@@ -256,12 +256,12 @@ struct OwnKey {
 
 impl OwnKey {
     fn count(&mut self, firing: &Firing) -> &mut u32 {
-        if firing.only_covers() || firing.partial { &mut self.limited } else { &mut self.whole }
+        if firing.is_limited() { &mut self.limited } else { &mut self.whole }
     }
 
     fn enter(&mut self, firing: &Firing) {
         *self.count(firing) += 1;
-        self.unseen += u32::from(firing.only_covers() || firing.partial);
+        self.unseen += u32::from(firing.is_limited());
     }
 
     /// True: somebody else's change was taken for this one's.
@@ -270,8 +270,7 @@ impl OwnKey {
         *count = count.saturating_sub(1);
         self.unseen = self.unseen.min(self.limited);
         if took_place {
-            let is_whole = !(firing.only_covers() || firing.partial);
-            self.shown = if is_whole { 0 } else { self.shown.saturating_sub(1) };
+            self.shown = if firing.is_limited() { self.shown.saturating_sub(1) } else { 0 };
             return false;
         }
         // More than those can account for that are under way.

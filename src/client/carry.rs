@@ -130,7 +130,7 @@ pub(super) async fn learn(client: &Client, keys: Vec<(u32, &[u8])>) -> Answer<()
     if process.may_have_labels() && (in_multi || !process.knows_labels()) {
         let keys = keys.into_iter().map(|(db, key)| (db, key.into())).collect();
         let known = process.fanout.ask(|reply| Order::Learn(keys, reply)).await;
-        if known == Some(false) && (process.has_had_labels() || process.labels.are_unread()) {
+        if known == Some(false) && process.has_left_labels() {
             return Err(UNREAD.into());
         }
     }

@@ -112,9 +112,7 @@ impl Feed {
 
     /// Subscribes to these channels. `Some`: why Redis does not let the proxy; it is asked again now and then.
     pub async fn subscribe_to(&self, wire: &mut Wire, channels: &[&[u8]]) -> Result<Option<String>, String> {
-        let request: Vec<&[u8]> =
-            std::iter::once(b"SUBSCRIBE".as_slice()).chain(channels.iter().copied()).collect();
-        let refused = wire.subscribe(&request).await?.err();
+        let refused = wire.subscribe(&subscription_to(channels)).await?.err();
         if refused.is_some() {
             self.refused.borrow_mut().push(channels.iter().map(|channel| channel.to_vec()).collect());
         }
@@ -437,6 +435,10 @@ async fn subscribe(engine: &Engine, wire: &mut Wire) -> Result<Result<(), String
     Ok(heard)
 }
 
+fn subscription_to<C: AsRef<[u8]>>(channels: &[C]) -> Vec<&[u8]> {
+    std::iter::once(b"SUBSCRIBE".as_slice()).chain(channels.iter().map(AsRef::as_ref)).collect()
+}
+
 /// Where Redis did not let the proxy hear of key changes, or of what other proxies tell: now and then it is asked again, on a
 /// connection of its own.
 pub(super) async fn hear_again(engine: &Engine, tick: u64) {
@@ -452,8 +454,7 @@ pub(super) async fn hear_again(engine: &Engine, tick: u64) {
         let watched = Watched::by(&engine.rules.borrow());
         let mut may = !engine.feed.hears_events() && wire.subscribe(&watched.subscription()).await?.is_ok();
         for channels in &refused {
-            let request = std::iter::once(b"SUBSCRIBE".as_slice()).chain(channels.iter().map(Vec::as_slice));
-            may |= wire.subscribe(&request.collect::<Vec<_>>()).await?.is_ok();
+            may |= wire.subscribe(&subscription_to(channels)).await?.is_ok();
         }
         Ok::<_, String>(may)
     };

@@ -260,7 +260,7 @@ pub(super) fn note(engine: &Engine) {
         return;
     }
     if let Some(known) = &*engine.known.borrow() {
-        let has_labels = process.has_had_labels() || process.labels.are_unread();
+        let has_labels = process.has_left_labels();
         let labels = if has_labels { WITH_LABELS } else { "" };
         let has_others = !process.is_alone() || process.journal.has_heard();
         let others = if has_others { WITH_OTHERS } else { "" };

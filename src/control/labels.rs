@@ -52,9 +52,7 @@ const FORGET: &str = "local n, marked = 0, false \
 /// Resolves once the index knows all labels that were given before. False: nobody waits for that any longer.
 pub(super) async fn learn(engine: &Engine) -> bool {
     let began = Instant::now();
-    let process = &engine.process;
-    let are_some = process.has_had_labels() || process.labels.are_unread();
-    let patience = if are_some { LOST_PATIENCE } else { PATIENCE };
+    let patience = if engine.process.has_left_labels() { LOST_PATIENCE } else { PATIENCE };
     let (mut unread_since, waits_since) = (began, engine.feed.lost_since().unwrap_or(began));
     loop {
         let known = engine.process.labels.are_known();

@@ -7,6 +7,7 @@
 //! | [`Process::may_have_labels`] | May a key have one right now? |
 //! | [`Process::knows_labels`] | Does the index have all of them at any moment, so that nobody need be asked? |
 //! | [`Process::has_had_labels`] | Were there any, here or lately in the process before this one? |
+//! | [`Process::has_left_labels`] | Or at any time, and have they not been read from Redis yet? |
 //! | [`Process::may_have_had_labels`] | May old data have had some that nobody knows any more? |
 //!
 //! Whether any may be in doubt says [`Process::doubts_labels`].
@@ -141,6 +142,11 @@ impl Process {
     pub fn has_had_labels(&self) -> bool {
         let remembers = self.labels.remembered.load(Acquire) && self.born.elapsed() <= self.replay_window;
         self.uses_labels() || remembers
+    }
+
+    /// Likewise, or those of an earlier process have not been read yet, however long ago that was.
+    pub fn has_left_labels(&self) -> bool {
+        self.has_had_labels() || self.labels.are_unread()
     }
 
     /// Whether there may have been explicit labels at a moment from which old data may come back: now there need not be any.
